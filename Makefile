@@ -1,0 +1,42 @@
+# The only entry points; CI runs what a person runs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help install demo run test check fix chaos bench clean
+
+help:            ## This list.
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed   ## Make .venv with the package and its tools in it.
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install    ## Kafka + simulated API + publisher + a consumer that prints events; Ctrl-C ends it.
+	@$(BIN)/python -m sandbox.demo
+
+run: install     ## The publisher alone, with the settings of the environment.
+	@$(BIN)/wolkvox-publisher run
+
+test: install    ## The whole suite: real Kafka, real HTTP, real processes, real kills.
+	$(BIN)/python -m pytest
+
+check: install   ## Formatting, lint, types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+fix: install     ## What the tools can mend by themselves.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+ROUNDS ?= 30
+chaos: install   ## As many kills as asked: make chaos ROUNDS=100.
+	CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/test_chaos.py
+
+clean:           ## Remove what install, tests and demo made.
+	rm -rf $(VENV) .cache build dist *.egg-info
