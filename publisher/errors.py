@@ -1,0 +1,138 @@
+"""What can go wrong, named by what must be done next.
+
+    PublisherError
+    ├── SettingsError       stop with exit code 2; a person corrects the settings
+    ├── StepError           nothing was published: the same step is tried again
+    │   ├── Transient       heals by itself: short, growing pause
+    │   ├── TooLarge        ask for less: the window is narrowed
+    │   └── Held            needs a person: error level, the cursor stays where it is
+    └── Stop                what we believe about the log may be wrong: restore first
+        ├── OutcomeUnknown  the transaction may or may not have happened
+        └── Fenced          somebody else has taken over the transactional id
+
+Every text is written for the person who reads it in a log: what, where, what
+to do. None may hold a token, a password, or anything from a message.
+"""
+
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """Where a step failed; a metric label, hence a closed set."""
+
+    READ = "read"
+    PARSE = "parse"
+    COMMIT = "commit"
+    RESTORE = "restore"
+    LOOP = "loop"
+
+
+class Reason(StrEnum):
+    """Why a step failed; a metric label, hence a closed set."""
+
+    # the way to the API
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    CONNECTION_LOST = "connection_lost"
+    REDIRECTED = "redirected"
+    # what the API said
+    TOKEN_MISSING = "token_missing"  # noqa: S105 - a reason, no secret
+    TOKEN_REFUSED = "token_refused"  # noqa: S105
+    TOKEN_BUSY = "token_busy"  # noqa: S105
+    QUOTA_SPENT = "quota_spent"
+    FORBIDDEN = "forbidden"
+    BAD_REQUEST = "bad_request"
+    REPORT_MISSING = "report_missing"
+    RATE_LIMITED = "rate_limited"
+    SERVER_ERROR = "server_error"
+    TOO_LARGE = "too_large"
+    NOT_UNDERSTOOD = "not_understood"
+    FORMAT_CHANGED = "format_changed"
+    CLOCK_SKEW = "clock_skew"
+    ONLY_NOT_FOUND = "only_not_found"
+    # Kafka
+    KAFKA_UNREACHABLE = "kafka_unreachable"
+    KAFKA_TIMEOUT = "kafka_timeout"
+    KAFKA_REFUSED = "kafka_refused"
+    KAFKA_AUTHENTICATION = "kafka_authentication"
+    KAFKA_AUTHORIZATION = "kafka_authorization"
+    KAFKA_TOPIC = "kafka_topic"
+    FENCED = "fenced"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    # the state topic
+    STATE_BLOCKED = "state_blocked"
+    STATE_LOST = "state_lost"
+    STATE_FORMAT = "state_format"
+    ZONE_CHANGED = "zone_changed"
+    # us
+    UNEXPECTED = "unexpected"
+
+
+class PublisherError(Exception):
+    """The root; never raised itself."""
+
+    stage: Stage
+    reason: Reason
+    needs_person = False
+    """Without somebody's action it will not end."""
+
+
+class SettingsError(PublisherError):
+    """Settings that cannot work; carries one line per problem."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class StepError(PublisherError):
+    """Nothing was published; the caller tries the same step again."""
+
+    def __init__(
+        self, stage: Stage, reason: Reason, text: str, *, retry_after: float | None = None
+    ) -> None:
+        super().__init__(text)
+        self.stage = stage
+        self.reason = reason
+        self.retry_after = retry_after
+        """Seconds that the other side asked us to wait, or None."""
+
+
+class Transient(StepError):  # noqa: N818 - named by what to do next
+    """Heals by itself: try again after a short, growing pause."""
+
+
+class TooLarge(StepError):  # noqa: N818
+    """The window holds more than one answer or one transaction can carry: ask for less."""
+
+
+class Held(StepError):  # noqa: N818
+    """A person must act; until then the cursor stays and the step is tried at long intervals."""
+
+    needs_person = True
+
+
+class Stop(PublisherError):  # noqa: N818
+    """What we believe about the log may be wrong: throw the producer away and restore."""
+
+    stage = Stage.COMMIT
+
+
+class OutcomeUnknown(Stop):
+    """The transaction may or may not have been committed; only the log can tell."""
+
+    def __init__(
+        self, reason: Reason, text: str, *, needs_person: bool = False, overloaded: bool = False
+    ) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.needs_person = needs_person
+        self.overloaded = overloaded
+        """Kafka took the records too slowly: the next window should be smaller."""
+
+
+class Fenced(Stop):
+    """Another process has taken over our transactional id and written under it."""
+
+    reason = Reason.FENCED
+    needs_person = True

@@ -1,0 +1,100 @@
+"""The values that every other room speaks of. Imports nothing of ours.
+
+An *instant* is always an aware `datetime` in UTC. Zone-less local times exist
+only as text inside requests and rows; `rules/zone.py` is their one translator.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, TypeAlias
+
+Instant: TypeAlias = datetime
+Header: TypeAlias = tuple[str, bytes]
+
+SECOND = timedelta(seconds=1)
+
+
+def iso(instant: Instant) -> str:
+    """RFC 3339 in UTC with `Z`, microseconds only where there are any."""
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The half-open stretch of time [start, end) that a request asks about."""
+
+    start: Instant
+    end: Instant
+
+    def __post_init__(self) -> None:
+        if not self.start < self.end:
+            raise ValueError(f"a window must start before it ends: {self}")
+
+    @property
+    def width(self) -> timedelta:
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"{iso(self.start)}/{iso(self.end)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to the report, as the API wants it asked."""
+
+    date_ini: str
+    """Local time of the operation, `YYYYmmddHHiiss`; may be exclusive or inclusive (unknown)."""
+    date_end: str
+    max_bytes: int
+    """Largest decompressed body that is kept; a longer one is read to its end and discarded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back over HTTP, before anybody has judged it."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    sent_at: Instant
+    """By our own clock, like `received_at`."""
+    received_at: Instant
+    """When the status line and the headers were there."""
+    took: float
+    """Seconds from sending to the last byte."""
+    oversized: bool = False
+    """The body was longer than the request's `max_bytes`; `body` is then empty."""
+
+
+Record: TypeAlias = tuple[bytes | None, bytes, bytes, int]
+"""Key, value, headers and partition hash of one Kafka record. The headers are encoded already
+(`rules/wire.py`); the partition is the hash (not negative) modulo the number of partitions.
+A plain tuple: there is one per message."""
+
+
+class StateRecord(NamedTuple):
+    """One record of the state topic; without a value it is a tombstone."""
+
+    key: bytes
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All that one window publishes: one Kafka transaction, or nothing.
+
+    The iterators are consumed once, while the record batches are built and
+    before the transaction begins.
+    """
+
+    operation: str
+    follows: int | None
+    """Sequence number of the checkpoint this batch was computed from, None before the first;
+    a log that has moved on refuses the batch."""
+    sequence: int
+    """Sequence number of the checkpoint that this batch writes."""
+    events: Iterator[Record]
+    dead_letters: Iterator[Record]
+    state: Sequence[StateRecord]

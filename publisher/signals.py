@@ -1,0 +1,161 @@
+"""What happened inside the service: facts that logs and metrics both listen to.
+
+Noun + past participle, units in field names. A listener must not raise, block
+or await. One signal per window, never per message; no field ever holds anything
+from a message.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeAlias
+
+from publisher.errors import Reason, Stage
+from publisher.model import Instant, Window
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStarted:
+    version: str
+    operations: tuple[str, ...]
+    http_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class HintGiven:
+    """Something looks wrong and stops nothing."""
+
+    text: str
+    operation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicCreated:
+    topic: str
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateRestored:
+    operation: str
+    first_start: bool
+    cursor: Instant
+    covered_until: Instant
+    journal_entries: int
+    ledger_ids: int
+    took_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAnswered:
+    operation: str
+    verdict: str
+    """A member of `upstream.Verdict`, or `failed` when there was no answer."""
+    took_seconds: float
+    size_bytes: int
+    clock_skew_seconds: float | None
+    """The server's clock minus ours; None without a usable Date header."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionEnded:
+    operation: str
+    result: str
+    """`committed`, `failed` (outcome told by the log) or `fenced`."""
+    took_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPublished:
+    """One transaction is durable: all of a window."""
+
+    operation: str
+    pass_label: str
+    window: Window
+    rows: int
+    new: int
+    duplicate: int
+    rejected: Mapping[str, int]
+    """New dead letters by `rows.RejectReason`."""
+    possibly_cut: bool
+    lenient: bool
+    committed_at: Instant
+    occurred: Mapping[str, int]
+    """How many of the new messages occurred at which second (RFC 3339, UTC)."""
+    cursor: Instant
+    covered_until: Instant
+    """Of the live pass, like `cursor`."""
+    ledger_ids: int
+    next_width: timedelta
+    request_seconds: float
+    commit_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """Nothing was published; the step is tried again."""
+
+    operation: str
+    stage: Stage
+    reason: Reason
+    text: str
+    needs_person: bool
+    retry_in_seconds: float
+    attempt: int
+    """From 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowNarrowed:
+    """A window was too large to be read or published at once: not an error."""
+
+    operation: str
+    reason: Reason
+    window: Window
+    next_width: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class NothingFound:
+    """Only 404s for implausibly long: an empty operation, or a server without the report."""
+
+    operation: str
+    since: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetsCompared:
+    """High watermark minus last stable offset, summed over the partitions of a topic."""
+
+    unstable: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    by: str
+    """The name of the OS signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStopped:
+    clean: bool
+    """Every step in hand was finished or abandoned and no transaction is left open."""
+
+
+Signal: TypeAlias = (
+    ServiceStarted
+    | HintGiven
+    | TopicCreated
+    | StateRestored
+    | RequestAnswered
+    | TransactionEnded
+    | WindowPublished
+    | StepFailed
+    | WindowNarrowed
+    | NothingFound
+    | OffsetsCompared
+    | StopRequested
+    | ServiceStopped
+)
+
+Emit: TypeAlias = Callable[[Signal], None]
