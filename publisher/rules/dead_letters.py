@@ -1,0 +1,180 @@
+"""What could not be an event, as the bytes that came. Pure.
+
+Rules of this file:
+- The value is cut out of the answer's body, byte by byte as the server sent it.
+- Its id is the SHA-1 of those bytes, so that re-reads do not repeat it.
+- The topic holds personal data: only the reason and positions may go elsewhere.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Final
+
+import orjson
+
+from publisher.model import Header, Instant, Record, Window, iso
+from publisher.rules import wire
+from publisher.rules.ledger import Id, Ledger
+from publisher.rules.rows import Reject, RejectReason, Row
+from publisher.rules.upstream import object_start
+
+_CONTEXT_LIMIT: Final = 16_384
+_SPACE = re.compile(r"[ \t\r\n]*")
+# Values are only measured: no number is too long for it.
+_DECODE = json.JSONDecoder(strict=False, parse_int=len).raw_decode
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where dead letters come from; becomes their headers."""
+
+    operation: str
+    pass_label: str
+    window: Window
+    read_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Bytes that could not be understood, and where they stood."""
+
+    reason: RejectReason
+    position: str
+    """`data[3].conversation[2]`, or `answer`."""
+    raw: bytes
+    context: bytes = b""
+    """The other fields of the conversation as JSON: what a replay of a lone row needs."""
+
+    @property
+    def digest(self) -> bytes:
+        return sha1(self.raw, usedforsecurity=False).digest()
+
+    @property
+    def id(self) -> Id:
+        return int.from_bytes(self.digest[:8])
+
+
+def of_answer(body: bytes) -> DeadLetter:
+    """The whole answer: it had to be decoded leniently, so these are its true bytes."""
+    return DeadLetter(RejectReason.ANSWER_UNDECODABLE, "answer", body)
+
+
+def cut_out(body: bytes, rejects: Iterable[Reject]) -> Iterator[DeadLetter]:
+    """The bytes of what was rejected, in the answer's order."""
+    wanted = sorted(rejects, key=lambda r: (r.element, -1 if r.row is None else r.row))
+    if not wanted:
+        return
+    # One character per byte: JSON's own characters are ASCII, so places are exact.
+    text = body.decode("latin-1")
+    begins = object_start(text)
+    if begins is None:
+        raise ValueError("the body that rows were read from holds no object")
+    elements = list(_items(text, _member(text, begins, "data")))
+    rows: list[tuple[int, int]] = []
+    rows_of, context = -1, b""
+    for reject in wanted:
+        start, end = elements[reject.element]
+        if reject.row is None:
+            position = f"data[{reject.element}]"
+            yield DeadLetter(reject.reason, position, body[start:end])
+            continue
+        if rows_of != reject.element:
+            rows_of = reject.element
+            rows = list(_items(text, _member(text, start, "conversation")))
+            context = _context(body[start:end])
+        first, last = rows[reject.row]
+        yield DeadLetter(
+            reject.reason,
+            f"data[{reject.element}].conversation[{reject.row}]",
+            body[first:last],
+            context,
+        )
+
+
+def of_oversized(body: bytes, rows: Iterable[Row]) -> Iterator[DeadLetter]:
+    """The rows whose events went out without their message."""
+    reason = RejectReason.EVENT_TOO_LARGE
+    rejects = [Reject(reason, row.conversation.position, row.position) for row in rows]
+    return cut_out(body, rejects)
+
+
+def unknown_to(ledger: Ledger, letters: Iterable[DeadLetter]) -> list[DeadLetter]:
+    """Those that were not dead-lettered before, each once."""
+    fresh: dict[Id, DeadLetter] = {}
+    for letter in letters:
+        if letter.id not in fresh and not ledger.knows_rejected(letter.id):
+            fresh[letter.id] = letter
+    return list(fresh.values())
+
+
+def records(letters: Iterable[DeadLetter], origin: Origin, max_bytes: int) -> Iterator[Record]:
+    """Kafka records; bytes longer than `max_bytes` come in parts of one key, in order."""
+    for letter in letters:
+        digest = letter.digest
+        parts = max(1, -(-len(letter.raw) // max_bytes))
+        for part in range(parts):
+            headers: list[Header] = [
+                ("reason", letter.reason.encode()),
+                ("operation", origin.operation.encode()),
+                ("pass", origin.pass_label.encode()),
+                ("window", str(origin.window).encode()),
+                ("read_at", iso(origin.read_at).encode()),
+                ("position", letter.position.encode()),
+                ("sha1", digest.hex().encode()),
+                ("part", b"%d" % part),
+                ("parts", b"%d" % parts),
+            ]
+            if letter.context:
+                headers.append(("conversation", letter.context))
+            key, value = (
+                digest.hex().encode(),
+                letter.raw[part * max_bytes : (part + 1) * max_bytes],
+            )
+            yield key, value, wire.headers(headers), int.from_bytes(digest[:4]) & 0x7FFFFFFF
+
+
+def _context(element: bytes) -> bytes:
+    try:
+        fields = orjson.loads(element)
+    except orjson.JSONDecodeError:
+        return b""
+    fields.pop("conversation", None)
+    context = orjson.dumps(fields)
+    return context if len(context) <= _CONTEXT_LIMIT else b""
+
+
+def _member(text: str, at: int, name: str) -> int:
+    """Where the value of the object's member begins; of two equal names the last counts."""
+    found = -1
+    at = _skip(text, at + 1)
+    while text[at] != "}":
+        key, at = _DECODE(text, at)
+        value_at = _skip(text, _skip(text, at) + 1)
+        if key == name:
+            found = value_at
+        _, at = _DECODE(text, value_at)
+        at = _next(text, at)
+    return found
+
+
+def _items(text: str, at: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each item of the array that begins at `at`."""
+    at = _skip(text, at + 1)
+    while text[at] != "]":
+        _, end = _DECODE(text, at)
+        yield at, end
+        at = _next(text, end)
+
+
+def _next(text: str, at: int) -> int:
+    """Behind a value: behind its comma, or at the closing bracket."""
+    at = _skip(text, at)
+    return _skip(text, at + 1) if text[at] == "," else at
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at

@@ -1,0 +1,105 @@
+"""Which messages have been published: the deduplication ledger in memory. Pure.
+
+Rules of this file:
+- An id lies in the bucket of the hour of its message's `date` text, so that one
+  bucket answers for a message whichever window served it.
+- A bucket is a sorted array of 8-byte ids: 8 to 9 bytes an id, found by bisection.
+- A bucket is forgotten as a whole, when every journal record that put an id
+  into it may be forgotten. It may remember longer than the journal, never shorter.
+"""
+
+from array import array
+from bisect import bisect_left, insort
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final, TypeAlias
+
+from publisher.model import Instant
+
+Id: TypeAlias = int
+"""The first 8 bytes of the identity's SHA-1, as an unsigned integer."""
+
+Ids: TypeAlias = Mapping[str, Sequence[Id]]
+"""Ids by bucket: the hour `YYYY-MM-DD HH`, or `REJECTED` and the day of the window."""
+
+REJECTED: Final = "rejected "
+"""Rejected rows have no usable date; all their buckets are searched, they are few."""
+
+_FEW = 64
+"""Up to so many new ids are inserted one by one; more are merged."""
+
+_BISECTION_COST: Final = 16
+"""One bisection costs about as much as walking over so many ids."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    ids: "array[int]"
+    keep_until: Instant
+    """The latest end of a window that put an id in here."""
+
+
+class Ledger:
+    """The ids of everything published within the horizon, of one operation."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, _Bucket] = {}
+        self._rejected: list[str] = []
+
+    def __len__(self) -> int:
+        return sum(len(bucket.ids) for bucket in self._buckets.values())
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held by the ids themselves, room for growth included."""
+        return sum(bucket.ids.__sizeof__() for bucket in self._buckets.values())
+
+    def knows(self, hour: str, id_: Id) -> bool:
+        """Whether the message of that hour has been published."""
+        bucket = self._buckets.get(hour)
+        if bucket is None:
+            return False
+        ids = bucket.ids
+        place = bisect_left(ids, id_)
+        return place < len(ids) and ids[place] == id_
+
+    def known(self, hour: str, ids: Collection[Id]) -> set[Id]:
+        """Which of these messages of that hour have been published."""
+        bucket = self._buckets.get(hour)
+        if bucket is None:
+            return set()
+        if len(ids) * _BISECTION_COST > len(bucket.ids):
+            return set(ids).intersection(bucket.ids)
+        return {id_ for id_ in ids if self.knows(hour, id_)}
+
+    def knows_rejected(self, id_: Id) -> bool:
+        """Whether these bytes have been dead-lettered."""
+        return any(self.knows(bucket, id_) for bucket in self._rejected)
+
+    def add(self, ids: Ids, window_end: Instant) -> None:
+        """Remember what a committed window has published; none of it is known yet."""
+        for hour, new in ids.items():
+            if not new:
+                continue
+            bucket = self._buckets.get(hour)
+            if bucket is None:
+                self._buckets[hour] = _Bucket(array("Q", sorted(new)), window_end)
+                if hour.startswith(REJECTED):
+                    self._rejected.append(hour)
+                continue
+            bucket.keep_until = max(bucket.keep_until, window_end)
+            if len(new) <= _FEW:
+                for id_ in new:
+                    insort(bucket.ids, id_)
+            else:
+                # Two sorted runs: timsort merges them in linear time.
+                bucket.ids = array("Q", sorted(chain(bucket.ids, sorted(new))))
+
+    def forget(self, before: Instant) -> None:
+        """Drop the buckets whose every window ended before that instant."""
+        gone = [hour for hour, bucket in self._buckets.items() if bucket.keep_until < before]
+        for hour in gone:
+            del self._buckets[hour]
+        if gone:
+            self._rejected = [hour for hour in self._rejected if hour in self._buckets]

@@ -1,0 +1,165 @@
+"""From a usable answer to the one batch that publishes it. Pure.
+
+Rules of this file:
+- What is published, remembered and journalled is computed here together, so
+  that it is committed together.
+- Only rows that neither the ledger knows nor the answer itself has shown before
+  are published, ordered by date, equal seconds in the answer's order.
+- Nothing that was computed from the state changes it: `successor` does, later.
+"""
+
+import sys
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain
+from operator import itemgetter
+from typing import Final
+
+from publisher.errors import Held, Reason, Stage
+from publisher.model import Answer, Batch, Instant, Record
+from publisher.rules import dead_letters
+from publisher.rules.dead_letters import DeadLetter
+from publisher.rules.events import Encoder
+from publisher.rules.ledger import REJECTED, Id, Ledger
+from publisher.rules.records import Entry
+from publisher.rules.rows import Reading, Row, read_rows
+from publisher.rules.schedule import Read, advanced
+from publisher.rules.state import State, Successor
+from publisher.rules.upstream import Judgement
+from publisher.rules.zone import Zone
+
+_BY_DATE: Final = itemgetter(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that a publication depends on."""
+
+    horizon: timedelta
+    max_event_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A batch, what the state becomes with it, and what to tell about it."""
+
+    batch: Batch
+    successor: Successor
+    rows: int
+    new: int
+    duplicate: int
+    rejected: Counter[str]
+    occurred: Counter[str]
+    """New messages by the second at which they occurred (RFC 3339, UTC)."""
+
+
+def prepare(
+    state: State,
+    step: Read,
+    answer: Answer,
+    judgement: Judgement,
+    zone: Zone,
+    limits: Limits,
+    *,
+    now: Instant,
+    covered_until: Instant,
+    possibly_cut: bool,
+) -> Publication:
+    """What the answer adds to what the state knows.
+
+    `now` is the server's time when the request was sent, `covered_until` how
+    far the answer covers the window. Raises Held when the format has changed.
+    """
+    operation = state.checkpoint.operation
+    reading = read_rows(judgement.data, operation, zone)
+    if reading.format_changed:
+        raise Held(
+            Stage.PARSE,
+            Reason.FORMAT_CHANGED,
+            f"{len(reading.rejects)} of {len(reading.rows) + len(reading.rejects)} rows cannot be"
+            " understood: the report's format has changed; nothing is published until this"
+            " version is replaced by one that knows the new format",
+        )
+    fresh, ids = _fresh(reading.rows, state.ledger)
+    encoder = Encoder(
+        operation,
+        pass_label=step.pass_.label,
+        read_at=answer.received_at,
+        lenient=judgement.lenient,
+        max_event_bytes=limits.max_event_bytes,
+    )
+    letters = _dead_letters(reading, answer, judgement, state.ledger)
+    if letters:
+        ids[f"{REJECTED}{step.window.start:%Y-%m-%d}"] = [letter.id for letter in letters]
+    occurred = Counter([row.occurred_at for row in fresh])
+    rejected = Counter(letter.reason.value for letter in letters)
+    total = len(reading.rows) + len(reading.rejects)
+    entry = Entry(
+        sequence=state.checkpoint.sequence + 1,
+        pass_name=step.pass_.name,
+        start=step.window.start,
+        end=max(step.window.start, covered_until),
+        read_at=now,
+        rows=total,
+        new=len(fresh),
+        duplicate=len(reading.rows) - len(fresh),
+        rejected=len(reading.rejects),
+        possibly_cut=possibly_cut,
+    )
+    passes = advanced(state.checkpoint.passes, step, covered_until, now)
+    successor = state.successor(entry, passes, ids, limits.horizon)
+    origin = dead_letters.Origin(operation, step.pass_.label, step.window, answer.received_at)
+    batch = Batch(
+        operation=operation,
+        follows=state.checkpoint.sequence,
+        sequence=entry.sequence,
+        events=encoder.encode(fresh),
+        dead_letters=_letter_records(letters, encoder, answer.body, origin, limits, rejected),
+        state=successor.records,
+    )
+    return Publication(batch, successor, total, len(fresh), entry.duplicate, rejected, occurred)
+
+
+def _fresh(rows: list[Row], ledger: Ledger) -> tuple[list[Row], dict[str, list[Id]]]:
+    """The rows never published, in the order of the topic, and their ids by hour."""
+    ids = array("Q", b"".join([row[1][:8] for row in rows]))
+    if sys.byteorder == "little":
+        ids.byteswap()
+    by_hour: defaultdict[str, dict[Id, Row]] = defaultdict(dict)
+    for row, id_ in zip(rows, ids, strict=True):
+        by_hour[row[0][:13]].setdefault(id_, row)
+    fresh: list[Row] = []
+    for hour, found in by_hour.items():
+        for id_ in ledger.known(hour, found):
+            del found[id_]
+        fresh.extend(found.values())
+    # Equal seconds lie in one hour and keep the answer's order: the sort is stable.
+    fresh.sort(key=_BY_DATE)
+    return fresh, {hour: list(found) for hour, found in by_hour.items() if found}
+
+
+def _dead_letters(
+    reading: Reading, answer: Answer, judgement: Judgement, ledger: Ledger
+) -> list[DeadLetter]:
+    found = dead_letters.cut_out(answer.body, reading.rejects)
+    if judgement.lenient:
+        found = chain([dead_letters.of_answer(answer.body)], found)
+    return dead_letters.unknown_to(ledger, found)
+
+
+def _letter_records(
+    letters: list[DeadLetter],
+    encoder: Encoder,
+    body: bytes,
+    origin: dead_letters.Origin,
+    limits: Limits,
+    rejected: Counter[str],
+) -> Iterator[Record]:
+    """Consumed after the events: only then it is known which of them were too large."""
+    yield from dead_letters.records(letters, origin, limits.max_event_bytes)
+    oversized = list(dead_letters.of_oversized(body, encoder.oversized))
+    rejected.update(letter.reason.value for letter in oversized)
+    yield from dead_letters.records(oversized, origin, limits.max_event_bytes)

@@ -1,0 +1,185 @@
+"""When to ask, and for which window: the passes over the timeline. Pure.
+
+Rules of this file:
+- A pass is a cursor that walks the timeline at a distance behind now. `live` and
+  the re-reads are the same code with other numbers.
+- A step takes the most urgent pass that is due; nothing here sleeps.
+- "Now" is the server's clock. Window width and the position inside a round are
+  not state: a restart begins with them anew and reads a little twice.
+- Only time read later than `settle` after it happened is settled: the cursor
+  stops there, and the next round reads the rest again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, TypeAlias
+
+from publisher.model import SECOND, Instant, Window
+from publisher.rules.records import LIVE, Progress
+from publisher.settings import PublisherSettings, duration_text
+
+TARGET_ROWS: Final = 10_000
+"""Rows an answer should have at most: bounds memory and the length of a transaction."""
+QUICK: Final = 15.0
+"""Seconds below which an answer is quick enough to ask for twice as much."""
+NARROWEST: Final = SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One walker over the timeline."""
+
+    name: str
+    """Its key in the checkpoint."""
+    label: str
+    """Its name in metrics, logs and headers: a closed set."""
+    delay: timedelta
+    """Distance behind now."""
+    cadence: timedelta
+    """How much time must have passed unread before a new round begins."""
+    settle: timedelta
+    """Time younger than this when it is read is read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Ask for this window on behalf of this pass."""
+
+    pass_: Pass
+    window: Window
+    ends_round: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing is due before."""
+
+    until: Instant
+
+
+Step: TypeAlias = Read | Wait
+
+
+def passes_of(settings: PublisherSettings) -> tuple[Pass, ...]:
+    """All passes, most urgent first."""
+    live = Pass(LIVE, LIVE, timedelta(), settings.poll_every, settings.overlap)
+    return live, *(
+        Pass(f"reread-{duration_text(age)}", "reread", age, age / 2, timedelta())
+        for age in sorted(settings.rereads)
+    )
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast and where in the current rounds: in memory only."""
+
+    width: timedelta
+    widest: timedelta
+    positions: dict[str, Instant] = field(default_factory=dict)
+    """Where the round of a pass goes on; passes between two rounds are not in here."""
+    last_read: Instant | None = None
+    """The server's time at the last answer."""
+
+    @classmethod
+    def starting(cls, settings: PublisherSettings) -> "Pace":
+        """Begin narrow: nobody knows yet how dense the messages are."""
+        return cls(min(settings.poll_every, settings.max_window), settings.max_window)
+
+    def begin(self, live_cursor: Instant) -> None:
+        """After a restore: a live round at once, however short ago the last one was."""
+        self.positions = {LIVE: live_cursor}
+
+    def narrow(self, window: Window) -> None:
+        """The window was too much: half of it next time."""
+        self.width = max(window.width / 2, NARROWEST)
+
+    def answered(self, step: Read, now: Instant, rows: int, took: float) -> None:
+        """The window was published: go on behind it, wider when it was small and quick."""
+        self.last_read = now
+        if step.ends_round:
+            self.positions.pop(step.pass_.name, None)
+        else:
+            self.positions[step.pass_.name] = step.window.end
+        if rows > TARGET_ROWS:
+            self.narrow(step.window)
+        elif rows * 2 <= TARGET_ROWS and took <= QUICK and step.window.width >= self.width:
+            self.width = min(self.width * 2, self.widest)
+
+
+def next_step(
+    passes: Sequence[Pass],
+    progress: Mapping[str, Progress],
+    pace: Pace,
+    now: Instant,
+    read_until: Callable[[Instant, timedelta], Instant],
+) -> Step:
+    """The most urgent window that is due, or how long there is none.
+
+    `read_until(instant, age)` answers how far from there on everything was read
+    when it was at least that old: a re-read passes over it without a request.
+    """
+    wake: Instant | None = None
+    for pass_ in passes:
+        done = progress[pass_.name]
+        target = now - pass_.delay
+        position = pace.positions.get(pass_.name)
+        if position is None:
+            due = done.covered_until + pass_.delay + pass_.cadence
+            if done.covered_until > now and not pass_.delay:
+                # A clock went back. Waiting for it could take days: keep the rhythm.
+                due = min(pace.last_read or now, now) + pass_.cadence
+            if now >= due and pass_.delay:
+                # Time that was read at that age already does not count as unread.
+                position = read_until(done.cursor, pass_.delay)
+                due = position + pass_.delay + pass_.cadence
+            if now < due:
+                wake = due if wake is None else min(wake, due)
+                continue
+            position = position or done.cursor
+        elif pass_.delay:
+            position = read_until(position, pass_.delay)
+        if position < target:
+            end = min(position + pace.width, target)
+            return Read(pass_, Window(position, end), ends_round=end == target)
+        if pass_.delay:
+            pace.positions.pop(pass_.name, None)
+            due = position + pass_.delay + pass_.cadence
+            wake = due if wake is None else min(wake, due)
+            continue
+        # The clock is behind what was read: ask for the last stretch again, the
+        # answer's date tells whose clock is wrong.
+        return Read(pass_, Window(position - pass_.cadence, position), ends_round=True)
+    return Wait(wake if wake is not None else now + passes[0].cadence)
+
+
+def advanced(
+    progress: Mapping[str, Progress], step: Read, covered_until: Instant, now: Instant
+) -> dict[str, Progress]:
+    """The progress of all passes once the step's window is committed.
+
+    `covered_until` is the window's end or the answer's date, whichever is
+    earlier; `now` the server's time when the request was sent.
+    """
+    old = progress[step.pass_.name]
+    settled = min(covered_until, now - step.pass_.settle)
+    # A window inside the unsettled stretch settles nothing before itself.
+    cursor = settled if step.window.start <= old.cursor or step.pass_.delay else old.cursor
+    return {
+        **progress,
+        step.pass_.name: Progress(
+            cursor=max(old.cursor, cursor),
+            covered_until=max(old.covered_until, covered_until),
+        ),
+    }
+
+
+def with_passes(
+    progress: Mapping[str, Progress], passes: Sequence[Pass], start: Instant, now: Instant
+) -> dict[str, Progress]:
+    """The progress of exactly these passes; a re-read that is new begins 1.5 ages ago."""
+    found = {}
+    for pass_ in passes:
+        begin = max(start, now - pass_.delay * 1.5)
+        found[pass_.name] = progress.get(pass_.name, Progress(begin, begin))
+    return found

@@ -1,0 +1,36 @@
+"""The server's clock, as far as its answers tell. Pure."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from publisher.model import Instant
+
+LARGEST: Final = timedelta(hours=1)
+"""A larger skew is a wrong clock or a wrong server, not a drift: the operation is held."""
+
+_RESOLUTION: Final = timedelta(seconds=2)
+
+
+@dataclass(slots=True)
+class ServerClock:
+    """Our clock plus the measured skew; before the first answer simply our clock."""
+
+    skew: timedelta = timedelta()
+    """The server's clock minus ours."""
+
+    def now(self, ours: Instant) -> Instant:
+        """The server's time at our time `ours`; never ahead of the truth by design."""
+        return ours + self.skew
+
+    def observe(self, date: Instant, received_at: Instant) -> timedelta:
+        """Learn from an answer's `Date`; returns the skew.
+
+        `Date` is rounded down to a second and arrives late, so a single answer
+        shows too small a skew: within that resolution the largest one counts,
+        which keeps the server's time from jumping back and forth.
+        """
+        seen = date - received_at
+        close = abs(seen - self.skew) <= _RESOLUTION
+        self.skew = max(self.skew, seen) if close else seen
+        return self.skew

@@ -1,0 +1,175 @@
+"""What is durable of an operation: checkpoint, journal and ledger. Pure.
+
+Rules of this file:
+- A state follows from its predecessor by one committed window, in memory exactly
+  as in the state topic: `Successor` holds both forms.
+- The state topic is the truth; restoring it twice gives the same state twice.
+- Memory may know more ids than the state topic, never fewer.
+
+How it is written down: `rules/records.py`.
+"""
+
+from array import array
+from collections import deque
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import islice
+from typing import Final
+
+from publisher.errors import Held, Reason, Stage
+from publisher.model import SECOND, Instant, StateRecord
+from publisher.rules.ledger import Ids, Ledger
+from publisher.rules.records import (
+    LIVE,
+    Checkpoint,
+    Entry,
+    Progress,
+    checkpoint_key,
+    decode_checkpoint,
+    decode_journal,
+    encode_checkpoint,
+    journal_key,
+    journal_parts,
+)
+
+TOMBSTONES_PER_COMMIT: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """A state's successor: what to write, and what memory becomes once it is written."""
+
+    checkpoint: Checkpoint
+    entry: Entry | None
+    ids: Ids
+    forgotten: int
+    """How many journal entries, from the oldest, are tombstoned."""
+    records: Sequence[StateRecord]
+
+
+@dataclass(slots=True)
+class State:
+    """The state of one operation in memory."""
+
+    checkpoint: Checkpoint
+    journal: deque[Entry] = field(default_factory=deque)
+    """Oldest first."""
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def successor(
+        self, entry: Entry, passes: Mapping[str, Progress], ids: Ids, horizon: timedelta
+    ) -> Successor:
+        """The state after a window: one journal entry more, old ones tombstoned.
+
+        An entry goes when its window lies more than `horizon` behind the live
+        cursor (not the clock: an outage must not forget) and behind every cursor.
+        """
+        parts = list(journal_parts(self.checkpoint.operation, entry, ids))
+        entry = replace(entry, parts=len(parts))
+        bound = _forget_before(passes, horizon)
+        old = list(_leading(self.journal, bound))
+        tombstones = [
+            StateRecord(journal_key(self.checkpoint.operation, gone.sequence, part), None)
+            for gone in old
+            for part in range(gone.parts)
+        ]
+        checkpoint = replace(
+            self.checkpoint,
+            sequence=entry.sequence,
+            journal_records=self.checkpoint.journal_records + len(parts) - len(tombstones),
+            passes=passes,
+        )
+        records = [*parts, *tombstones, encode_checkpoint(checkpoint)]
+        return Successor(checkpoint, entry, ids, len(old), records)
+
+    def apply(self, successor: Successor, horizon: timedelta) -> None:
+        """Become the successor; only after its records are committed."""
+        self.checkpoint = successor.checkpoint
+        for _ in range(successor.forgotten):
+            self.journal.popleft()
+        if successor.entry is not None:
+            self.journal.append(successor.entry)
+            self.ledger.add(successor.ids, successor.entry.end)
+        if successor.forgotten:
+            # An old entry behind a younger one stays in the journal, and so do its ids here.
+            bound = _forget_before(self.checkpoint.passes, horizon)
+            self.ledger.forget(min((entry.end for entry in self.journal), default=bound))
+
+    def read_until(self, instant: Instant, age: timedelta) -> Instant:
+        """How far from `instant` on everything has been read when it was at least `age` old."""
+        moved = True
+        while moved:
+            moved = False
+            for entry in self.journal:
+                until = min(entry.end, entry.read_at - age)
+                if entry.start <= instant < until:
+                    instant, moved = until, True
+        return instant
+
+
+def first(
+    operation: str, timezone: str, start: Instant, start_setting: str, passes: Sequence[str]
+) -> tuple[State, StateRecord]:
+    """The state of an operation that was never read, and the record that makes it durable."""
+    begin = Progress(start, start)
+    checkpoint = Checkpoint(
+        operation, timezone, start, start_setting, 0, 0, dict.fromkeys(passes, begin)
+    )
+    return State(checkpoint), encode_checkpoint(checkpoint)
+
+
+def restore(operation: str, records: MutableMapping[bytes, bytes]) -> State | None:
+    """The state from the live records of its operation, or None where there is none.
+
+    `records` is emptied on the way: at ten million ids two copies would hurt.
+    Raises Held for unknown formats, and when journal records have been lost.
+    """
+    written = records.pop(checkpoint_key(operation), None)
+    if written is None:
+        if records:
+            raise Held(
+                Stage.RESTORE,
+                Reason.STATE_LOST,
+                f"the state topic holds a journal of operation {operation} but no checkpoint:"
+                " it has been tampered with or lost data; restore it from a backup",
+            )
+        return None
+    checkpoint = decode_checkpoint(written)
+    if len(records) < checkpoint.journal_records:
+        raise Held(
+            Stage.RESTORE,
+            Reason.STATE_LOST,
+            f"the state topic has lost journal records of operation {operation}"
+            f" ({len(records)} of {checkpoint.journal_records} are left): going on would publish"
+            " messages twice; restore the topic from a backup",
+        )
+    entries: dict[int, Entry] = {}
+    ids: dict[str, tuple[array[int], Instant]] = {}
+    for key in list(records):
+        entry, buckets = decode_journal(records.pop(key))
+        known = entries.get(entry.sequence)
+        parts = known.parts + 1 if known else 1
+        entries[entry.sequence] = replace(entry, parts=parts)
+        for bucket, found in buckets:
+            have, until = ids.get(bucket, (array("Q"), entry.end))
+            have.extend(found)
+            ids[bucket] = have, max(until, entry.end)
+    state = State(checkpoint, deque(entries[sequence] for sequence in sorted(entries)))
+    for bucket in list(ids):
+        have, until = ids.pop(bucket)
+        state.ledger.add({bucket: have}, until)
+    return state
+
+
+def _forget_before(passes: Mapping[str, Progress], horizon: timedelta) -> Instant:
+    oldest = min(progress.cursor for progress in passes.values())
+    # Padding reaches a little behind a cursor.
+    return min(passes[LIVE].cursor - horizon, oldest - 60 * SECOND)
+
+
+def _leading(journal: deque[Entry], bound: Instant) -> Iterator[Entry]:
+    for entry in islice(journal, TOMBSTONES_PER_COMMIT):
+        if entry.end >= bound:
+            return
+        yield entry

@@ -1,0 +1,66 @@
+"""Kafka's record format (magic 2), as far as we write it. Pure.
+
+Ours, because most of a record's headers are the same for a whole answer: encoded
+once, as bytes, they cost a tenth of what the client's builder takes for each
+record. Source: Apache Kafka's documentation, "Record Batch" and "Record".
+
+    Record  => Length Attributes TimestampDelta OffsetDelta Key Value Headers
+    Headers => Count (KeyLength Key ValueLength Value)*
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from publisher.model import Header
+
+
+def _varint(number: int) -> bytes:
+    """A length or a count, zigzag-encoded, seven bits a byte, the lowest first."""
+    rest = number << 1
+    found = bytearray()
+    while rest > 0x7F:
+        found.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    found.append(rest)
+    return bytes(found)
+
+
+_TABLE: Final = 4096
+_SHORT: Final = [_varint(number) for number in range(_TABLE)]
+_NULL: Final = b"\x01"
+"""The length -1."""
+
+
+def varint(number: int) -> bytes:
+    """A length or a count (not negative) as Kafka writes it."""
+    return _SHORT[number] if number < _TABLE else _varint(number)
+
+
+def sized(data: bytes | None) -> bytes:
+    """Bytes behind their length."""
+    return _NULL if data is None else varint(len(data)) + data
+
+
+def header(name: str, value: bytes) -> bytes:
+    return sized(name.encode()) + sized(value)
+
+
+def headers(those: Iterable[Header]) -> bytes:
+    """The headers of a record, behind their count."""
+    encoded = [header(name, value) for name, value in those]
+    return varint(len(encoded)) + b"".join(encoded)
+
+
+def record(offset: int, key: bytes | None, value: bytes | None, headers: bytes) -> bytes:
+    """A record at `offset` of a batch whose records all have one timestamp."""
+    body = b"".join(
+        (
+            b"\0\0",  # attributes, timestamp delta
+            _SHORT[offset] if offset < _TABLE else _varint(offset),
+            _NULL if key is None else sized(key),
+            _NULL if value is None else varint(len(value)),
+            value or b"",
+            headers,
+        )
+    )
+    return varint(len(body)) + body
