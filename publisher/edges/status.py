@@ -1,0 +1,131 @@
+"""What is true at the moment: the listener behind `/readyz` and the page."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from publisher.errors import Stage
+from publisher.model import Instant
+from publisher.signals import (
+    HintGiven,
+    NothingFound,
+    OffsetsCompared,
+    RequestAnswered,
+    ServiceStarted,
+    ServiceStopped,
+    Signal,
+    StateRestored,
+    StepFailed,
+    StopRequested,
+    TopicCreated,
+    TransactionEnded,
+    WindowNarrowed,
+    WindowPublished,
+)
+
+
+@dataclass(slots=True)
+class OperationStatus:
+    """One operation, as far as signals have told."""
+
+    name: str
+    restored: bool = False
+    kafka_problem: str = ""
+    """Why Kafka takes nothing from us; empty while it does."""
+    cursor: Instant | None = None
+    covered_until: Instant | None = None
+    """Of the live pass, like `cursor`."""
+    ledger_ids: int = 0
+    clock_skew_seconds: float = 0.0
+    """The server's clock minus ours."""
+    published: int = 0
+    """Events since the start of the process."""
+    window: WindowPublished | None = None
+    """The last one, of whatever pass."""
+    failure: StepFailed | None = None
+    """The last one, for as long as the process runs."""
+    failed_at: Instant | None = None
+    failing: bool = False
+    """Nothing has worked since the last failure."""
+
+    def lag_seconds(self, now: Instant) -> float | None:
+        """How far the server's now is ahead of what is read and committed."""
+        if self.covered_until is None:
+            return None
+        return max((now - self.covered_until).total_seconds() + self.clock_skew_seconds, 0.0)
+
+
+class Status:
+    """A listener: call it with each signal."""
+
+    def __init__(self, operations: Iterable[str], version: str, now: Callable[[], Instant]) -> None:
+        self._now = now
+        self.version = version
+        self.started_at = now()
+        self.stopping = False
+        self.hints: list[str] = []
+        self.operations = {name: OperationStatus(name) for name in operations}
+
+    def missing(self) -> list[str]:
+        """Tell what keeps us from being ready, a line each; empty = ready."""
+        lines = ["the service is stopping"] if self.stopping else []
+        for operation in self.operations.values():
+            if not operation.restored:
+                why = f": {operation.kafka_problem}" if operation.kafka_problem else " yet"
+                lines.append(f"{operation.name}: state not restored{why}")
+            elif operation.kafka_problem:
+                lines.append(f"{operation.name}: {operation.kafka_problem}")
+        return lines
+
+    def __call__(self, signal: Signal) -> None:
+        """Remember what happened."""
+        match signal:
+            case StateRestored():
+                operation = self._of(signal.operation)
+                operation.restored = True
+                operation.kafka_problem = ""
+                operation.failing = False
+                operation.cursor = signal.cursor
+                operation.covered_until = signal.covered_until
+                operation.ledger_ids = signal.ledger_ids
+            case RequestAnswered():
+                if signal.clock_skew_seconds is not None:
+                    self._of(signal.operation).clock_skew_seconds = signal.clock_skew_seconds
+            case TransactionEnded():
+                if signal.result == "committed":
+                    self._of(signal.operation).kafka_problem = ""
+            case WindowPublished():
+                operation = self._of(signal.operation)
+                operation.failing = False
+                operation.cursor = signal.cursor
+                operation.covered_until = signal.covered_until
+                operation.ledger_ids = signal.ledger_ids
+                operation.published += signal.new
+                operation.window = replace(signal, occurred={})
+            case StepFailed():
+                operation = self._of(signal.operation)
+                operation.failure, operation.failed_at = signal, self._now()
+                operation.failing = True
+                if signal.stage in (Stage.COMMIT, Stage.RESTORE):
+                    operation.kafka_problem = signal.text
+                if signal.stage is Stage.RESTORE:
+                    operation.restored = False
+            case HintGiven():
+                if signal.text not in self.hints:
+                    self.hints.append(signal.text)
+            case StopRequested():
+                self.stopping = True
+            case (
+                ServiceStarted()
+                | TopicCreated()
+                | WindowNarrowed()
+                | NothingFound()
+                | OffsetsCompared()
+                | ServiceStopped()
+            ):
+                pass
+            case _:
+                assert_never(signal)
+
+    def _of(self, operation: str) -> OperationStatus:
+        return self.operations.setdefault(operation, OperationStatus(operation))

@@ -1,0 +1,392 @@
+"""THE MAIN FLOW: read a window of the report, publish what is new in it, go on.
+
+`run` is the life of one operation. Nothing here touches the network, the clock
+or Kafka by itself: the three doors are the Protocols below, and every decision
+is made by a pure function in `rules/`.
+"""
+
+import traceback
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field, replace
+from random import random
+from typing import Final, Protocol
+
+from publisher.errors import (
+    Held,
+    OutcomeUnknown,
+    PublisherError,
+    Reason,
+    Stage,
+    StepError,
+    Stop,
+    TooLarge,
+    Transient,
+)
+from publisher.model import Answer, Batch, Instant, Request, Window, iso
+from publisher.rules import schedule, state, upstream
+from publisher.rules.publication import Limits, prepare
+from publisher.rules.retry import pause
+from publisher.rules.schedule import NARROWEST, Pace, Pass, Read, Wait
+from publisher.rules.skew import LARGEST, ServerClock
+from publisher.rules.state import State
+from publisher.rules.upstream import Judgement, Verdict
+from publisher.rules.zone import Zone
+from publisher.settings import PublisherSettings, start_instant
+from publisher.signals import (
+    Emit,
+    HintGiven,
+    NothingFound,
+    RequestAnswered,
+    StateRestored,
+    StepFailed,
+    TransactionEnded,
+    WindowNarrowed,
+    WindowPublished,
+)
+
+STEP_LIMIT: Final = 420.0
+"""Seconds a step may take at most, the sum of its bounded waits; longer = the loop hangs."""
+
+NOT_FOUND_POLLS: Final = 288
+"""So many polls with nothing but 404 (a day, at 5 minutes) are reported."""
+
+
+class Source(Protocol):
+    """The reports API with one token. At most one request is in flight at a time."""
+
+    async def read(self, request: Request) -> Answer:
+        """Ask once. Raises Transient when there is no whole answer; never retries."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the log holds of an operation."""
+
+    records: MutableMapping[bytes, bytes]
+    """The live records of its state; empty = never published."""
+    history_lost: bool
+    """There is no state, yet the messages topic holds events that must have had one."""
+
+
+class Log(Protocol):
+    """Kafka, as one operation sees it: a log of transactions with a state beside them."""
+
+    async def restore(self) -> Restored:
+        """Take over (fences every predecessor, settles its open transaction), then read.
+
+        Raises Transient or Held; whoever calls tries again.
+        """
+        ...
+
+    async def commit(self, batch: Batch) -> None:
+        """All of the batch or nothing. Returned = visible to read_committed readers.
+
+        Raises Stop when the outcome is unknown, certain only after `restore()`.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """Time, driven by the machine or by a test."""
+
+    def now(self) -> Instant:
+        """Our own wall clock, UTC."""
+        ...
+
+    def elapsed(self) -> float:
+        """Seconds on a clock that never goes back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after that long, or at once when a stop was requested."""
+        ...
+
+    @property
+    def stopping(self) -> bool:
+        """A stop was requested: finish the step in hand and return."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One operation: what to publish, through which doors."""
+
+    operation: str
+    zone: Zone
+    settings: PublisherSettings
+    source: Source
+    log: Log
+    clock: Clock
+    emit: Emit
+    beat: Callable[[float], None]
+    """Says "alive, and again within so many seconds", for `/healthz`."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a loop knows; all of it may be lost, only `state` is worth restoring."""
+
+    passes: tuple[Pass, ...]
+    pace: Pace
+    server: ServerClock = field(default_factory=ServerClock)
+    state: State | None = None
+    """None = must be restored before the next step."""
+    window: Window | None = None
+    """The window in hand."""
+    puzzled: int = 0
+    """Answers in a row that were not understood; after the first the decoder forgives."""
+    only_404_since: Instant | None = None
+
+
+async def run(job: Job) -> None:
+    """Publish window after window until a stop is requested. No fault ends it."""
+    memory = Memory(schedule.passes_of(job.settings), Pace.starting(job.settings))
+    attempt = 0
+    while not job.clock.stopping:
+        job.beat(STEP_LIMIT)
+        try:
+            memory.state = memory.state or await begin(job, memory)
+            now = memory.server.now(job.clock.now())
+            match schedule.next_step(
+                memory.passes, memory.state.checkpoint.passes, memory.pace, now,
+                memory.state.read_until,
+            ):  # fmt: skip
+                case Wait(until):
+                    await _sleep(job, min(until - now, job.settings.poll_every).total_seconds())
+                case Read() as step:
+                    await publish(job, memory, memory.state, step)
+                    attempt = 0
+        except PublisherError as error:
+            attempt += 1
+            await _recover(job, memory, error, attempt)
+        except Exception as error:  # a mistake of ours must not end the service either
+            attempt += 1
+            await _recover(job, memory, _unexpected(error), attempt)
+
+
+async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
+    """Read one window and commit what is new in it, or nothing.
+
+    1. Ask for the window; judge the answer.
+    2. Identify its rows; keep those that the ledger does not know.
+    3. Commit events, dead letters, journal and checkpoint in one transaction.
+    4. Only then remember: ledger, cursors, pace.
+
+    A failure before 3 leaves no trace, so the caller may simply try again; after
+    a failure in 3 only a restore tells what happened.
+    """
+    memory.window = step.window
+    answer, judgement = await ask(job, memory, step)
+    now = memory.server.now(answer.sent_at)
+    publication = prepare(
+        known, step, answer, judgement, job.zone,
+        Limits(job.settings.horizon, job.settings.max_event_bytes),
+        now=now,
+        covered_until=min(step.window.end, upstream.server_time(answer) or now),
+        possibly_cut=judgement.verdict is Verdict.TOO_LARGE,
+    )  # fmt: skip
+    took = await commit(job, publication.batch)
+    known.apply(publication.successor, job.settings.horizon)
+    memory.pace.answered(step, now, publication.rows, answer.took + took)
+    job.emit(
+        WindowPublished(
+            operation=job.operation,
+            pass_label=step.pass_.label,
+            window=step.window,
+            rows=publication.rows,
+            new=publication.new,
+            duplicate=publication.duplicate,
+            rejected=publication.rejected,
+            possibly_cut=judgement.verdict is Verdict.TOO_LARGE,
+            lenient=judgement.lenient,
+            committed_at=memory.server.now(job.clock.now()),
+            occurred=publication.occurred,
+            cursor=known.checkpoint.live.cursor,
+            covered_until=known.checkpoint.live.covered_until,
+            ledger_ids=len(known.ledger),
+            next_width=memory.pace.width,
+            request_seconds=answer.took,
+            commit_seconds=took,
+        )
+    )
+
+
+async def begin(job: Job, memory: Memory) -> State:
+    """Take over and restore the operation; at its very first start, make the start durable.
+
+    The first checkpoint is committed before the first request, so that a start
+    of "now" still means the same instant after a crash or a wrong token.
+    """
+    began = job.clock.elapsed()
+    restored = await job.log.restore()
+    known = state.restore(job.operation, restored.records)
+    now = memory.server.now(job.clock.now())
+    first_start = known is None
+    if known is None:
+        if restored.history_lost:
+            raise _history_lost(job)
+        start = start_instant(job.settings.start, now)
+        names = [pass_.name for pass_ in memory.passes]
+        known, record = state.first(job.operation, job.zone.name, start, job.settings.start, names)
+        await commit(job, Batch(job.operation, None, 0, iter(()), iter(()), [record]))
+    checkpoint = known.checkpoint
+    if checkpoint.timezone != job.zone.name:
+        raise _zone_changed(job, checkpoint.timezone)
+    if checkpoint.start_setting != job.settings.start:
+        job.emit(
+            HintGiven(
+                f"PUBLISHER_START is ignored: operation {job.operation} has begun at"
+                f" {iso(checkpoint.start)} already",
+                job.operation,
+            )
+        )
+    passes = schedule.with_passes(checkpoint.passes, memory.passes, checkpoint.start, now)
+    known.checkpoint = replace(checkpoint, passes=passes)
+    memory.pace.begin(known.checkpoint.live.cursor)
+    job.emit(
+        StateRestored(
+            operation=job.operation,
+            first_start=first_start,
+            cursor=known.checkpoint.live.cursor,
+            covered_until=known.checkpoint.live.covered_until,
+            journal_entries=len(known.journal),
+            ledger_ids=len(known.ledger),
+            took_seconds=job.clock.elapsed() - began,
+        )
+    )
+    return known
+
+
+async def ask(job: Job, memory: Memory, step: Read) -> tuple[Answer, Judgement]:
+    """The answer for a step's window, if it can be used; raises what must be done otherwise."""
+    narrowest = step.window.width <= NARROWEST
+    budget = upstream.MAX_BYTES if narrowest else job.settings.max_response_bytes
+    try:
+        answer = await job.source.read(upstream.request_for(step.window, job.zone, budget))
+    except StepError:
+        job.emit(RequestAnswered(job.operation, "failed", 0.0, 0, None))
+        raise
+    judgement = upstream.judge(answer, lenient=memory.puzzled > 0)
+    date = upstream.server_time(answer)
+    skew = memory.server.observe(date, answer.received_at) if date else None
+    job.emit(
+        RequestAnswered(
+            job.operation,
+            judgement.verdict,
+            answer.took,
+            len(answer.body),
+            skew.total_seconds() if skew is not None else None,
+        )
+    )
+    memory.puzzled = memory.puzzled + 1 if judgement.verdict is Verdict.NOT_UNDERSTOOD else 0
+    _notice_404s(job, memory, judgement)
+    if skew is not None and abs(skew) > LARGEST:
+        raise Held(
+            Stage.READ,
+            Reason.CLOCK_SKEW,
+            f"the server's clock and ours differ by {skew.total_seconds():.0f} s: correct the"
+            " clock of this machine (or the server's)",
+        )
+    match judgement.verdict:
+        case Verdict.USE | Verdict.EMPTY:
+            return answer, judgement
+        case Verdict.TOO_LARGE if narrowest and judgement.data:
+            return answer, judgement
+        case Verdict.TOO_LARGE:
+            raise TooLarge(Stage.READ, Reason.TOO_LARGE, judgement.text)
+        case Verdict.HOLD:
+            raise _error(Held, judgement)
+        case Verdict.WAIT | Verdict.NOT_UNDERSTOOD:
+            raise _error(Transient, judgement)
+
+
+async def commit(job: Job, batch: Batch) -> float:
+    """Commit the batch; returns the seconds it took."""
+    began = job.clock.elapsed()
+    result = "failed"
+    try:
+        await job.log.commit(batch)
+        result = "committed"
+    finally:
+        took = job.clock.elapsed() - began
+        job.emit(TransactionEnded(job.operation, result, took))
+    return took
+
+
+async def _recover(job: Job, memory: Memory, error: PublisherError, attempt: int) -> None:
+    """Tell what failed and wait as long as that calls for."""
+    window = memory.window
+    overloaded = isinstance(error, OutcomeUnknown) and error.overloaded
+    if window is not None and (overloaded or isinstance(error, TooLarge)):
+        memory.pace.narrow(window)
+        job.emit(WindowNarrowed(job.operation, error.reason, window, memory.pace.width))
+        if isinstance(error, TooLarge) and window.width > NARROWEST:
+            return
+    if isinstance(error, Stop) or error.stage is Stage.LOOP:
+        memory.state = None
+    seconds = pause(error, attempt, job.settings.poll_every, random())  # noqa: S311 - no secret
+    job.emit(
+        StepFailed(
+            operation=job.operation,
+            stage=error.stage,
+            reason=error.reason,
+            text=str(error),
+            needs_person=error.needs_person,
+            retry_in_seconds=seconds,
+            attempt=attempt,
+        )
+    )
+    await _sleep(job, seconds)
+
+
+async def _sleep(job: Job, seconds: float) -> None:
+    job.beat(seconds + STEP_LIMIT)
+    await job.clock.sleep(seconds)
+
+
+def _notice_404s(job: Job, memory: Memory, judgement: Judgement) -> None:
+    """Only 404s for implausibly long may be a server without the report."""
+    if not judgement.not_found:
+        memory.only_404_since = None
+        return
+    now = job.clock.now()
+    memory.only_404_since = memory.only_404_since or now
+    if now - memory.only_404_since >= job.settings.poll_every * NOT_FOUND_POLLS:
+        job.emit(NothingFound(job.operation, memory.only_404_since))
+        memory.only_404_since = now
+
+
+def _error(kind: type[StepError], judgement: Judgement) -> StepError:
+    reason = judgement.reason or Reason.NOT_UNDERSTOOD
+    return kind(Stage.READ, reason, judgement.text, retry_after=judgement.retry_after)
+
+
+def _history_lost(job: Job) -> Held:
+    return Held(
+        Stage.RESTORE,
+        Reason.STATE_LOST,
+        f"the state topic {job.settings.state_topic} is empty, but the messages topic holds"
+        " events: what was published is no longer known, and going on would publish it twice;"
+        " restore the state topic from a backup, or set PUBLISHER_MESSAGES_TOPIC to a new topic",
+    )
+
+
+def _zone_changed(job: Job, before: str) -> Held:
+    return Held(
+        Stage.RESTORE,
+        Reason.ZONE_CHANGED,
+        f"the time zone is {job.zone.name}, but operation {job.operation} was read in {before}"
+        f" so far: set it back to {before}, or give the operation a new name",
+    )
+
+
+def _unexpected(error: Exception) -> StepError:
+    """A mistake of ours, told by type and place only: its text may hold anything."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
+    return Transient(
+        Stage.LOOP,
+        Reason.UNEXPECTED,
+        f"unexpected {type(error).__name__} at {place}: please report it",
+    )
