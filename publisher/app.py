@@ -1,0 +1,179 @@
+"""The composition root: builds the service, minds the OS signals, ends it in order.
+
+The only file that knows every edge. Life of the process: settings -> logs ->
+one loop per operation and the HTTP port -> a stop signal -> the steps in hand
+are finished or abandoned -> producers end with no transaction left open.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from aiohttp import ClientSession
+
+from publisher import __version__
+from publisher.edges import logs, ops
+from publisher.edges.clock import MachineClock
+from publisher.edges.kafka import Cluster
+from publisher.edges.liveness import Liveness
+from publisher.edges.metrics import Metrics
+from publisher.edges.source import HttpSource, open_session
+from publisher.edges.status import Status
+from publisher.errors import SettingsError, StepError
+from publisher.flow import Job, run
+from publisher.rules.zone import Zone
+from publisher.settings import Operation, Settings, load
+from publisher.signals import (
+    Emit,
+    HintGiven,
+    OffsetsCompared,
+    ServiceStarted,
+    ServiceStopped,
+    Signal,
+    StopRequested,
+)
+
+FINISH_SECONDS: Final = 4.0
+"""After a stop signal: how long the steps in hand may take to finish."""
+COMPARE_EVERY: Final = 60.0
+"""Seconds between two comparisons of high watermarks with last stable offsets."""
+
+
+def main() -> int:
+    """Run the service; returns the exit code."""
+    try:
+        settings = load()
+        logs.configure(settings.publisher.log_format, settings.publisher.log_level)
+        return asyncio.run(serve(settings))
+    except SettingsError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"wolkvox-publisher: {problem}\n")
+        return 2
+
+
+async def serve(settings: Settings) -> int:
+    """Publish all operations until a stop signal; 0 = no transaction was left open."""
+    # A window makes many small objects and no cycles: collecting often finds nothing.
+    gc.set_threshold(100_000, 50, 100)
+    clock = MachineClock()
+    liveness = Liveness()
+    metrics = Metrics(_names(settings), __version__, clock.now)
+    status = Status(_names(settings), __version__, clock.now)
+
+    def emit(happened: Signal) -> None:
+        metrics(happened)
+        status(happened)
+        logs.record(happened)
+
+    cluster = Cluster(settings, emit)
+    with _stop_signals(clock, emit):
+        # The port first: when it cannot be had, nothing has been asked or written yet.
+        async with (
+            open_session() as session,
+            ops.serve(
+                settings.publisher.http_port,
+                registry=metrics.registry,
+                liveness=liveness,
+                status=status,
+                now=clock.now,
+            ) as port,
+        ):
+            emit(ServiceStarted(__version__, _names(settings), port))
+            for hint in settings.hints:
+                emit(HintGiven(hint))
+            tasks = [
+                asyncio.create_task(
+                    run(_job(operation, settings, session, cluster, clock, liveness, emit)),
+                    name=operation.name,
+                )
+                for operation in settings.operations
+            ]
+            for task in tasks:
+                task.add_done_callback(lambda ended: _ended(ended, clock, liveness))
+            tasks.append(asyncio.create_task(_compare_offsets(cluster, settings, clock, emit)))
+            await clock.stop_requested()
+            await _finish(tasks)
+            clean = await cluster.close()
+    emit(ServiceStopped(clean))
+    return 0 if clean else 1
+
+
+def _job(
+    operation: Operation,
+    settings: Settings,
+    session: ClientSession,
+    cluster: Cluster,
+    clock: MachineClock,
+    liveness: Liveness,
+    emit: Emit,
+) -> Job:
+    return Job(
+        operation=operation.name,
+        zone=Zone(operation.timezone),
+        settings=settings.publisher,
+        source=HttpSource(session, operation.url, operation.token, clock.now),
+        log=cluster.log(operation.name),
+        clock=clock,
+        emit=emit,
+        beat=liveness.beat(operation.name),
+    )
+
+
+def _ended(loop: asyncio.Task[None], clock: MachineClock, liveness: Liveness) -> None:
+    """A loop ends when a stop was requested; otherwise it died, and `/healthz` says so."""
+    if not clock.stopping:
+        liveness.died(loop.get_name())
+    if not loop.cancelled():
+        loop.exception()  # retrieved: `run` has told all there is to tell
+
+
+async def _finish(tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the steps in hand; abandon what takes too long."""
+    _, late = await asyncio.wait(tasks, timeout=FINISH_SECONDS)
+    for task in late:
+        task.cancel()
+    if late:
+        await asyncio.wait(late, timeout=1.0)
+
+
+async def _compare_offsets(
+    cluster: Cluster, settings: Settings, clock: MachineClock, emit: Emit
+) -> None:
+    """Look for transactions that hang: they hide what comes after them from every reader."""
+    topics = {settings.publisher.state_topic} | {
+        settings.messages_topic(operation.name) for operation in settings.operations
+    }
+    while not clock.stopping:
+        await clock.sleep(COMPARE_EVERY)
+        # While Kafka is away the loops tell so.
+        with suppress(StepError):
+            emit(OffsetsCompared(await cluster.unstable_offsets(sorted(topics))))
+
+
+@contextmanager
+def _stop_signals(clock: MachineClock, emit: Emit) -> Iterator[None]:
+    """The first SIGTERM or SIGINT asks for a stop, a second one forces it."""
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        if clock.stopping:
+            os._exit(128 + number)
+        emit(StopRequested(number.name))
+        clock.request_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _names(settings: Settings) -> tuple[str, ...]:
+    return tuple(operation.name for operation in settings.operations)
