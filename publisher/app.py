@@ -25,7 +25,8 @@ from publisher.edges.metrics import Metrics
 from publisher.edges.source import HttpSource, open_session
 from publisher.edges.status import Status
 from publisher.errors import SettingsError, StepError
-from publisher.flow import Job, run
+from publisher.flow import run
+from publisher.job import Job
 from publisher.rules.zone import Zone
 from publisher.settings import Operation, Settings, load
 from publisher.signals import (

@@ -1,42 +1,38 @@
 """THE MAIN FLOW: read a window of the report, publish what is new in it, go on.
 
 `run` is the life of one operation. Nothing here touches the network, the clock
-or Kafka by itself: the three doors are the Protocols below, and every decision
-is made by a pure function in `rules/`.
+or Kafka by itself: the three doors are the Protocols in `job.py`, and every
+decision is made by a pure function in `rules/`.
 """
 
 import traceback
-from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import random
-from typing import Final, Protocol
+from typing import Final
 
+from publisher.asking import ask
 from publisher.errors import (
+    Fenced,
     Held,
     OutcomeUnknown,
     PublisherError,
     Reason,
     Stage,
-    StepError,
     Stop,
     TooLarge,
     Transient,
 )
-from publisher.model import Answer, Batch, Instant, Request, Window, iso
+from publisher.job import Job, Memory
+from publisher.model import Batch, iso
 from publisher.rules import schedule, state, upstream
 from publisher.rules.publication import Limits, prepare
 from publisher.rules.retry import pause
-from publisher.rules.schedule import NARROWEST, Pace, Pass, Read, Wait
-from publisher.rules.skew import LARGEST, ServerClock
+from publisher.rules.schedule import NARROWEST, Pace, Read, Wait
 from publisher.rules.state import State
-from publisher.rules.upstream import Judgement, Verdict
-from publisher.rules.zone import Zone
-from publisher.settings import PublisherSettings, start_instant
+from publisher.rules.upstream import Verdict
+from publisher.settings import start_instant
 from publisher.signals import (
-    Emit,
     HintGiven,
-    NothingFound,
-    RequestAnswered,
     StateRestored,
     StepFailed,
     TransactionEnded,
@@ -46,97 +42,6 @@ from publisher.signals import (
 
 STEP_LIMIT: Final = 420.0
 """Seconds a step may take at most, the sum of its bounded waits; longer = the loop hangs."""
-
-NOT_FOUND_POLLS: Final = 288
-"""So many polls with nothing but 404 (a day, at 5 minutes) are reported."""
-
-
-class Source(Protocol):
-    """The reports API with one token. At most one request is in flight at a time."""
-
-    async def read(self, request: Request) -> Answer:
-        """Ask once. Raises Transient when there is no whole answer; never retries."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What the log holds of an operation."""
-
-    records: MutableMapping[bytes, bytes]
-    """The live records of its state; empty = never published."""
-    history_lost: bool
-    """There is no state, yet the messages topic holds events that must have had one."""
-
-
-class Log(Protocol):
-    """Kafka, as one operation sees it: a log of transactions with a state beside them."""
-
-    async def restore(self) -> Restored:
-        """Take over (fences every predecessor, settles its open transaction), then read.
-
-        Raises Transient or Held; whoever calls tries again.
-        """
-        ...
-
-    async def commit(self, batch: Batch) -> None:
-        """All of the batch or nothing. Returned = visible to read_committed readers.
-
-        Raises Stop when the outcome is unknown, certain only after `restore()`.
-        """
-        ...
-
-
-class Clock(Protocol):
-    """Time, driven by the machine or by a test."""
-
-    def now(self) -> Instant:
-        """Our own wall clock, UTC."""
-        ...
-
-    def elapsed(self) -> float:
-        """Seconds on a clock that never goes back."""
-        ...
-
-    async def sleep(self, seconds: float) -> None:
-        """Return after that long, or at once when a stop was requested."""
-        ...
-
-    @property
-    def stopping(self) -> bool:
-        """A stop was requested: finish the step in hand and return."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One operation: what to publish, through which doors."""
-
-    operation: str
-    zone: Zone
-    settings: PublisherSettings
-    source: Source
-    log: Log
-    clock: Clock
-    emit: Emit
-    beat: Callable[[float], None]
-    """Says "alive, and again within so many seconds", for `/healthz`."""
-
-
-@dataclass(slots=True)
-class Memory:
-    """What a loop knows; all of it may be lost, only `state` is worth restoring."""
-
-    passes: tuple[Pass, ...]
-    pace: Pace
-    server: ServerClock = field(default_factory=ServerClock)
-    state: State | None = None
-    """None = must be restored before the next step."""
-    window: Window | None = None
-    """The window in hand."""
-    puzzled: int = 0
-    """Answers in a row that were not understood; after the first the decoder forgives."""
-    only_404_since: Instant | None = None
 
 
 async def run(job: Job) -> None:
@@ -258,49 +163,6 @@ async def begin(job: Job, memory: Memory) -> State:
     return known
 
 
-async def ask(job: Job, memory: Memory, step: Read) -> tuple[Answer, Judgement]:
-    """The answer for a step's window, if it can be used; raises what must be done otherwise."""
-    narrowest = step.window.width <= NARROWEST
-    budget = upstream.MAX_BYTES if narrowest else job.settings.max_response_bytes
-    try:
-        answer = await job.source.read(upstream.request_for(step.window, job.zone, budget))
-    except StepError:
-        job.emit(RequestAnswered(job.operation, "failed", 0.0, 0, None))
-        raise
-    judgement = upstream.judge(answer, lenient=memory.puzzled > 0)
-    date = upstream.server_time(answer)
-    skew = memory.server.observe(date, answer.received_at) if date else None
-    job.emit(
-        RequestAnswered(
-            job.operation,
-            judgement.verdict,
-            answer.took,
-            len(answer.body),
-            skew.total_seconds() if skew is not None else None,
-        )
-    )
-    memory.puzzled = memory.puzzled + 1 if judgement.verdict is Verdict.NOT_UNDERSTOOD else 0
-    _notice_404s(job, memory, judgement)
-    if skew is not None and abs(skew) > LARGEST:
-        raise Held(
-            Stage.READ,
-            Reason.CLOCK_SKEW,
-            f"the server's clock and ours differ by {skew.total_seconds():.0f} s: correct the"
-            " clock of this machine (or the server's)",
-        )
-    match judgement.verdict:
-        case Verdict.USE | Verdict.EMPTY:
-            return answer, judgement
-        case Verdict.TOO_LARGE if narrowest and judgement.data:
-            return answer, judgement
-        case Verdict.TOO_LARGE:
-            raise TooLarge(Stage.READ, Reason.TOO_LARGE, judgement.text)
-        case Verdict.HOLD:
-            raise _error(Held, judgement)
-        case Verdict.WAIT | Verdict.NOT_UNDERSTOOD:
-            raise _error(Transient, judgement)
-
-
 async def commit(job: Job, batch: Batch) -> float:
     """Commit the batch; returns the seconds it took."""
     began = job.clock.elapsed()
@@ -308,6 +170,9 @@ async def commit(job: Job, batch: Batch) -> float:
     try:
         await job.log.commit(batch)
         result = "committed"
+    except Fenced:
+        result = "fenced"
+        raise
     finally:
         took = job.clock.elapsed() - began
         job.emit(TransactionEnded(job.operation, result, took))
@@ -345,23 +210,6 @@ async def _sleep(job: Job, seconds: float) -> None:
     await job.clock.sleep(seconds)
 
 
-def _notice_404s(job: Job, memory: Memory, judgement: Judgement) -> None:
-    """Only 404s for implausibly long may be a server without the report."""
-    if not judgement.not_found:
-        memory.only_404_since = None
-        return
-    now = job.clock.now()
-    memory.only_404_since = memory.only_404_since or now
-    if now - memory.only_404_since >= job.settings.poll_every * NOT_FOUND_POLLS:
-        job.emit(NothingFound(job.operation, memory.only_404_since))
-        memory.only_404_since = now
-
-
-def _error(kind: type[StepError], judgement: Judgement) -> StepError:
-    reason = judgement.reason or Reason.NOT_UNDERSTOOD
-    return kind(Stage.READ, reason, judgement.text, retry_after=judgement.retry_after)
-
-
 def _history_lost(job: Job) -> Held:
     return Held(
         Stage.RESTORE,
@@ -381,7 +229,7 @@ def _zone_changed(job: Job, before: str) -> Held:
     )
 
 
-def _unexpected(error: Exception) -> StepError:
+def _unexpected(error: Exception) -> Transient:
     """A mistake of ours, told by type and place only: its text may hold anything."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"

@@ -4,7 +4,7 @@ An *instant* is always an aware `datetime` in UTC. Zone-less local times exist
 only as text inside requests and rows; `rules/zone.py` is their one translator.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeAlias
@@ -98,3 +98,13 @@ class Batch:
     events: Iterator[Record]
     dead_letters: Iterator[Record]
     state: Sequence[StateRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the log holds of an operation."""
+
+    records: MutableMapping[bytes, bytes]
+    """The live records of its state; empty = never published."""
+    history_lost: bool
+    """There is no state, yet the messages topic holds events that must have had one."""

@@ -13,14 +13,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.conn import create_conn
 from aiokafka.consumer import fetcher
 from aiokafka.errors import (
-    GroupAuthorizationFailedError,
     KafkaError,
     SaslAuthenticationFailed,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
     UnsupportedSaslMechanismError,
 )
 
+from publisher.edges.kafka_errors import translated
 from publisher.errors import Held, Reason, SettingsError, Stage, StepError, Transient
 from publisher.settings import Settings
 
@@ -121,7 +119,7 @@ class Clients:
             Transient,
             Reason.KAFKA_UNREACHABLE,
             f"Kafka at {', '.join(self.servers)} accepts connections but names no broker that"
-            " can be reached: check its advertised.listeners",
+            " can be reached: check KAFKA_SECURITY_PROTOCOL, and its advertised.listeners",
         )
 
     def _cause(self, server: str, error: BaseException) -> StepError:
@@ -155,7 +153,13 @@ class Clients:
                     " whether the broker wants a client certificate",
                 )
             case ConnectionRefusedError():
-                why = "nobody listens there"
+                return _failed(
+                    Transient,
+                    Reason.KAFKA_UNREACHABLE,
+                    f"{at} cannot be reached (nobody listens there): check"
+                    " KAFKA_BOOTSTRAP_SERVERS, and that the broker runs; its own log tells why"
+                    " it ended (a full disk, for example)",
+                )
             case TimeoutError():
                 why = "no answer within 10 s"
             case ConnectionResetError() | ConnectionAbortedError() | EOFError():
@@ -169,42 +173,6 @@ class Clients:
             Reason.KAFKA_UNREACHABLE,
             f"{at} cannot be reached ({why}): check KAFKA_BOOTSTRAP_SERVERS",
         )
-
-
-def translated(error: BaseException, stage: Stage) -> StepError:
-    """What a failure of a Kafka client means for a step in which nothing was published."""
-    match error:
-        case TransactionalIdAuthorizationFailed():
-            text = (
-                "Kafka forbids our transactional id: grant WRITE (and DESCRIBE) on the"
-                " transactional ids that begin with PUBLISHER_TRANSACTIONAL_ID"
-            )
-            return Held(stage, Reason.KAFKA_AUTHORIZATION, text)
-        case TopicAuthorizationFailedError():
-            named = [str(arg) for arg in error.args if arg]
-            text = (
-                f"Kafka forbids the use of topic {', '.join(named) or 'of ours'}: grant WRITE on"
-                " all three topics and READ on PUBLISHER_STATE_TOPIC"
-            )
-            return Held(stage, Reason.KAFKA_AUTHORIZATION, text)
-        case GroupAuthorizationFailedError():
-            text = "Kafka forbids our group: grant READ on the group PUBLISHER_TRANSACTIONAL_ID"
-            return Held(stage, Reason.KAFKA_AUTHORIZATION, text)
-        case TimeoutError():
-            text = "Kafka did not answer in time: it is restarting, overloaded or cut off"
-            return Transient(stage, Reason.KAFKA_TIMEOUT, text)
-        case KafkaError() if type(error).__name__ in _UNREACHABLE:
-            return Transient(stage, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
-        case OSError():
-            return Transient(stage, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
-        case _:
-            text = f"Kafka refused ({type(error).__name__}): see the broker's log"
-            return Transient(stage, Reason.KAFKA_REFUSED, text)
-
-
-_UNREACHABLE: Final = frozenset(
-    {"KafkaConnectionError", "NodeNotReadyError", "NoBrokersAvailable", "CorrelationIdError"}
-)
 
 
 async def discard(client: Any, grace: float = 2.0) -> bool:

@@ -15,7 +15,8 @@ from typing import Any, Final
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from publisher.edges.kafka_client import REQUEST_MS, Clients, discard, translated
+from publisher.edges.kafka_client import REQUEST_MS, Clients, discard
+from publisher.edges.kafka_errors import translated
 from publisher.errors import Held, Reason, Stage, StepError
 
 BLOCKED_SECONDS: Final = 75.0
@@ -49,30 +50,31 @@ async def read_live_records(
     """
     begin, end = (await bounds(clients, [partition]))[partition]
     live: dict[bytes, bytes] = {}
-    if begin >= end:
-        return live
     consumer = clients.consumer("read_committed")
     await clients.start(consumer)
     try:
         consumer.assign([partition])
         consumer.seek(partition, begin)
         await asyncio.sleep(0)  # stop() straight after assign() raises CancelledError (measured)
-        last, moved = -1, time.monotonic()
-        # The position runs over markers and aborted batches too, so it does reach the end.
-        while (position := await _bounded(consumer.position(partition))) < end:
-            if position != last:
-                last, moved = position, time.monotonic()
-            elif time.monotonic() - moved > blocked_after:
-                raise _blocked(partition)
+        last, moved = begin, time.monotonic()
+        while True:
+            # Also where there is nothing to read: a missing READ right shows nowhere else.
             for messages in (await _bounded(consumer.getmany(timeout_ms=100))).values():
                 for message in messages:
                     if message.value is None:
                         live.pop(message.key, None)
                     elif message.key is not None:
                         live[message.key] = message.value
+            # The position runs over markers and aborted batches too, so it does reach the end.
+            position = await _bounded(consumer.position(partition))
+            if position >= end:
+                return live
+            if position != last:
+                last, moved = position, time.monotonic()
+            elif time.monotonic() - moved > blocked_after:
+                raise _blocked(partition)
     finally:
         await discard(consumer)
-    return live
 
 
 async def _bounded(call: Any) -> Any:

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Final
 
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
-from publisher.edges.kafka_client import Clients, discard, translated
+from publisher.edges.kafka_client import Clients, discard
+from publisher.edges.kafka_errors import translated
 from publisher.errors import Held, Reason, Stage
 from publisher.settings import Settings
 from publisher.signals import Emit, HintGiven, TopicCreated
@@ -70,6 +72,22 @@ async def ensure(
         for topic, config in configs.items()
         if "max.message.bytes" in config
     }
+
+
+async def partitions_of(clients: Clients, topics: Iterable[str]) -> list[TopicPartition]:
+    """All partitions of those topics that exist. Raises Transient or Held."""
+    admin = clients.admin()
+    await clients.start(admin)
+    try:
+        return [
+            TopicPartition(topic["topic"], partition["partition"])
+            for topic in await _call(admin.describe_topics(list(topics)))
+            for partition in topic["partitions"]
+        ]
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise translated(error, Stage.RESTORE) from None
+    finally:
+        await discard(admin)
 
 
 def _room_for(max_event_bytes: int) -> dict[str, str]:

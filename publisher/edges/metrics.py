@@ -225,7 +225,8 @@ class Metrics:
         self._transaction_seconds.labels(operation)
         for label in PASSES:
             self._published.labels(operation, label)
-            self._windows.labels(operation, label, "published")
+            for result in ("published", "possibly_cut"):
+                self._windows.labels(operation, label, result)
         for result in ("failed", "narrowed"):
             self._windows.labels(operation, NO_PASS, result)
         for reject_reason in RejectReason:
@@ -261,16 +262,13 @@ class Metrics:
                     self._windows.labels(operation, NO_PASS, "failed").inc()
             case WindowNarrowed(operation=operation):
                 self._windows.labels(operation, NO_PASS, "narrowed").inc()
+            case NothingFound(operation=operation):
+                self._errors.labels(operation, Stage.READ, Reason.ONLY_NOT_FOUND).inc()
             case OffsetsCompared():
                 for topic, count in signal.unstable.items():
                     self._unstable.labels(topic).set(count)
             case (
-                ServiceStarted()
-                | HintGiven()
-                | TopicCreated()
-                | NothingFound()
-                | StopRequested()
-                | ServiceStopped()
+                ServiceStarted() | HintGiven() | TopicCreated() | StopRequested() | ServiceStopped()
             ):
                 pass
             case _:
@@ -282,7 +280,8 @@ class Metrics:
         self._duplicate.labels(operation).inc(signal.duplicate)
         for reason, count in signal.rejected.items():
             self._rejected.labels(operation, reason).inc(count)
-        self._windows.labels(operation, signal.pass_label, "published").inc()
+        result = "possibly_cut" if signal.possibly_cut else "published"
+        self._windows.labels(operation, signal.pass_label, result).inc()
         self._last_success.labels(operation).set(signal.committed_at.timestamp())
         self._ledger_ids.labels(operation).set(signal.ledger_ids)
         self._lag.covered_until[operation] = signal.covered_until

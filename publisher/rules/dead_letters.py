@@ -50,7 +50,7 @@ class DeadLetter:
 
     @property
     def digest(self) -> bytes:
-        return sha1(self.raw, usedforsecurity=False).digest()
+        return sha1(self.raw).digest()  # noqa: S324 - names bytes, protects nothing
 
     @property
     def id(self) -> Id:
@@ -62,8 +62,17 @@ def of_answer(body: bytes) -> DeadLetter:
     return DeadLetter(RejectReason.ANSWER_UNDECODABLE, "answer", body)
 
 
-def cut_out(body: bytes, rejects: Iterable[Reject]) -> Iterator[DeadLetter]:
+def cut_out(body: bytes, rejects: Iterable[Reject]) -> list[DeadLetter]:
     """The bytes of what was rejected, in the answer's order."""
+    rejects = list(rejects)
+    try:
+        return list(_cut_out(body, rejects))
+    except RecursionError:
+        # Nested deeper than the standard library reads: nothing smaller can be found.
+        return [DeadLetter(rejects[0].reason, "answer", body)]
+
+
+def _cut_out(body: bytes, rejects: Iterable[Reject]) -> Iterator[DeadLetter]:
     wanted = sorted(rejects, key=lambda r: (r.element, -1 if r.row is None else r.row))
     if not wanted:
         return
@@ -94,11 +103,9 @@ def cut_out(body: bytes, rejects: Iterable[Reject]) -> Iterator[DeadLetter]:
         )
 
 
-def of_oversized(body: bytes, rows: Iterable[Row]) -> Iterator[DeadLetter]:
-    """The rows whose events went out without their message."""
-    reason = RejectReason.EVENT_TOO_LARGE
-    rejects = [Reject(reason, row.conversation.position, row.position) for row in rows]
-    return cut_out(body, rejects)
+def of_rows(body: bytes, reason: RejectReason, rows: Iterable[Row]) -> list[DeadLetter]:
+    """Rows that turned out to be no event, or none with its message, only when encoded."""
+    return cut_out(body, [Reject(reason, row.conversation.position, row.position) for row in rows])
 
 
 def unknown_to(ledger: Ledger, letters: Iterable[DeadLetter]) -> list[DeadLetter]:
@@ -139,10 +146,10 @@ def records(letters: Iterable[DeadLetter], origin: Origin, max_bytes: int) -> It
 def _context(element: bytes) -> bytes:
     try:
         fields = orjson.loads(element)
-    except orjson.JSONDecodeError:
+        fields.pop("conversation", None)
+        context = orjson.dumps(fields)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return b""
-    fields.pop("conversation", None)
-    context = orjson.dumps(fields)
     return context if len(context) <= _CONTEXT_LIMIT else b""
 
 

@@ -53,7 +53,7 @@ class Encoder:
         lenient: bool,
         max_event_bytes: int,
     ) -> None:
-        self._source = orjson.dumps(source)
+        self._source = orjson.dumps(source).decode()
         self._max_event_bytes = max_event_bytes
         shared: list[Header] = [
             ("ce_specversion", b"1.0"),
@@ -72,6 +72,8 @@ class Encoder:
         self._headers_with_subject = wire.varint(len(shared) + 3) + encoded + _ID
         self.oversized: list[Row] = []
         """Rows too large for an event: published without their message, or not at all."""
+        self.unencodable: list[Row] = []
+        """Rows nested too deep for an event: not published."""
 
     def encode(self, rows: Iterable[Row]) -> Iterator[Record]:
         """One Kafka record per row, in the order given."""
@@ -82,34 +84,30 @@ class Encoder:
         layout: Layout | None = None
         for row in rows:
             date, digest, occurred_at, ambiguous, raw, conversation, _ = row
-            if not conversation.head:
-                self._begin(conversation)
-            event_id = uuid_text(digest)
-            time = occurred_at.encode()
             if fields != (fields := tuple(raw)):  # most rows are like the row before
                 layout = layout_of(fields)
-            if layout is None:
-                body, tail = dumps(raw)[1:-1], conversation.tail
-            else:
-                body, tail = _rearranged(raw, layout, conversation)
-            value = b"".join(
-                (
-                    b'{"event_id":"',
-                    event_id,
-                    conversation.head,
-                    date.encode(),
-                    b'","occurred_at":"',
-                    time,
-                    (
-                        b'","occurred_at_ambiguous":true,'
-                        if body
-                        else b'","occurred_at_ambiguous":true'
-                    )
-                    if ambiguous
-                    else (b'",' if body else b'"'),
-                    body,
-                    tail,
-                )
+            try:
+                if not conversation.head:
+                    self._begin(conversation)
+                if layout is None:
+                    body, tail = dumps(raw)[1:-1], conversation.tail
+                else:
+                    body, tail = _rearranged(raw, layout, conversation)
+            except orjson.JSONEncodeError:
+                self.unencodable.append(row)
+                continue
+            # One formatting for all that is plain text; the headers are cut out of it.
+            h = digest.hex()
+            begin = (
+                f'{{"event_id":"{h[:8]}-{h[8:12]}-5{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:32]}'
+                f'{conversation.head}{date}","occurred_at":"{occurred_at}'
+            ).encode()
+            event_id, time = begin[13:49], begin[-20:]
+            value = (
+                begin
+                + (b'","occurred_at_ambiguous":true' if ambiguous else b'"')
+                + (b"," + body if body else b"")
+                + tail
             )
             key = conversation.key
             if len(value) + 2 * len(conversation.subject) > limit:
@@ -127,8 +125,7 @@ class Encoder:
     def _begin(self, conversation: Conversation) -> None:
         """Encode what all events of the conversation share."""
         raw, dumps = conversation.raw, orjson.dumps
-        conn_id = b',"conn_id":' + dumps(raw["conn_id"]) if "conn_id" in raw else b""
-        conversation.head = b"".join((b'","source":', self._source, conn_id, b',"date":"'))
+        conn_id = f',"conn_id":{dumps(raw["conn_id"]).decode()}' if "conn_id" in raw else ""
         conversation.names = b"".join(
             [prefix + dumps(raw[name]) for name, prefix in _NAMES if name in raw]
         )
@@ -143,6 +140,8 @@ class Encoder:
             key = conversation.key = conversation.conn_id.encode()
             conversation.subject = _SUBJECT + wire.sized(key)
             conversation.partition_hash = murmur2(key)
+        # Last: it also says that all the others are there.
+        conversation.head = f'","source":{self._source}{conn_id},"date":"'
 
 
 _NAMES: Final = [(name, b',"%b":' % name.encode()) for name in CONVERSATION_FIELDS]
@@ -166,13 +165,7 @@ def layout_of(fields: tuple[str, ...]) -> Layout | None:
     return None if layout.documented == fields else layout
 
 
-def uuid_text(digest: bytes) -> bytes:
-    """The version 5 UUID (RFC 9562) of a SHA-1 digest, as 36 ASCII characters."""
-    h = digest.hex()
-    variant = _VARIANT[h[16]]
-    return f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{variant}{h[17:20]}-{h[20:32]}".encode()
-
-
+# The version 5 UUID (RFC 9562) of a SHA-1 digest: 16 bytes with version and variant put in.
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
@@ -186,7 +179,7 @@ def _rearranged(
     return body, conversation.names + _end(unknown, conversation.extra)
 
 
-def _end(message: dict[str, Any], conversation: dict[str, Any]) -> bytes:
+def _end(message: dict[str, Any], conversation: dict[str, Any] | None) -> bytes:
     """The end of an event: `extra` where there is any, and the closing brace."""
     extra = {"message": message, "conversation": conversation}
     extra = {name: value for name, value in extra.items() if value}

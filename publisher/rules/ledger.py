@@ -57,21 +57,22 @@ class Ledger:
 
     def knows(self, hour: str, id_: Id) -> bool:
         """Whether the message of that hour has been published."""
-        bucket = self._buckets.get(hour)
-        if bucket is None:
-            return False
-        ids = bucket.ids
-        place = bisect_left(ids, id_)
-        return place < len(ids) and ids[place] == id_
+        return bool(self.known(hour, (id_,)))
 
     def known(self, hour: str, ids: Collection[Id]) -> set[Id]:
         """Which of these messages of that hour have been published."""
         bucket = self._buckets.get(hour)
         if bucket is None:
             return set()
-        if len(ids) * _BISECTION_COST > len(bucket.ids):
-            return set(ids).intersection(bucket.ids)
-        return {id_ for id_ in ids if self.knows(hour, id_)}
+        sorted_ids = bucket.ids
+        if len(ids) * _BISECTION_COST > len(sorted_ids):
+            return set(ids).intersection(sorted_ids)
+        end = len(sorted_ids)
+        return {
+            id_
+            for id_ in ids
+            if (place := bisect_left(sorted_ids, id_)) < end and sorted_ids[place] == id_
+        }
 
     def knows_rejected(self, id_: Id) -> bool:
         """Whether these bytes have been dead-lettered."""

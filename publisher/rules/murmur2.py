@@ -5,21 +5,20 @@ takes whole words at once. Source of the constants and of the sign mask:
 `org.apache.kafka.common.utils.Utils.murmur2` and `toPositive`.
 """
 
-from functools import lru_cache
-from struct import unpack_from
+from struct import Struct
 
 _SEED = 0x9747B28C
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
+_WORDS = [Struct(f"<{words}I") for words in range(16)]
 
 
-@lru_cache(maxsize=65_536)
 def murmur2(data: bytes) -> int:
     """The non-negative hash of a key; the partition is this modulo their number."""
     length = len(data)
     h = _SEED ^ length
     words = length >> 2
-    for k in unpack_from(f"<{words}I", data):
+    for k in (_WORDS[words] if words < 16 else Struct(f"<{words}I")).unpack_from(data):
         k = k * _M & _MASK  # noqa: PLW2901 - the algorithm's own naming
         h = h * _M & _MASK ^ (k ^ k >> 24) * _M & _MASK
     tail = data[words << 2 :]

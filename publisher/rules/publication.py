@@ -14,7 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import chain
 from operator import itemgetter
 from typing import Final
 
@@ -25,7 +24,7 @@ from publisher.rules.dead_letters import DeadLetter
 from publisher.rules.events import Encoder
 from publisher.rules.ledger import REJECTED, Id, Ledger
 from publisher.rules.records import Entry
-from publisher.rules.rows import Reading, Row, read_rows
+from publisher.rules.rows import Reading, RejectReason, Row, read_rows
 from publisher.rules.schedule import Read, advanced
 from publisher.rules.state import State, Successor
 from publisher.rules.upstream import Judgement
@@ -146,7 +145,7 @@ def _dead_letters(
 ) -> list[DeadLetter]:
     found = dead_letters.cut_out(answer.body, reading.rejects)
     if judgement.lenient:
-        found = chain([dead_letters.of_answer(answer.body)], found)
+        found = [dead_letters.of_answer(answer.body), *found]
     return dead_letters.unknown_to(ledger, found)
 
 
@@ -160,6 +159,9 @@ def _letter_records(
 ) -> Iterator[Record]:
     """Consumed after the events: only then it is known which of them were too large."""
     yield from dead_letters.records(letters, origin, limits.max_event_bytes)
-    oversized = list(dead_letters.of_oversized(body, encoder.oversized))
-    rejected.update(letter.reason.value for letter in oversized)
-    yield from dead_letters.records(oversized, origin, limits.max_event_bytes)
+    late = [
+        *dead_letters.of_rows(body, RejectReason.EVENT_TOO_LARGE, encoder.oversized),
+        *dead_letters.of_rows(body, RejectReason.ROW_INVALID, encoder.unencodable),
+    ]
+    rejected.update(letter.reason.value for letter in late)
+    yield from dead_letters.records(late, origin, limits.max_event_bytes)

@@ -9,8 +9,11 @@ Rules of this file:
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+
+# Without usedforsecurity=False, which costs as much as the digest itself (measured, OpenSSL 3);
+# FIPS modes allow SHA-1 where, as here, nothing is signed.
 from hashlib import sha1
 from typing import Any, Final, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
@@ -46,9 +49,9 @@ class Conversation:
     """As text; a placeholder stays what it is."""
     placeholder: bool
     # What all its events share, filled in by `rules/events.py` at the first of them.
-    head: bytes = b""
+    head: str = ""
     names: bytes = b""
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] | None = None
     tail: bytes = b""
     key: bytes | None = None
     subject: bytes = b""
@@ -148,7 +151,7 @@ def _read_conversation(
         name = f"{date}\0{sender}\0{message}\0"
         if placeholder:
             name += _placeholder_parts(row)
-        digest = sha1(begin + name.encode() + b"1", usedforsecurity=False).digest()
+        digest = sha1(begin + name.encode() + b"1").digest()  # noqa: S324 - see the import
         twins = twins or digest in seen
         seen.add(digest)
         # tuple.__new__ is what Row() does, without its argument handling.
@@ -177,13 +180,13 @@ def _number_twins(begin: bytes, rows: list[Row], first: int) -> None:
     for place in range(first, len(rows)):
         places[rows[place].digest].append(place)
     for equal in places.values():
-        equal.sort(key=lambda place: orjson.dumps(rows[place].raw, option=orjson.OPT_SORT_KEYS))
+        equal.sort(key=lambda place: canonical(rows[place].raw))
         for number, place in enumerate(equal[1:], start=2):
             date, _, _, _, raw, conversation, _ = rows[place]
             name = f"{date}\0{_text(raw.get('from'))}\0{_text(raw.get('message'))}\0"
             if conversation.placeholder:
                 name += _placeholder_parts(raw)
-            digest = sha1(begin + f"{name}{number}".encode(), usedforsecurity=False).digest()
+            digest = sha1(begin + f"{name}{number}".encode()).digest()  # noqa: S324
             rows[place] = rows[place]._replace(digest=digest)
 
 
@@ -193,7 +196,19 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return _clean(value)
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    return canonical(value).decode()
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys; nothing for what is nested too deep to be written again.
+
+    orjson reads 1,024 levels and writes 254: such a row is rejected when its
+    event is encoded.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        return b""
 
 
 def _clean(text: str) -> str:

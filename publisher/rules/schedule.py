@@ -62,11 +62,15 @@ Step: TypeAlias = Read | Wait
 
 
 def passes_of(settings: PublisherSettings) -> tuple[Pass, ...]:
-    """All passes, most urgent first."""
+    """All passes, most urgent first.
+
+    Ages within the overlap are left out: live reads them again at every poll.
+    """
     live = Pass(LIVE, LIVE, timedelta(), settings.poll_every, settings.overlap)
     return live, *(
         Pass(f"reread-{duration_text(age)}", "reread", age, age / 2, timedelta())
         for age in sorted(settings.rereads)
+        if age > settings.overlap
     )
 
 
@@ -79,7 +83,7 @@ class Pace:
     positions: dict[str, Instant] = field(default_factory=dict)
     """Where the round of a pass goes on; passes between two rounds are not in here."""
     last_read: Instant | None = None
-    """The server's time at the last answer."""
+    """The server's time at the last answer for live."""
 
     @classmethod
     def starting(cls, settings: PublisherSettings) -> "Pace":
@@ -96,7 +100,8 @@ class Pace:
 
     def answered(self, step: Read, now: Instant, rows: int, took: float) -> None:
         """The window was published: go on behind it, wider when it was small and quick."""
-        self.last_read = now
+        if not step.pass_.delay:
+            self.last_read = now
         if step.ends_round:
             self.positions.pop(step.pass_.name, None)
         else:
@@ -126,9 +131,10 @@ def next_step(
         position = pace.positions.get(pass_.name)
         if position is None:
             due = done.covered_until + pass_.delay + pass_.cadence
-            if done.covered_until > now and not pass_.delay:
-                # A clock went back. Waiting for it could take days: keep the rhythm.
-                due = min(pace.last_read or now, now) + pass_.cadence
+            if not pass_.delay:
+                # A clock that goes back must not silence live for days: at once, then in rhythm.
+                read = pace.last_read
+                due = min(due, now if read is None or read > now else read + pass_.cadence)
             if now >= due and pass_.delay:
                 # Time that was read at that age already does not count as unread.
                 position = read_until(done.cursor, pass_.delay)

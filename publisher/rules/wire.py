@@ -29,6 +29,9 @@ _TABLE: Final = 4096
 _SHORT: Final = [_varint(number) for number in range(_TABLE)]
 _NULL: Final = b"\x01"
 """The length -1."""
+_ATTRIBUTES: Final = b"\0\0"
+"""No attributes, no difference from the batch's timestamp."""
+_BEGIN: Final = [_ATTRIBUTES + number for number in _SHORT]
 
 
 def varint(number: int) -> bytes:
@@ -53,13 +56,12 @@ def headers(those: Iterable[Header]) -> bytes:
 
 def record(offset: int, key: bytes | None, value: bytes | None, headers: bytes) -> bytes:
     """A record at `offset` of a batch whose records all have one timestamp."""
+    begin = _BEGIN[offset] if offset < _TABLE else _ATTRIBUTES + _varint(offset)
     body = b"".join(
         (
-            b"\0\0",  # attributes, timestamp delta
-            _SHORT[offset] if offset < _TABLE else _varint(offset),
-            _NULL if key is None else sized(key),
-            _NULL if value is None else varint(len(value)),
-            value or b"",
+            begin,
+            _NULL if key is None else varint(len(key)) + key,
+            _NULL if value is None else varint(len(value)) + value,
             headers,
         )
     )

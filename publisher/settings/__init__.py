@@ -95,8 +95,13 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     )
     if problems:
         raise SettingsError(list(dict.fromkeys(problems)))
-    hints = tuple(sources.hints(environment))
-    return Settings(operations, told.kafka, told.publisher, password, hints)
+    hints = [*sources.hints(environment)]
+    if any(age <= told.publisher.overlap for age in told.publisher.rereads):
+        hints.append(
+            "PUBLISHER_REREADS: ages within PUBLISHER_OVERLAP do nothing, because every poll"
+            " reads the overlap again"
+        )
+    return Settings(operations, told.kafka, told.publisher, password, tuple(hints))
 
 
 def _operations(told: Told, problems: list[str]) -> tuple[Operation, ...]:
@@ -106,10 +111,11 @@ def _operations(told: Told, problems: list[str]) -> tuple[Operation, ...]:
             "WOLKVOX_SERVER and the like describe one operation and [[operations]] in the"
             " file describes others: keep one of the two"
         )
+    zone = told.wolkvox.timezone  # also of those in the file that name none
     found = [
         operation
         for number, one in enumerate(told.operations or (told.wolkvox,), start=1)
-        if (operation := _operation(one, number if told.operations else None, problems))
+        if (operation := _operation(one, number if told.operations else None, zone, problems))
     ]
     for what, values in (
         ("names", [operation.name for operation in found]),
@@ -121,7 +127,7 @@ def _operations(told: Told, problems: list[str]) -> tuple[Operation, ...]:
 
 
 def _operation(
-    told: OperationSettings, number: int | None, problems: list[str]
+    told: OperationSettings, number: int | None, zone: str, problems: list[str]
 ) -> Operation | None:
     """One operation, or None when it is not known which; `number` is its place in the file."""
 
@@ -147,7 +153,8 @@ def _operation(
         problems.append(f"{say('token')} is missing: set it or {say('token_file')}")
     elif token is not None and not _TOKEN.fullmatch(token):
         problems.append(f"{say('token')} must be printable ASCII without spaces")
-    return Operation(name, url, token or "", told.timezone) if name else None
+    zone = told.timezone if "timezone" in told.model_fields_set else zone
+    return Operation(name, url, token or "", zone) if name else None
 
 
 def _secret(
@@ -162,10 +169,10 @@ def _secret(
             text = path.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
-            problems.append(f"{file_name}: cannot read {path}: {why}")
+            problems.append(f"{file_name}: cannot read the file {_shown(path)}: {why}")
             return None
         if not text:
-            problems.append(f"{file_name}: {path} is empty")
+            problems.append(f"{file_name}: the file {_shown(path)} is empty")
             return None
         return text
     text = value.get_secret_value().strip() if value is not None else ""
@@ -195,12 +202,23 @@ def _contradictions(all_told: Told, password: str | None) -> Iterator[str]:
     if kafka.security_protocol.startswith("SASL"):
         if not kafka.sasl_username:
             yield f"KAFKA_SASL_USERNAME is missing: {kafka.security_protocol} needs it"
-
         if password is None and kafka.sasl_password_file is None:
             yield f"KAFKA_SASL_PASSWORD is missing: {kafka.security_protocol} needs it"
     if (kafka.ssl_certfile is None) != (kafka.ssl_keyfile is None):
         yield "KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE go together: set both or none"
     for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
         path: Path | None = getattr(kafka, name)
-        if path is not None and not path.is_file():
-            yield f"{sources.variable('kafka', name)}: there is no file {path}"
+        if path is not None and not _is_file(path):
+            yield f"{sources.variable('kafka', name)}: there is no file {_shown(path)}"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # what was pasted there is no path at all
+        return False
+
+
+def _shown(path: Path) -> str:
+    """The path for a log; what does not look like one may be the secret itself."""
+    return str(path) if path.is_absolute() and len(str(path)) <= 200 else "of that name"

@@ -1,0 +1,75 @@
+"""Ask for one window and judge the answer: what can be used comes back, the rest is raised."""
+
+from typing import Final
+
+from publisher.errors import Held, Reason, Stage, StepError, TooLarge, Transient
+from publisher.job import Job, Memory
+from publisher.model import Answer
+from publisher.rules import upstream
+from publisher.rules.schedule import NARROWEST, Read
+from publisher.rules.skew import LARGEST
+from publisher.rules.upstream import Judgement, Verdict
+from publisher.signals import NothingFound, RequestAnswered
+
+NOT_FOUND_POLLS: Final = 288
+"""So many polls with nothing but 404 (a day, at 5 minutes) are reported."""
+
+
+async def ask(job: Job, memory: Memory, step: Read) -> tuple[Answer, Judgement]:
+    """The answer for a step's window, if it can be used; raises what must be done otherwise."""
+    narrowest = step.window.width <= NARROWEST
+    budget = upstream.MAX_BYTES if narrowest else job.settings.max_response_bytes
+    try:
+        answer = await job.source.read(upstream.request_for(step.window, job.zone, budget))
+    except StepError:
+        job.emit(RequestAnswered(job.operation, "failed", 0.0, 0, None))
+        raise
+    judgement = upstream.judge(answer, lenient=memory.puzzled > 0)
+    date = upstream.server_time(answer)
+    skew = memory.server.observe(date, answer.received_at) if date else None
+    job.emit(
+        RequestAnswered(
+            job.operation,
+            judgement.verdict,
+            answer.took,
+            len(answer.body),
+            skew.total_seconds() if skew is not None else None,
+        )
+    )
+    memory.puzzled = memory.puzzled + 1 if judgement.verdict is Verdict.NOT_UNDERSTOOD else 0
+    _notice_404s(job, memory, judgement)
+    if skew is not None and abs(skew) > LARGEST:
+        raise Held(
+            Stage.READ,
+            Reason.CLOCK_SKEW,
+            f"the server's clock and ours differ by {skew.total_seconds():.0f} s: correct the"
+            " clock of this machine (or the server's)",
+        )
+    match judgement.verdict:
+        case Verdict.USE | Verdict.EMPTY:
+            return answer, judgement
+        case Verdict.TOO_LARGE if narrowest and judgement.data:
+            return answer, judgement
+        case Verdict.TOO_LARGE:
+            raise TooLarge(Stage.READ, Reason.TOO_LARGE, judgement.text)
+        case Verdict.HOLD:
+            raise _error(Held, judgement)
+        case Verdict.WAIT | Verdict.NOT_UNDERSTOOD:
+            raise _error(Transient, judgement)
+
+
+def _notice_404s(job: Job, memory: Memory, judgement: Judgement) -> None:
+    """Only 404s for implausibly long may be a server without the report."""
+    if not judgement.not_found:
+        memory.only_404_since = None
+        return
+    now = job.clock.now()
+    memory.only_404_since = memory.only_404_since or now
+    if now - memory.only_404_since >= job.settings.poll_every * NOT_FOUND_POLLS:
+        job.emit(NothingFound(job.operation, memory.only_404_since))
+        memory.only_404_since = now
+
+
+def _error(kind: type[StepError], judgement: Judgement) -> StepError:
+    reason = judgement.reason or Reason.NOT_UNDERSTOOD
+    return kind(Stage.READ, reason, judgement.text, retry_after=judgement.retry_after)

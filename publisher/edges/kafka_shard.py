@@ -1,0 +1,281 @@
+"""One shard of the log: the takeover, the restore, the commit.
+
+Rules of this file (each one a way in which exactly-once was seen to break):
+- Take over first, then read: only the takeover settles our open transaction.
+- Every batch's future is awaited before the commit: a failed batch does not
+  stop aiokafka from committing the others.
+- A producer that saw any error is thrown away: its abort may send nothing, and
+  its next commit would publish what was aborted.
+- An unknown outcome is never retried; the log tells what happened.
+- No transaction is empty: an empty one "commits" even for an owner that was fenced.
+- Every wait is bounded.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Iterable
+from typing import Any, Final
+from uuid import uuid4
+
+import orjson
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    IllegalOperation,
+    InvalidTxnState,
+    ProducerFenced,
+)
+
+from publisher.edges.kafka_batch import Packer, RecordBatch
+from publisher.edges.kafka_client import BATCH_BYTES, Clients, discard
+from publisher.edges.kafka_errors import outcome_unknown
+from publisher.edges.kafka_reader import bounds, read_live_records
+from publisher.edges.kafka_topics import STATE_PARTITIONS, ensure
+from publisher.errors import Fenced, OutcomeUnknown, PublisherError, Reason, StepError
+from publisher.model import Batch, Record, Restored, StateRecord
+from publisher.rules import wire
+from publisher.rules.records import FORMAT, checkpoint_key, decode_checkpoint, operation_of
+from publisher.settings import Settings
+from publisher.signals import Emit
+
+SEND_SECONDS: Final = 40.0
+COMMIT_SECONDS: Final = 15.0
+"""Together below the 60 s after which the broker aborts the transaction by itself."""
+
+CLOSE_SECONDS: Final = 2.0
+"""Longest time for the end of a producer, with what must be settled before."""
+
+RECORDS_PER_PRODUCER: Final = 2**30
+"""aiokafka counts sequence numbers over 2**31 wrongly: a fresh producer long before."""
+
+NO_HEADERS: Final = wire.headers(())
+
+Packers = defaultdict[TopicPartition, Packer]
+Batches = dict[TopicPartition, list[RecordBatch]]
+
+
+class Shard:
+    """One partition of the state topic, one transactional producer, its operations."""
+
+    def __init__(self, partition: int, clients: Clients, settings: Settings, emit: Emit) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._emit = emit
+        self._state = TopicPartition(settings.publisher.state_topic, partition)
+        self._transactional_id = f"{settings.publisher.transactional_id}-{partition}"
+        self._instance = uuid4().hex
+        self._producer: AIOKafkaProducer | None = None
+        self._lock = asyncio.Lock()
+        self._ending: set[asyncio.Task[bool]] = set()
+        self._sequences: dict[str, int] = {}
+        """The last committed sequence number by operation, as the log tells it."""
+        self._room: dict[str, int] = {}
+        """Largest batch in bytes by topic."""
+        self._batch_bytes = BATCH_BYTES
+        self._owner_written = False
+        self._unsettled = False
+        """A transaction of ours may still be open."""
+        self._records = 0
+
+    async def restore(self, operation: str) -> Restored:
+        """Take over if need be, and read what the log holds of the operation."""
+        async with self._lock:
+            self._room |= await ensure(self._clients, self._settings, operation, self._emit)
+            if self._producer is None:
+                await self._take_over()
+            live = await self._read()
+            records = {key: value for key, value in live.items() if operation_of(key) == operation}
+            lost = checkpoint_key(operation) not in records and await self._history_lost(operation)
+            return Restored(records, lost)
+
+    async def commit(self, batch: Batch) -> None:
+        """One transaction. Raises Stop when only the log can tell what happened."""
+        async with self._lock:
+            if self._producer is None:
+                # Another operation of this shard threw it away; our state may still be true.
+                await self._take_over()
+                await self._read()
+            if self._sequences.get(batch.operation) != batch.follows:
+                raise OutcomeUnknown(
+                    Reason.OUTCOME_UNKNOWN,
+                    "the log has moved on since this window was begun: restoring",
+                )
+            try:
+                await self._transact(self._producer, batch)
+            except Exception as error:
+                fenced = isinstance(error, ProducerFenced)
+                self._throw_away()
+                if fenced and await self._somebody_else_writes():
+                    self._unsettled = False
+                    raise Fenced(
+                        f"another process has taken over {self._transactional_id}: only one may"
+                        " run; stop it, or give one of the two its own topics and"
+                        " PUBLISHER_TRANSACTIONAL_ID"
+                    ) from None
+                raise outcome_unknown(error) from None
+            except BaseException:
+                self._throw_away()
+                raise
+            self._sequences[batch.operation] = batch.sequence
+            self._owner_written = True
+            if self._records > RECORDS_PER_PRODUCER:
+                self._throw_away()
+
+    async def close(self) -> bool:
+        """End the producer within bounds; True = no transaction of ours is left open."""
+        ending = asyncio.create_task(self._end())
+        await asyncio.wait([ending], timeout=CLOSE_SECONDS)
+        if not ending.done():
+            # Not awaited: whatever it waits for, it is cancelled again when the event loop ends.
+            ending.cancel()
+            return False
+        return ending.result()
+
+    async def _end(self) -> bool:
+        """End the producer; where a transaction may be open, settle it first."""
+        clean = True
+        if self._producer is not None:
+            clean = await discard(self._producer, grace=1.0)
+            self._producer = None
+        if self._unsettled:
+            # Whoever takes over has the open transaction aborted: we do it ourselves.
+            try:
+                producer = await self._take_over()
+            except PublisherError:
+                return False
+            clean = await discard(producer, grace=1.0)
+            self._producer = None
+        elif self._ending:
+            await asyncio.wait(self._ending, timeout=1.0)
+        return clean
+
+    async def _take_over(self) -> AIOKafkaProducer:
+        """Open a producer with our id: fences any other, aborts its open transaction."""
+        if self._ending:
+            await asyncio.wait(self._ending)
+        self._batch_bytes = min([BATCH_BYTES, *self._room.values()])
+        producer = self._clients.producer(self._transactional_id)
+        await self._clients.start(producer)
+        self._producer = producer
+        self._owner_written = self._unsettled = False
+        self._records = 0
+        return producer
+
+    async def _read(self) -> dict[bytes, bytes]:
+        live = await read_live_records(self._clients, self._state)
+        self._sequences = {
+            told.operation: told.sequence
+            for told in (
+                decode_checkpoint(value)
+                for key, value in live.items()
+                if key.startswith(b"checkpoint/")
+            )
+        }
+        return live
+
+    async def _transact(self, producer: AIOKafkaProducer, batch: Batch) -> None:
+        async with asyncio.timeout(SEND_SECONDS):
+            batches = await self._build(producer, batch)
+        # Nothing was sent so far. From here on the log may hold something of it.
+        self._unsettled = True
+        async with asyncio.timeout(SEND_SECONDS):
+            await producer.begin_transaction()
+            sent: list[asyncio.Future[Any]] = []
+            failures = await _failures(
+                _send(producer, where, those, sent) for where, those in batches.items()
+            )
+            if failures and sent:
+                # Once a batch is refused no other is taken; the refused one tells why.
+                sent = list((await asyncio.wait(sent, timeout=1.0))[0])
+            failures += await _failures(sent)
+            if failures:
+                raise min(failures, key=lambda failure: isinstance(failure, _CONSEQUENCES))
+        async with asyncio.timeout(COMMIT_SECONDS):
+            await producer.commit_transaction()
+        self._unsettled = False
+        self._records += sum(b.record_count() for those in batches.values() for b in those)
+
+    async def _build(self, producer: AIOKafkaProducer, batch: Batch) -> Batches:
+        """All record batches of the transaction, complete before it begins."""
+        now = time.time_ns() // 1_000_000
+        packers: Packers = defaultdict(
+            lambda: Packer(now, self._clients.compression, self._batch_bytes)
+        )
+        messages = self._settings.messages_topic(batch.operation)
+        letters = self._settings.dead_letters_topic(batch.operation)
+        await self._distribute(producer, packers, messages, batch.events)
+        await self._distribute(producer, packers, letters, batch.dead_letters)
+        for key, value in [*batch.state, *([] if self._owner_written else [self._owner()])]:
+            packers[self._state].append(key, value, NO_HEADERS)
+        for packer in packers.values():
+            packer.finish()
+        return {where: packer.batches for where, packer in packers.items() if packer.batches}
+
+    async def _distribute(
+        self, producer: AIOKafkaProducer, packers: Packers, topic: str, records: Iterable[Record]
+    ) -> None:
+        """Choose partitions as Java's default partitioner would."""
+        count = len(await producer.partitions_for(topic))
+        appends = [packers[TopicPartition(topic, partition)].append for partition in range(count)]
+        for key, value, headers, partition_hash in records:
+            appends[partition_hash % count](key, value, headers)
+
+    def _owner(self) -> StateRecord:
+        """Who writes here: how a fenced process tells a successor from its own slowness."""
+        partition = self._state.partition
+        value = {"format": FORMAT, "instance": self._instance, "partition": partition}
+        return StateRecord(f"owner/{partition}".encode(), orjson.dumps(value))
+
+    async def _somebody_else_writes(self) -> bool:
+        try:
+            live = await read_live_records(self._clients, self._state)
+            owner = orjson.loads(live[f"owner/{self._state.partition}".encode()])
+        except (StepError, LookupError, orjson.JSONDecodeError):
+            return False
+        return bool(owner.get("instance") != self._instance)
+
+    async def _history_lost(self, operation: str) -> bool:
+        """No state anywhere, or a topic of the operation's own, beside events that exist."""
+        told = self._settings.publisher
+        topic = self._settings.messages_topic(operation)
+        if topic == told.messages_topic:
+            states = [TopicPartition(told.state_topic, p) for p in range(STATE_PARTITIONS)]
+            found = await bounds(self._clients, states)
+            # Offsets alone prove nothing: aborted records and markers have some, too.
+            for state, (begin, end) in found.items():
+                if begin < end and await read_live_records(self._clients, state):
+                    return False
+        assert self._producer is not None
+        partitions = await asyncio.wait_for(self._producer.partitions_for(topic), SEND_SECONDS)
+        found = await bounds(self._clients, [TopicPartition(topic, p) for p in partitions])
+        return any(begin < end for begin, end in found.values())
+
+    def _throw_away(self) -> None:
+        """Never use this producer again; it ends beside us, within bounds."""
+        if self._producer is not None:
+            task = asyncio.create_task(discard(self._producer))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+            self._producer = None
+
+
+_CONSEQUENCES: Final = (IllegalOperation, InvalidTxnState)
+"""How the others fail when one partition is refused."""
+
+
+async def _send(
+    producer: AIOKafkaProducer,
+    where: TopicPartition,
+    batches: list[RecordBatch],
+    sent: list["asyncio.Future[Any]"],
+) -> None:
+    """Hand the batches of one partition over in order; the futures tell when they are safe."""
+    for batch in batches:
+        future = await producer.send_batch(batch, where.topic, partition=where.partition)
+        sent.append(future)
+
+
+async def _failures(calls: Iterable[Awaitable[Any]]) -> list[BaseException]:
+    """How those failed that did, once all have ended."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    return [result for result in results if isinstance(result, BaseException)]

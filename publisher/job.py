@@ -1,0 +1,95 @@
+"""What one operation's loop works with: its doors, its task, its memory.
+
+The three doors to the outside are Protocols; edges fit them by shape, tests
+bring their own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from publisher.model import Answer, Batch, Instant, Request, Restored, Window
+from publisher.rules.schedule import Pace, Pass
+from publisher.rules.skew import ServerClock
+from publisher.rules.state import State
+from publisher.rules.zone import Zone
+from publisher.settings import PublisherSettings
+from publisher.signals import Emit
+
+
+class Source(Protocol):
+    """The reports API with one token. At most one request is in flight at a time."""
+
+    async def read(self, request: Request) -> Answer:
+        """Ask once. Raises Transient when there is no whole answer; never retries."""
+        ...
+
+
+class Log(Protocol):
+    """Kafka, as one operation sees it: a log of transactions with a state beside them."""
+
+    async def restore(self) -> Restored:
+        """Take over (fences every predecessor, settles its open transaction), then read.
+
+        Raises Transient or Held; whoever calls tries again.
+        """
+        ...
+
+    async def commit(self, batch: Batch) -> None:
+        """All of the batch or nothing. Returned = visible to read_committed readers.
+
+        Raises Stop when the outcome is unknown, certain only after `restore()`.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """Time, driven by the machine or by a test."""
+
+    def now(self) -> Instant:
+        """Our own wall clock, UTC."""
+        ...
+
+    def elapsed(self) -> float:
+        """Seconds on a clock that never goes back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after that long, or at once when a stop was requested."""
+        ...
+
+    @property
+    def stopping(self) -> bool:
+        """A stop was requested: finish the step in hand and return."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One operation: what to publish, through which doors."""
+
+    operation: str
+    zone: Zone
+    settings: PublisherSettings
+    source: Source
+    log: Log
+    clock: Clock
+    emit: Emit
+    beat: Callable[[float], None]
+    """Says "alive, and again within so many seconds", for `/healthz`."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a loop knows; all of it may be lost, only `state` is worth restoring."""
+
+    passes: tuple[Pass, ...]
+    pace: Pace
+    server: ServerClock = field(default_factory=ServerClock)
+    state: State | None = None
+    """None = must be restored before the next step."""
+    window: Window | None = None
+    """The window in hand."""
+    puzzled: int = 0
+    """Answers in a row that were not understood; after the first the decoder forgives."""
+    only_404_since: Instant | None = None
