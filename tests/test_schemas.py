@@ -1,0 +1,365 @@
+"""The contract with consumers: what the code writes is what `schemas/` says it writes.
+
+The examples are compared byte for byte. They may be added to and never changed: a
+difference is a change of the contract, see `schemas/README.md`.
+"""
+
+import json
+from array import array
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from publisher.edges.kafka import Cluster
+from publisher.edges.kafka_shard import Shard
+from publisher.model import Answer, Record, StateRecord, Window
+from publisher.rules import dead_letters, state
+from publisher.rules.events import DATA_SCHEMA, Encoder
+from publisher.rules.ledger import REJECTED
+from publisher.rules.publication import Limits, prepare
+from publisher.rules.records import (
+    Checkpoint,
+    Entry,
+    Gap,
+    Progress,
+    decode_checkpoint,
+    decode_journal,
+    encode_checkpoint,
+    journal_parts,
+)
+from publisher.rules.rows import RejectReason, read_rows
+from publisher.rules.schedule import Read, passes_of
+from publisher.rules.upstream import judge
+from publisher.rules.zone import Zone
+from publisher.settings import PublisherSettings, load
+from tests.fakes import headers_of
+
+SCHEMAS: Final = Path(__file__).parents[1] / "schemas"
+EXAMPLES: Final = SCHEMAS / "examples"
+NAMES: Final = ("event", "checkpoint", "journal", "owner")
+
+OPERATION: Final = "wv0010"
+READ_AT: Final = datetime(2026, 11, 20, 15, 5, 0, 250_000, tzinfo=UTC)
+START: Final = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
+
+ROW: Final[Mapping[str, Any]] = {
+    "channel": "whatsapp",
+    "from": "CUSTOMER",
+    "from_name": "Ana",
+    "to_name": "chat_bot",
+    "date": "2026-11-20 10:00:01",
+    "message": "Hola",
+    "customer_id": "123",
+    "customer_phone": "573001112233",
+    "feeling": "neutral",
+}
+CHAT: Final[Mapping[str, Any]] = {
+    "conn_id": "186067512",
+    "agent_name": "Luis",
+    "customer_name": "Ana",
+}
+
+# Name of the example: (fields of the conversation, fields of the row, zone, largest event).
+EVENTS: Final[Mapping[str, tuple[dict[str, Any], dict[str, Any], str, int]]] = {
+    "event": ({}, {}, "America/Bogota", 1_000_000),
+    "event.placeholder": ({"conn_id": "0"}, {}, "America/Bogota", 1_000_000),
+    "event.ambiguous": ({}, {"date": "2026-10-25 02:30:00"}, "Europe/Madrid", 1_000_000),
+    "event.extra": (
+        {"queue": {"id": 7, "name": "ventas"}},
+        {"sentiment_score": 0.5, "feeling": None},
+        "America/Bogota",
+        1_000_000,
+    ),
+    "event.oversized": ({}, {"message": "Ñ" * 600}, "America/Bogota", 1_000),
+}
+
+
+def schema(name: str) -> Draft202012Validator:
+    return Draft202012Validator(
+        json.loads((SCHEMAS / f"{name}.v1.schema.json").read_bytes()),
+        format_checker=Draft202012Validator.FORMAT_CHECKER,
+    )
+
+
+def example(name: str) -> bytes:
+    """The file without the line feed that ends it."""
+    return (EXAMPLES / f"{name}.json").read_bytes().removesuffix(b"\n")
+
+
+def encode(data: list[Any], zone: str = "America/Bogota", largest: int = 1_000_000) -> list[Record]:
+    encoder = Encoder(
+        OPERATION, pass_label="live", read_at=READ_AT, lenient=False, max_event_bytes=largest
+    )
+    return list(encoder.encode(read_rows(data, OPERATION, Zone(zone)).rows))
+
+
+def record_of(name: str) -> Record:
+    chat, row, zone, largest = EVENTS[name]
+    [record] = encode([{**CHAT, **chat, "conversation": [{**ROW, **row}]}], zone, largest)
+    return record
+
+
+def checkpoint() -> StateRecord:
+    """Of an operation with an hour behind it."""
+    begun = Progress(START, START)
+    return encode_checkpoint(
+        Checkpoint(
+            operation=OPERATION,
+            timezone="America/Bogota",
+            start=START,
+            start_setting="now",
+            sequence=13,
+            journal_records=13,
+            passes={
+                "live": Progress(START + 45 * MINUTE, START + timedelta(minutes=60, seconds=0.25)),
+                "reread-1h": begun,
+                "reread-3d": begun,
+            },
+        )
+    )
+
+
+def journal() -> list[StateRecord]:
+    """Of one window with three ids in two buckets, one of them a dead letter's."""
+    entry = Entry(
+        sequence=7, pass_name="live", start=START + 15 * MINUTE, end=START + 35 * MINUTE,
+        read_at=START + timedelta(minutes=35, seconds=0.25), rows=5, new=2, duplicate=2, rejected=1,
+    )  # fmt: skip
+    ids = {"2026-11-20 10": [0xF00D_0000_0000_0002, 1], f"{REJECTED}2026-11-20": [2**64 - 1]}
+    return list(journal_parts(OPERATION, entry, ids))
+
+
+def owner() -> StateRecord:
+    told = load({"WOLKVOX_SERVER": "0010", "WOLKVOX_TOKEN": "t"})
+    [shard] = Cluster(told, lambda _: None)._shards.values()
+    assert isinstance(shard, Shard)
+    return shard._owner()
+
+
+def line_of(value: bytes) -> Any:
+    return orjson.loads(value.partition(b"\n")[0])
+
+
+# --- the schemas themselves -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_schema_is_a_schema(name: str) -> None:
+    Draft202012Validator.check_schema(schema(name).schema)
+
+
+def test_there_is_no_schema_that_nobody_checks() -> None:
+    assert sorted(SCHEMAS.glob("*.json")) == sorted(
+        SCHEMAS / f"{name}.v1.schema.json" for name in NAMES
+    )
+
+
+def test_events_name_their_schema() -> None:
+    assert schema("event").schema["$id"] == DATA_SCHEMA
+    assert headers_of(record_of("event")[2])["ce_dataschema"].decode() == DATA_SCHEMA
+
+
+# --- the examples, byte for byte ------------------------------------------------------------------
+
+
+def test_there_is_no_example_that_nobody_compares() -> None:
+    compared = {*EVENTS, "event.record", "checkpoint", "checkpoint.first", "journal", "owner"}
+    assert {path.name.removesuffix(".json") for path in EXAMPLES.iterdir()} == compared
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_the_events(name: str) -> None:
+    value = record_of(name)[1]
+    assert value == example(name)
+    schema("event").validate(json.loads(value))
+
+
+def test_key_and_headers_of_an_event() -> None:
+    key, value, headers, _ = record_of("event")
+    told = json.loads(example("event.record"))
+    assert key is not None
+    assert key.decode() == told["key"]
+    assert {name: content.decode() for name, content in headers_of(headers).items()} == told[
+        "headers"
+    ]
+    assert json.loads(value) == told["value"]
+
+
+def test_an_event_of_a_placeholder_has_neither_key_nor_subject() -> None:
+    key, _, headers, _ = record_of("event.placeholder")
+    assert key is None
+    assert "ce_subject" not in headers_of(headers)
+
+
+def test_the_first_checkpoint() -> None:
+    """What is durable before the first request."""
+    names = ("live", "reread-1h", "reread-6h", "reread-1d", "reread-3d")
+    assert [pass_.name for pass_ in passes_of(PublisherSettings())] == [*names]
+    _, record = state.first(OPERATION, "America/Bogota", START, "now", names)
+    assert record.key == b"checkpoint/wv0010"
+    assert record.value == example("checkpoint.first")
+    schema("checkpoint").validate(json.loads(record.value))
+
+
+def test_a_checkpoint() -> None:
+    record = checkpoint()
+    assert record.key == b"checkpoint/wv0010"
+    assert record.value == example("checkpoint")
+    schema("checkpoint").validate(json.loads(record.value))
+
+
+def test_a_journal_record() -> None:
+    """The line as text, and the ids behind it as 8-byte big-endian numbers."""
+    told = json.loads(example("journal"))
+    [record] = journal()
+    assert record.key == told["key"].encode()
+    packed = b"".join(bytes.fromhex(id_) for id_ in told["ids"])
+    assert record.value == told["line"].encode() + b"\n" + packed
+    schema("journal").validate(json.loads(told["line"]))
+
+
+def test_an_owner_record() -> None:
+    record = owner()
+    told = json.loads(example("owner"))
+    value = json.loads(record.value or b"")
+    assert record.key == f"owner/{told['partition']}".encode()
+    assert list(value) == list(told)
+    schema("owner").validate(value)
+    # The instance is random: nothing else may differ.
+    assert {**value, "instance": told["instance"]} == told
+    schema("owner").validate(told)
+
+
+# --- everything else the code may write -----------------------------------------------------------
+
+FIELDS = (*ROW, "brand_new", "event_id", "extra", "occurred_at_ambiguous", "message_bytes")
+values: Any = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+rows = st.dictionaries(st.sampled_from(FIELDS), values).map(
+    lambda row: {**row, "date": ROW["date"]}
+)
+chats = st.fixed_dictionaries(
+    {"conversation": st.lists(rows, max_size=3)},
+    optional={
+        "conn_id": st.sampled_from(["1", "0", "", 7, None]),
+        "agent_name": values,
+        "customer_name": values,
+        "source": values,
+        "queue": values,
+    },
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(chats, max_size=3), st.sampled_from([1_000, 1_000_000]))
+def test_every_event_fits_whatever_the_api_sends(data: list[Any], largest: int) -> None:
+    validator = schema("event")
+    for _, value, _, _ in encode(data, largest=largest):
+        validator.validate(json.loads(value))
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"surprise": 1},
+        {"occurred_at": "2026-11-20 15:00:01"},
+        {"occurred_at_ambiguous": False},
+        {"event_id": "186067512"},
+        {"extra": {}},
+        {"message_bytes": 4},
+        {"message_bytes": 4, "message_sha256": "0" * 64},
+    ],
+)
+def test_the_event_schema_refuses_what_is_no_event(spoilt: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        schema("event").validate({**json.loads(example("event")), **spoilt})
+
+
+def test_what_a_window_writes_fits() -> None:
+    """From an answer to a transaction: events, checkpoint and journal together."""
+    pass_, *_ = passes = passes_of(PublisherSettings())
+    known, _ = state.first(OPERATION, "America/Bogota", START, "now", [p.name for p in passes])
+    chat = {**CHAT, "conversation": [dict(ROW), {**ROW, "date": "never"}]}
+    body = orjson.dumps({"code": 200, "error": None, "msg": "", "data": [chat]})
+    answer = Answer(200, {}, body, READ_AT, READ_AT, 0.1)
+    window = Window(START, START + 5 * MINUTE)
+    publication = prepare(
+        known, Read(pass_, window, ends_round=True), answer, judge(answer), Zone("America/Bogota"),
+        Limits(31 * DAY, 1_000_000), now=READ_AT, covered_until=window.end, possibly_cut=False,
+    )  # fmt: skip
+    [event] = publication.batch.events
+    schema("event").validate(json.loads(event[1]))
+    assert event[1] == example("event")
+    [letter] = publication.batch.dead_letters
+    assert orjson.loads(letter[1])["date"] == "never"
+    [entry, after] = publication.batch.state
+    assert entry.value
+    schema("journal").validate(line_of(entry.value))
+    assert [bucket for bucket, _ in line_of(entry.value)["ids"]] == [
+        "2026-11-20 10",
+        "rejected 2026-11-20",
+    ]
+    assert after.value
+    schema("checkpoint").validate(json.loads(after.value))
+
+
+def test_a_large_window_comes_in_parts_that_fit() -> None:
+    [small] = journal()
+    entry, _ = decode_journal(small.value or b"")
+    ids = {"2026-11-20 10": range(70_000), "2026-11-20 11": range(3)}
+    parts = list(journal_parts(OPERATION, entry, ids))
+    assert [part.key for part in parts] == [b"journal/wv0010/7/0", b"journal/wv0010/7/1",
+                                            b"journal/wv0010/7/2"]  # fmt: skip
+    found: dict[str, array[int]] = {}
+    for number, part in enumerate(parts):
+        assert part.value
+        assert len(part.value) <= 256 * 1024
+        told = line_of(part.value)
+        schema("journal").validate(told)
+        assert told["part"] == number
+        for bucket, those in decode_journal(part.value)[1]:
+            found.setdefault(bucket, array("Q")).extend(those)
+    assert found == {bucket: array("Q", those) for bucket, those in ids.items()}
+
+
+def test_a_gap_fits() -> None:
+    told = decode_checkpoint(example("checkpoint"))
+    with_gap = Checkpoint(
+        told.operation, told.timezone, told.start, told.start_setting, told.sequence,
+        told.journal_records, told.passes, (Gap(START, START + MINUTE),),
+    )  # fmt: skip
+    value = encode_checkpoint(with_gap).value
+    assert value
+    schema("checkpoint").validate(json.loads(value))
+
+
+def test_the_headers_of_a_dead_letter_are_those_of_the_readme() -> None:
+    readme = (SCHEMAS / "README.md").read_text(encoding="utf-8")
+    letter = dead_letters.DeadLetter(
+        RejectReason.DATE_INVALID, "data[0].conversation[0]", b"{}", b"{}"
+    )
+    window = Window(START, START + MINUTE)
+    origin = dead_letters.Origin(OPERATION, "live", window, READ_AT)
+    [(_, _, headers, _)] = dead_letters.records([letter], origin, 1_000_000)
+    section = readme.partition("## Dead letters")[2].partition("\n## ")[0]
+    for name in headers_of(headers):
+        assert f"`{name}`" in section, name
+
+
+def test_every_header_of_an_event_stands_in_the_readme() -> None:
+    readme = (SCHEMAS / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Events")[2].partition("\n## ")[0]
+    for name in [*headers_of(record_of("event")[2]), "wolkvox_decoding"]:
+        assert f"`{name}`" in section, name
