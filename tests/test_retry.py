@@ -73,10 +73,11 @@ def test_jitter_spreads_by_a_quarter(
     ("error", "first", "longest"),
     [
         (ERRORS[0], 1, 600),  # the API: up to two polls
-        (ERRORS[1], 1, 60),  # Kafka comes back sooner, and costs no quota to ask
-        (ERRORS[7], 1, 60),
+        (ERRORS[2], 1, 60),  # Kafka comes back sooner, and a restore costs no quota
+        (ERRORS[3], 1, 600),  # what comes behind a request costs one each time
+        (ERRORS[7], 1, 600),
         (ERRORS[5], 150, 600),  # a person takes a while
-        (Fenced("x"), 60, 900),  # whoever took over must not be fenced again at once
+        (Fenced("x"), 80, 900),  # whoever took over must not be fenced again at once
     ],
 )
 def test_first_and_longest_pauses(error: PublisherError, first: float, longest: float) -> None:

@@ -11,7 +11,7 @@ from publisher.edges.kafka_topics import STATE_PARTITIONS, partitions_of
 from publisher.model import Batch, Restored
 from publisher.rules.murmur2 import murmur2
 from publisher.settings import Settings
-from publisher.signals import Emit
+from publisher.signals import Emit, HintGiven, Signal
 
 
 class Cluster:
@@ -45,6 +45,20 @@ class Cluster:
         for partition in partitions:
             unstable[partition.topic] += max(0, high[partition][1] - stable[partition][1])
         return dict(unstable)
+
+
+def _hinting_once(emit: Emit) -> Emit:
+    """A hint that comes up at every restore is given once."""
+    given: set[HintGiven] = set()
+
+    def emit_once(signal: Signal) -> None:
+        if isinstance(signal, HintGiven):
+            if signal in given:
+                return
+            given.add(signal)
+        emit(signal)
+
+    return emit_once
 
 
 class OperationLog:

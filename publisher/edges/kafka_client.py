@@ -73,6 +73,8 @@ class Clients:
             isolation_level=isolation_level,
             auto_offset_reset="none",
             fetch_max_wait_ms=100,
+            # The first look-up of an unknown topic waits for it once; start-up has a second.
+            retry_backoff_ms=20,
         )
 
     def admin(self) -> AIOKafkaAdminClient:

@@ -71,7 +71,6 @@ class Shard:
         """The last committed sequence number by operation, as the log tells it."""
         self._room: dict[str, int] = {}
         """Largest batch in bytes by topic."""
-        self._batch_bytes = BATCH_BYTES
         self._owner_written = False
         self._unsettled = False
         """A transaction of ours may still be open."""
@@ -80,9 +79,13 @@ class Shard:
     async def restore(self, operation: str) -> Restored:
         """Take over if need be, and read what the log holds of the operation."""
         async with self._lock:
-            self._room |= await ensure(self._clients, self._settings, operation, self._emit)
-            if self._producer is None:
-                await self._take_over()
+            # At once, because a service that starts has a second until its first request.
+            ready = await asyncio.gather(
+                self._ensure_topics(operation), self._ensure_producer(), return_exceptions=True
+            )
+            for failure in ready:
+                if isinstance(failure, BaseException):
+                    raise failure
             live = await self._read()
             records = {key: value for key, value in live.items() if operation_of(key) == operation}
             lost = checkpoint_key(operation) not in records and await self._history_lost(operation)
@@ -149,11 +152,17 @@ class Shard:
             await asyncio.wait(self._ending, timeout=1.0)
         return clean
 
+    async def _ensure_topics(self, operation: str) -> None:
+        self._room |= await ensure(self._clients, self._settings, operation, self._emit)
+
+    async def _ensure_producer(self) -> None:
+        if self._producer is None:
+            await self._take_over()
+
     async def _take_over(self) -> AIOKafkaProducer:
         """Open a producer with our id: fences any other, aborts its open transaction."""
         if self._ending:
             await asyncio.wait(self._ending)
-        self._batch_bytes = min([BATCH_BYTES, *self._room.values()])
         producer = self._clients.producer(self._transactional_id)
         await self._clients.start(producer)
         self._producer = producer
@@ -198,9 +207,8 @@ class Shard:
     async def _build(self, producer: AIOKafkaProducer, batch: Batch) -> Batches:
         """All record batches of the transaction, complete before it begins."""
         now = time.time_ns() // 1_000_000
-        packers: Packers = defaultdict(
-            lambda: Packer(now, self._clients.compression, self._batch_bytes)
-        )
+        limit = min([BATCH_BYTES, *self._room.values()])
+        packers: Packers = defaultdict(lambda: Packer(now, self._clients.compression, limit))
         messages = self._settings.messages_topic(batch.operation)
         letters = self._settings.dead_letters_topic(batch.operation)
         await self._distribute(producer, packers, messages, batch.events)

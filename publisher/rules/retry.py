@@ -3,11 +3,11 @@
 from datetime import timedelta
 from typing import Final
 
-from publisher.errors import Fenced, Held, PublisherError, Stage, StepError, Stop
+from publisher.errors import Fenced, Held, PublisherError, Stage, StepError
 
 FIRST_SECONDS: Final = 1.0
-KAFKA_LONGEST_SECONDS: Final = 60.0
-FENCED_FIRST_SECONDS: Final = 60.0
+RESTORE_LONGEST_SECONDS: Final = 60.0
+FENCED_FIRST_SECONDS: Final = 80.0
 FENCED_LONGEST_SECONDS: Final = 900.0
 
 
@@ -29,9 +29,8 @@ def pause(error: PublisherError, attempt: int, poll_every: timedelta, jitter: fl
     first = min(FIRST_SECONDS, poll)
     if isinstance(error, Held):
         first = poll / 2
-    elif isinstance(error, Stop) or (
-        isinstance(error, StepError) and error.stage is not Stage.READ
-    ):
-        longest = min(longest, KAFKA_LONGEST_SECONDS)
+    elif error.stage is Stage.RESTORE:
+        # Only these attempts cost no request of the daily quota.
+        longest = min(longest, RESTORE_LONGEST_SECONDS)
     asked = error.retry_after if isinstance(error, StepError) else None
     return max(min(first * growth, longest) * spread, asked or 0.0)

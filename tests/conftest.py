@@ -1,0 +1,46 @@
+"""What test files share: one real broker for all of them, topics of its own for each test."""
+
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+
+from sandbox.kafka import Broker
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A real broker; `kafka.bootstrap` is its PLAINTEXT address, where everything is allowed.
+
+    Whoever kills, freezes or stops it leaves it running.
+    """
+    overrides = {"log.cleaner.backoff.ms": "200"}  # compaction within a test; the default is 15 s
+    with Broker(tmp_path_factory.mktemp("kafka"), secure=True, overrides=overrides) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def topics(kafka: Broker) -> AsyncIterator[dict[str, str]]:
+    """Settings, as environment variables, that no other test uses: three topics, an id.
+
+    The topics do not exist yet; whatever began with their prefix is gone afterwards.
+    """
+    prefix = f"t{next(_numbers)}"
+    yield {
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+        "PUBLISHER_MESSAGES_TOPIC": f"{prefix}.messages",
+        "PUBLISHER_DEAD_LETTERS_TOPIC": f"{prefix}.dead-letters",
+        "PUBLISHER_STATE_TOPIC": f"{prefix}.state",
+        "PUBLISHER_TRANSACTIONAL_ID": f"{prefix}.publisher",
+    }
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        mine = [topic for topic in await admin.list_topics() if topic.startswith(f"{prefix}.")]
+        if mine:  # hundreds of partitions would slow down every start of the broker
+            await admin.delete_topics(mine)
+    finally:
+        await admin.close()
