@@ -1,14 +1,33 @@
 """What test files share: one real broker for all of them, topics of its own for each test."""
 
+import gc
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
+from hypothesis import HealthCheck, settings
 
 from sandbox.kafka import Broker
 
+# Python before 3.11.9 may answer a collection in the middle of `ast.parse` with "SystemError: AST
+# constructor recursion depth mismatch", and pytest parses every test file: none until it is done.
+gc.disable()
+
+# Machines for CI may be slow at any moment; that is no finding about an example.
+settings.register_profile(
+    "shared",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("shared")
+
 _numbers = count(1)
+
+
+def pytest_collection_finish() -> None:
+    """All test files are parsed."""
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
