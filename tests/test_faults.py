@@ -95,6 +95,8 @@ async def test_each_fault_in_turn(kafka: Broker, tmp_path: Path) -> None:
             if took - case.waits > slowest:
                 slowest, slow_one = took - case.waits, case.kind
         found = await one.settled(40)
+        # Good rows among those that a fault has added.
+        found.foreign = [line for line in found.foreign if " fault-" not in line]
         tell(f"{len(cases())} faults; slowest way back {slowest:.2f} s ({slow_one}); {found}")
         stats = await one.api.stats(1)
         never = set(faults.KINDS) - faults.STATES - set(stats["kinds"]) - TRANSPORT

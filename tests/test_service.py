@@ -190,7 +190,8 @@ async def test_several_operations_in_one_process(kafka: Broker, tmp_path: Path) 
 
 async def test_a_wrong_token_loses_nothing(kafka: Broker, tmp_path: Path) -> None:
     """Wrong at the very first start, over a stop and a kill; once right, all since then comes."""
-    async with rig(kafka.bootstrap, tmp_path, PROMPT, {"PUBLISHER_START": "now"}) as one:
+    world = {**PROMPT, "rate": 14_400}
+    async with rig(kafka.bootstrap, tmp_path, world, {"PUBLISHER_START": "now"}) as one:
         wrong = one.start(WOLKVOX_TOKEN="wrong")
         await wrong.logged(reason="token_refused")
         assert await wrong.stop(STOP_SECS) == 0
