@@ -21,8 +21,7 @@ def main() -> None:
 def run() -> None:
     """Run the service until SIGTERM or Ctrl-C.
 
-    Exit codes: 0 stopped as asked, 1 stopped but a transaction may still be
-    open, 2 settings cannot work.
+    Exit codes: 0 stopped as asked, 2 settings cannot work.
     """
     from publisher import app  # noqa: PLC0415 - see the module's docstring
 

@@ -338,9 +338,7 @@ async def test_a_stop_without_a_broker(running: Broker, tmp_path: Path, state: s
 
         await until(in_hand, 10, "a step with nowhere to publish")
         code = await publisher.stop(STOP_SECS)
-        # 1 = a transaction may still be open, and without Kafka nobody can close it.
-        assert code in (0, 1)
-        tell(f"broker {state}: exit code {code}")
+        assert code == 0  # it did as asked; that a transaction may be open is a line in the log
         running.thaw()
         running.start()
         again = one.start()
