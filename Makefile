@@ -39,5 +39,9 @@ ROUNDS ?= 30
 chaos: install   ## As many kills as asked: make chaos ROUNDS=100.
 	CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/test_chaos.py
 
+bench: install   ## CPU per message against the floor, side by side; then the ledger at 10 million ids.
+	$(BIN)/python -m benchmarks.flood
+	$(BIN)/python -m benchmarks.ledger
+
 clean:           ## Remove what install, tests and demo made.
 	rm -rf $(VENV) .cache build dist *.egg-info
