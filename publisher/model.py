@@ -68,9 +68,9 @@ class Answer:
     """The body was longer than the request's `max_bytes`; `body` is then empty."""
 
 
-Record: TypeAlias = tuple[bytes | None, bytes, bytes, int]
-"""Key, value, headers and partition hash of one Kafka record. The headers are encoded already
-(`rules/wire.py`); the partition is the hash (not negative) modulo the number of partitions.
+Record: TypeAlias = tuple[int, bytes]
+"""Partition hash of one Kafka record, and its key, value and headers as Kafka writes them
+(`rules/wire.py`). The partition is the hash (not negative) modulo the number of partitions.
 A plain tuple: there is one per message."""
 
 

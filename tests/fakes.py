@@ -6,18 +6,19 @@ Nothing here waits for real time. `MemoryCluster` passes the same contract suite
 
 import asyncio
 import random
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from enum import Enum, auto
-from io import BytesIO
-from itertools import count
-from typing import Any, Final
+from itertools import chain, count
+from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 import orjson
+from aiokafka.record.util import decode_varint
 
 from publisher.errors import Fenced, OutcomeUnknown, Reason
 from publisher.model import Answer, Batch, Instant, Record, Request, Restored, StateRecord
@@ -437,24 +438,54 @@ def event(key: str | None, value: bytes) -> Record:
     """An event, keyed as the rules key it."""
     headers = wire.headers([("ce_id", value[:8])])
     if key is None:
-        return None, value, headers, murmur2(value)
-    return key.encode(), value, headers, murmur2(key.encode())
+        return wire.record(murmur2(value), None, value, headers)
+    return wire.record(murmur2(key.encode()), key.encode(), value, headers)
 
 
-def headers_of(encoded: bytes) -> dict[str, bytes]:
-    """The headers in a record, as Kafka's record format holds them."""
-    stream = BytesIO(encoded)
+class Seen(NamedTuple):
+    """A record as a Kafka client reads it."""
+
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    partition_hash: int
+
+    @property
+    def header(self) -> dict[str, bytes]:
+        assert len(dict(self.headers)) == len(self.headers)
+        return dict(self.headers)
+
+
+def seen(record: Record) -> Seen:
+    """Reads what `rules/wire.py` writes, by means of its own."""
+    partition_hash, content = record
+    at = 0
 
     def number() -> int:
-        found = shift = 0
-        while True:
-            (byte,) = stream.read(1)
-            found |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return found >> 1  # zigzag; none is negative here
+        nonlocal at
+        found, at = decode_varint(content, at)
+        return int(found)
 
-    return {stream.read(number()).decode(): stream.read(number()) for _ in range(number())}
+    def sized() -> bytes | None:
+        nonlocal at
+        size = number()
+        if size < 0:
+            return None
+        at += size
+        found = content[at - size : at]
+        assert len(found) == size
+        return found
+
+    key, value = sized(), sized()
+    headers = [((sized() or b"").decode(), sized()) for _ in range(number())]
+    assert at == len(content)
+    assert value is not None
+    return Seen(key, value, [(name, told or b"") for name, told in headers], partition_hash)
+
+
+def ids_of(told: Mapping[str, Iterable[int]]) -> dict[str, "array[int]"]:
+    """Ids by bucket as the ledger and the journal take them: sorted."""
+    return {bucket: array("Q", sorted(those)) for bucket, those in told.items()}
 
 
 class Author:
@@ -480,7 +511,7 @@ class Author:
             sequence, LIVE, end - timedelta(minutes=5), end, end,
             rows=ids, new=ids, duplicate=0, rejected=0,
         )  # fmt: skip
-        published = {f"{end:%Y-%m-%d %H}": [next(self._ids) for _ in range(ids)]}
+        published = ids_of({f"{end:%Y-%m-%d %H}": [next(self._ids) for _ in range(ids)]})
         progress = {LIVE: Progress(end, end)}
         successor = self.state.successor(entry, progress, published, timedelta(days=31))
         self._next = successor
@@ -507,4 +538,4 @@ def same(left: State | None, right: State) -> bool:
 
 def _ids(known: State) -> dict[str, list[int]]:
     buckets = known.ledger._buckets
-    return {hour: list(bucket.ids) for hour, bucket in buckets.items()}
+    return {hour: sorted(chain(*bucket.runs)) for hour, bucket in buckets.items()}

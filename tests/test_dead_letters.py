@@ -26,7 +26,8 @@ from publisher.rules.ledger import REJECTED, Ledger
 from publisher.rules.rows import Reject, RejectReason, read_rows
 from publisher.rules.upstream import Verdict, judge
 from publisher.rules.zone import Zone
-from tests.test_events import encoder, headers_of
+from tests.fakes import ids_of, seen
+from tests.test_events import encoder
 from tests.test_upstream import answer
 
 START = datetime(2026, 11, 20, 15, tzinfo=UTC)
@@ -294,10 +295,10 @@ def test_re_reads_do_not_repeat_dead_letters() -> None:
     ledger = Ledger()
     fresh = unknown_to(ledger, letters)
     assert [letter.position for letter in fresh] == ["data[0]", "data[1]"]
-    ledger.add({f"{REJECTED}2026-11-20": [letters[1].id]}, START)
+    ledger.add(ids_of({f"{REJECTED}2026-11-20": [letters[1].id]}), START)
     assert [letter.raw for letter in unknown_to(ledger, letters)] == [b"1"]
     # A message with the same number is no dead letter.
-    ledger.add({"2026-11-20 10": [letters[0].id]}, START)
+    ledger.add(ids_of({"2026-11-20 10": [letters[0].id]}), START)
     assert [letter.raw for letter in unknown_to(ledger, letters)] == [b"1"]
 
 
@@ -306,14 +307,14 @@ def test_large_bytes_come_in_parts_of_one_key_and_partition(size: int) -> None:
     """Joined in order the parts are the bytes; each tells which it is of how many."""
     raw = bytes(number % 251 for number in range(size))
     letter = DeadLetter(BAD, "answer", raw)
-    found = list(records([letter], ORIGIN, 1000))
-    assert b"".join(value for _, value, _, _ in found) == raw
+    found = [seen(record) for record in records([letter], ORIGIN, 1000)]
+    assert b"".join(one.value for one in found) == raw
     assert len(found) == max(1, -(-size // 1000))
-    assert all(len(value) <= 1000 for _, value, _, _ in found)
-    assert {key for key, _, _, _ in found} == {sha1(raw).hexdigest().encode()}
-    assert len({hash_ for _, _, _, hash_ in found}) == 1
-    for number, record in enumerate(found):
-        told = dict(headers_of(record))
+    assert all(len(one.value) <= 1000 for one in found)
+    assert {one.key for one in found} == {sha1(raw).hexdigest().encode()}
+    assert len({one.partition_hash for one in found}) == 1
+    for number, one in enumerate(found):
+        told = one.header
         assert (told["part"], told["parts"]) == (b"%d" % number, b"%d" % len(found))
 
 
@@ -321,7 +322,7 @@ def test_a_dead_letter_tells_where_it_comes_from() -> None:
     """Reason, operation, window, position: what a person or a replay needs."""
     letter = DeadLetter(BAD, "data[3].conversation[2]", b"5", b'{"conn_id":"7"}')
     (record,) = records([letter], ORIGIN, 1000)
-    assert dict(headers_of(record)) == {
+    assert seen(record).header == {
         "reason": b"row_invalid",
         "operation": b"wv0010",
         "pass": b"live",

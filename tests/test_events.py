@@ -11,7 +11,6 @@ from uuid import UUID
 
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.record.util import decode_varint
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from publisher.rules.murmur2 import murmur2
 from publisher.rules.rows import Row, read_rows
 from publisher.rules.upstream import Verdict, judge
 from publisher.rules.zone import Zone
+from tests.fakes import Seen, seen
 from tests.test_upstream import answer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -42,33 +42,18 @@ def rows_of(data: list[Any], zone: str = "America/Bogota") -> list[Row]:
     return read_rows(deepcopy(data), "wv0010", Zone(zone)).rows
 
 
-def records_of(data: list[Any], **told: Any) -> list[Record]:
-    return list(encoder(**told).encode(rows_of(data)))
+def records_of(data: list[Any], **told: Any) -> list[Seen]:
+    return [seen(record) for record in encoder(**told).encode(rows_of(data))]
 
 
-def headers_of(record: Record) -> list[tuple[str, bytes]]:
-    """The headers as a Kafka client reads them."""
-    encoded = record[2]
-    count, at = decode_varint(encoded, 0)
-    found = []
-    for _ in range(count):
-        size, at = decode_varint(encoded, at)
-        name, at = encoded[at : at + size].decode(), at + size
-        size, at = decode_varint(encoded, at)
-        found.append((name, bytes(encoded[at : at + size])))
-        at += size
-    assert at == len(encoded)
-    return found
-
-
-def event_of(record: Record) -> dict[str, Any]:
+def event_of(record: Seen) -> dict[str, Any]:
     """The event; its names must be unique, at whatever depth."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len(dict(pairs)) == len(pairs)
         return dict(pairs)
 
-    event: dict[str, Any] = json.loads(record[1], object_pairs_hook=unique)
+    event: dict[str, Any] = json.loads(record.value, object_pairs_hook=unique)
     return event
 
 
@@ -83,11 +68,10 @@ def row(message: Any = "Hola", **fields: Any) -> dict[str, Any]:
 def shown(records: Iterable[Record]) -> bytes:
     """Records as a text that a person can review and a test can compare byte by byte."""
     lines = []
-    for record in records:
-        key, value, _, partition_hash = record
+    for key, value, headers, partition_hash in map(seen, records):
         lines.append(b"key " + (key if key is not None else b"(none)"))
         lines.append(b"partition hash %d" % partition_hash)
-        lines += [b"%b: %b" % (name.encode(), text) for name, text in headers_of(record)]
+        lines += [b"%b: %b" % (name.encode(), text) for name, text in headers]
         lines += [value, b""]
     return b"\n".join(lines)
 
@@ -102,7 +86,7 @@ def test_published_bytes_never_change_by_accident() -> None:
     rows = rows_of(found.data, "Europe/Madrid")
     encoder_ = encoder(max_event_bytes=800)
     assert shown(encoder_.encode(rows)) == (GOLDEN / "events.txt").read_bytes()
-    assert [row.date for row in encoder_.oversized] == ["2026-11-20 10:00:03"]
+    assert [row[0] for row in encoder_.oversized] == ["2026-11-20 10:00:03"]
 
 
 # An oracle: the event of a row, as design §5 words it.
@@ -115,13 +99,13 @@ OF_CHAT = ["agent_name", "customer_name"]
 
 
 def expected(element: dict[str, Any], told: dict[str, Any], read: Row) -> dict[str, Any]:
-    event: dict[str, Any] = {"event_id": str(UUID(bytes=read.digest[:16], version=5))}
+    event: dict[str, Any] = {"event_id": str(UUID(bytes=read[1][:16], version=5))}
     event["source"] = "wv0010"
     if "conn_id" in element:
         event["conn_id"] = element["conn_id"]
     event["date"] = told["date"]
-    event["occurred_at"] = read.occurred_at
-    if read.ambiguous:
+    event["occurred_at"] = read[2].occurred_at
+    if read[2].ambiguous:
         event["occurred_at_ambiguous"] = True
     event |= {name: told[name] for name in OF_ROW if name in told}
     event |= {name: element[name] for name in OF_CHAT if name in element}
@@ -183,9 +167,10 @@ def test_an_event_holds_what_the_row_holds_in_the_order_told(data: list[Any]) ->
     """Documented fields first, null stays null, missing stays missing, the unknown in `extra`."""
     told = [(element, one) for element in data for one in element["conversation"]]
     rows = rows_of(data, "Europe/Madrid")
-    records = list(encoder().encode(rows))
+    records = [seen(record) for record in encoder().encode(rows)]
     assert len(records) == len(told) == len(rows)
-    for record, (element, one), read in zip(records, told, rows, strict=True):
+    ordered = sorted(zip(told, rows, strict=True), key=lambda pair: pair[1][0])  # stable
+    for record, ((element, one), read) in zip(records, ordered, strict=True):
         event, wanted = event_of(record), expected(element, one, read)
         assert event == wanted
         assert json.dumps(event) == json.dumps(wanted)  # the order, at every depth
@@ -197,8 +182,9 @@ def test_when_and_how_a_row_was_read_changes_only_its_headers(data: list[Any]) -
     """A row read again by another pass gives the same key, partition and bytes."""
     late = {"pass_label": "reread", "read_at": READ_AT + timedelta(days=3), "lenient": True}
     for one, other in zip(records_of(data), records_of(data, **late), strict=True):
-        assert (one[0], one[1], one[3]) == (other[0], other[1], other[3])
-        before, after = dict(headers_of(one)), dict(headers_of(other))
+        assert (one.key, one.value) == (other.key, other.value)
+        assert one.partition_hash == other.partition_hash
+        before, after = one.header, other.header
         assert after.pop("wolkvox_decoding") == b"lenient"
         differ = {name for name in before if before[name] != after[name]}
         assert differ == {"wolkvox_read_at", "wolkvox_pass"}
@@ -208,7 +194,7 @@ def test_when_and_how_a_row_was_read_changes_only_its_headers(data: list[Any]) -
 def test_headers_are_cloud_events_in_binary_mode() -> None:
     """Every attribute that CloudEvents 1.0 wants, and where the row came from."""
     (record,) = records_of([chat(row())])
-    assert dict(headers_of(record)) == {
+    assert record.header == {
         "ce_specversion": b"1.0",
         "ce_type": b"wolkvox.chat.message.v1",
         "ce_source": b"wv0010",
@@ -228,13 +214,13 @@ def test_a_placeholder_is_no_key(conn_id: object) -> None:
     told = {} if conn_id == "absent" else {"conn_id": conn_id}
     rows = [row(str(number)) for number in range(300)]
     records = records_of([{**told, "conversation": rows}])
-    assert {record[0] for record in records} == {None}
-    assert all("ce_subject" not in dict(headers_of(record)) for record in records)
-    partitions = [record[3] % 12 for record in records]
+    assert {record.key for record in records} == {None}
+    assert all("ce_subject" not in record.header for record in records)
+    partitions = [record.partition_hash % 12 for record in records]
     assert set(partitions) == set(range(12))
     for record in records:
         first = UUID(event_of(record)["event_id"]).int >> 96
-        assert record[3] == first & 0x7FFFFFFF
+        assert record.partition_hash == first & 0x7FFFFFFF
 
 
 @settings(max_examples=80, deadline=None)
@@ -242,9 +228,9 @@ def test_a_placeholder_is_no_key(conn_id: object) -> None:
 def test_a_key_goes_where_java_would_put_it(conn_id: str, partitions: int) -> None:
     """Producers in other languages that write the same key meet on the same partition."""
     (record,) = records_of([chat(row(), conn_id=conn_id)])
-    assert record[0] == conn_id.encode()
+    assert record.key == conn_id.encode()
     every = range(partitions)
-    assert record[3] % partitions == DefaultPartitioner()(record[0], every, every)
+    assert record.partition_hash % partitions == DefaultPartitioner()(record.key, every, every)
 
 
 @settings(max_examples=200, deadline=None)
@@ -273,7 +259,7 @@ def test_murmur2_as_java_prints_it() -> None:
 def test_a_number_and_its_text_are_one_key() -> None:
     """Types drift; the conversation stays on its partition."""
     one, other = records_of([chat(row("a"), conn_id=5), chat(row("b"), conn_id="5")])
-    assert one[0] == other[0] == b"5"
+    assert one.key == other.key == b"5"
     assert (event_of(one)["conn_id"], event_of(other)["conn_id"]) == (5, "5")
 
 
@@ -286,16 +272,18 @@ def test_no_event_is_larger_than_it_may_be(message: str, more: int, other: bool)
     fields = {"channel": "é" * more} if other else {}
     encoder_ = encoder(max_event_bytes=limit)
     plain = records_of([chat(row(message, **fields))], max_event_bytes=100_000_000)[0]
-    records = list(encoder_.encode(rows_of([chat(row(message, **fields)), chat(row("next"))])))
-    fits = len(plain[1]) + 100 <= limit  # room for the key, twice
+    records = list(
+        map(seen, encoder_.encode(rows_of([chat(row(message, **fields)), chat(row("next"))])))
+    )
+    fits = len(plain.value) + 100 <= limit  # room for the key, twice
     assert event_of(records[-1])["message"] == "next"
     for record in records:
-        assert len(record[1]) <= limit
+        assert len(record.value) <= limit
     if fits:
         assert records[0][:2] == plain[:2]
         assert encoder_.oversized == []
-    elif len(plain[1]) > limit:
-        assert [(row.date, row.position) for row in encoder_.oversized] == [(DATE, 0)]
+    elif len(plain.value) > limit:
+        assert [(row[0], row[5]) for row in encoder_.oversized] == [(DATE, 0)]
         if len(records) == 2:
             event, whole = event_of(records[0]), event_of(plain)
             assert event["message"] is None
@@ -303,8 +291,9 @@ def test_no_event_is_larger_than_it_may_be(message: str, more: int, other: bool)
             assert event.pop("message_sha256") == sha256(message.encode()).hexdigest()
             assert event == whole | {"message": None}
             assert list(event) == list(whole)
-            assert headers_of(records[0]) == headers_of(plain)
-            assert (records[0][0], records[0][3]) == (plain[0], plain[3])
+            assert records[0].headers == plain.headers
+            assert records[0].key == plain.key
+            assert records[0].partition_hash == plain.partition_hash
         else:
             assert other
 

@@ -24,6 +24,7 @@ from sandbox.kafka import Broker
 from sandbox.processes import until
 from sandbox.wolkvox import World, faults, report
 from sandbox.wolkvox.world import Traffic
+from tests.fakes import seen
 from tests.harness import Fields, Rig, compare, rig, tell
 
 POLL_SECS: Final = 0.2
@@ -227,8 +228,8 @@ def _published(judgement: Judgement, body: bytes) -> list[Fields]:
         covered_until=NOON,
         possibly_cut=False,
     )
-    events = [orjson.loads(value) for _, value, _, _ in publication.batch.events]
-    assert all(isinstance(record[1], bytes) for record in publication.batch.dead_letters)
+    events = [orjson.loads(seen(record).value) for record in publication.batch.events]
+    assert all(seen(record).key for record in publication.batch.dead_letters)
     known.apply(publication.successor, SETTINGS.horizon)
     return events
 

@@ -48,10 +48,10 @@ from tests.fakes import (
     conversation,
     error,
     found,
-    headers_of,
     nothing,
     raising,
     row,
+    seen,
 )
 
 TRIALS = int(os.environ.get("FLOW_TRIALS", "40"))
@@ -137,7 +137,7 @@ def slow() -> Transient:
 
 
 def values(records: list[Record]) -> list[dict[str, Any]]:
-    return [orjson.loads(value) for _, value, _, _ in records]
+    return [orjson.loads(seen(record).value) for record in records]
 
 
 def known(kafka: MemoryKafka) -> state.State:
@@ -392,10 +392,8 @@ class Trial:
 
     def _check_dead_letters(self, bad: set[str]) -> None:
         letters = self.kafka.dead_letters[OPERATION]
-        rows = [
-            v for _, v, headers, _ in letters if headers_of(headers)["reason"] == b"date_invalid"
-        ]
-        told = Counter(orjson.loads(value)["message"] for value in rows)
+        rows = [one for one in map(seen, letters) if one.header["reason"] == b"date_invalid"]
+        told = Counter(orjson.loads(one.value)["message"] for one in rows)
         assert bad <= told.keys(), "a bad row was lost"
         assert set(told.values()) <= {1}, "a bad row came twice"
 
@@ -552,11 +550,11 @@ async def test_the_decoder_forgives_only_the_second_time() -> None:
     await alive.run_for(POLL / 2)
     assert [failure.reason for failure in alive.failures] == [Reason.NOT_UNDERSTOOD]
     assert source.requests[0] == source.requests[1]
-    ((_, _, headers, _),) = kafka.events[OPERATION]
-    assert headers_of(headers)["wolkvox_decoding"] == b"lenient"
-    ((_, raw, headers, _),) = kafka.dead_letters[OPERATION]
-    assert raw == body
-    assert headers_of(headers)["reason"] == b"answer_undecodable"
+    (event,) = map(seen, kafka.events[OPERATION])
+    assert event.header["wolkvox_decoding"] == b"lenient"
+    (letter,) = map(seen, kafka.dead_letters[OPERATION])
+    assert letter.value == body
+    assert letter.header["reason"] == b"answer_undecodable"
     assert alive.heard(WindowPublished)[0].lenient
 
 

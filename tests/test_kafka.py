@@ -138,13 +138,12 @@ async def test_headers_keys_and_values_arrive_as_they_are(publisher: Publisher) 
     """Empty, long and without a key; every size around the ends of a varint's bytes."""
     headers = [("empty", b""), ("ñ", "ñandú".encode()), ("long", noise(20_000)), ("empty", b"x")]
     sizes = [0, 1, 62, 63, 64, 65, 8190, 8191, 8192, 8193, 70_000]
-    sent = [
-        (b"k" * size or None, noise(size), wire.headers(headers[: size % 5]), 0) for size in sizes
-    ]
-    await publisher.write(*sent)
+    sent = [(b"k" * size or None, noise(size), headers[: size % 5]) for size in sizes]
+    await publisher.write(
+        *(wire.record(0, key, value, wire.headers(told)) for key, value, told in sent)
+    )
     found = await kafka_tools.read(publisher.bootstrap, publisher.messages)
-    assert [(r.key, r.value) for r in found] == [(key, value) for key, value, _, _ in sent]
-    assert [list(r.headers) for r in found] == [headers[: size % 5] for size in sizes]
+    assert [(r.key, r.value, list(r.headers)) for r in found] == sent
 
 
 async def test_every_codec_is_understood(topics: Env, stack: AsyncExitStack) -> None:
@@ -165,7 +164,7 @@ async def test_every_codec_is_understood(topics: Env, stack: AsyncExitStack) -> 
 async def test_the_largest_event_fits_the_topic_we_create(publisher: Publisher) -> None:
     """A million bytes that cannot be compressed, with the largest headers, beside small ones."""
     headers = wire.headers([("conversation", noise(16_384))])
-    largest = (b"1", noise(1_000_000), headers, 0)
+    largest = wire.record(0, b"1", noise(1_000_000), headers)
     await publisher.write(hola("small"), largest, largest, hola("small too"), letters=[largest])
     found = await kafka_tools.read(publisher.bootstrap, publisher.messages)
     assert sorted(len(record.value) for record in found) == [5, 9, 1_000_000, 1_000_000]
@@ -225,7 +224,7 @@ async def test_large_events_get_large_topics(topics: Env, stack: AsyncExitStack)
     await publisher.begin()
     told = await configs(publisher.bootstrap, publisher.messages)
     assert int(told["max.message.bytes"]) >= 3_020_480
-    await publisher.write((b"1", noise(3_000_000), wire.headers(()), 0))
+    await publisher.write(wire.record(0, b"1", noise(3_000_000), wire.headers(())))
     assert len(await kafka_tools.read(publisher.bootstrap, publisher.messages)) == 1
 
 
@@ -291,7 +290,8 @@ async def test_a_record_that_the_topic_refuses_takes_the_whole_window_with_it(
     await kafka_tools.configure(
         publisher.bootstrap, publisher.messages, {"max.message.bytes": "20000"}
     )
-    large = [(b"1", noise(300_000), wire.headers(()), 3)] * 10  # more batches behind the first
+    # More batches behind the first.
+    large = [wire.record(3, b"1", noise(300_000), wire.headers(()))] * 10
     with pytest.raises(OutcomeUnknown) as raised:
         await publisher.write(hola("lost"), *large, hola("lost", None), letters=[hola("lost")])
     assert raised.value.reason is Reason.KAFKA_TOPIC

@@ -1,6 +1,6 @@
 """The ledger knows what was added until it may forget it, and nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from publisher.rules.ledger import REJECTED, Ledger
+from tests.fakes import ids_of
 
 START = datetime(2026, 11, 20, tzinfo=UTC)
 HOURS = [f"2026-11-20 {hour:02}" for hour in range(4)]
@@ -26,7 +27,7 @@ class Model:
     ids: dict[str, set[int]] = field(default_factory=dict)
     keep_until: dict[str, datetime] = field(default_factory=dict)
 
-    def add(self, ids: Mapping[str, Sequence[int]], end: datetime) -> None:
+    def add(self, ids: Mapping[str, Collection[int]], end: datetime) -> None:
         for bucket, those in ids.items():
             if those:
                 self.ids.setdefault(bucket, set()).update(those)
@@ -48,10 +49,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(told=st.dictionaries(st.sampled_from(BUCKETS), IDS, max_size=4), end=ENDS)
     def add(self, told: dict[str, list[int]], end: datetime) -> None:
         fresh = {
-            bucket: [id_ for id_ in dict.fromkeys(those) if not self.ledger.knows(bucket, id_)]
+            bucket: {id_ for id_ in those if not self.ledger.knows(bucket, id_)}
             for bucket, those in told.items()
         }
-        self.ledger.add(fresh, end)
+        self.ledger.add(ids_of(fresh), end)
         self.model.add(fresh, end)
         self.ever.update(*told.values())
 
@@ -88,7 +89,7 @@ def test_the_order_of_adding_does_not_matter(ids: set[int], random: object) -> N
     rest = sorted(ids, key=lambda id_: hash((id_, str(random))))
     while rest:
         some, rest = rest[: max(1, len(rest) // 3)], rest[max(1, len(rest) // 3) :]
-        ledger.add({HOURS[0]: some}, START)
+        ledger.add(ids_of({HOURS[0]: some}), START)
     assert all(ledger.knows(HOURS[0], id_) for id_ in ids)
     assert not any(ledger.knows(HOURS[1], id_) for id_ in ids)
     assert len(ledger) == len(ids)
@@ -98,9 +99,9 @@ def test_a_bucket_is_kept_as_long_as_its_latest_window() -> None:
     """One late window keeps the hour: forgetting begins only behind the last one's end."""
     ledger = Ledger()
     day = timedelta(days=1)
-    ledger.add({HOURS[0]: [1]}, START)
-    ledger.add({HOURS[0]: [2]}, START + day)
-    ledger.add({HOURS[0]: [3]}, START)
+    ledger.add(ids_of({HOURS[0]: [1]}), START)
+    ledger.add(ids_of({HOURS[0]: [2]}), START + day)
+    ledger.add(ids_of({HOURS[0]: [3]}), START)
     ledger.forget(START + day)
     assert [ledger.knows(HOURS[0], id_) for id_ in (1, 2, 3)] == [True] * 3
     ledger.forget(START + day + timedelta(microseconds=1))
@@ -109,12 +110,13 @@ def test_a_bucket_is_kept_as_long_as_its_latest_window() -> None:
     assert ledger.size_bytes == 0
 
 
-@pytest.mark.parametrize("per_window", [50, 500])
-def test_an_id_takes_eight_to_nine_bytes(per_window: int) -> None:
+@pytest.mark.parametrize(("total", "per_window"), [(20_000, 50), (20_000, 500), (90_000, 4_000)])
+def test_an_id_takes_eight_to_nine_bytes(total: int, per_window: int) -> None:
     """Memory grows by the ids alone, whether they come few or many at a time."""
     ledger = Ledger()
-    for number in range(20_000 // per_window):
-        begin = number * per_window
-        ledger.add({HOURS[0]: range(begin, begin + per_window)}, START)
-    assert len(ledger) == 20_000
-    assert 8 * 20_000 <= ledger.size_bytes <= 9.2 * 20_000
+    for begin in range(0, total, per_window):
+        ledger.add(ids_of({HOURS[0]: range(begin, min(total, begin + per_window))}), START)
+    assert len(ledger) == total
+    assert 8 * total <= ledger.size_bytes <= 9.2 * total
+    assert ledger.known(HOURS[0], range(-1, total + 1)) == set(range(total))
+    assert ledger.known(HOURS[0], [0, total - 1, total]) == {0, total - 1}

@@ -20,6 +20,7 @@ from tests.fakes import (
     MemoryKafka,
     event,
     same,
+    seen,
     settings_of,
 )
 
@@ -68,7 +69,7 @@ class InMemory:
         return MemoryCluster(self._kafka)
 
     async def events(self, operation: str) -> list[tuple[bytes | None, bytes]]:
-        return [(key, value) for key, value, _, _ in self._kafka.events[operation]]
+        return [seen(record)[:2] for record in self._kafka.events[operation]]
 
     async def lose_state(self) -> None:
         self._kafka.state.clear()

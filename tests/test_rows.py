@@ -25,7 +25,7 @@ def read(data: list[Any], operation: str = "wv0010") -> Reading:
 
 
 def id_of(row: Row) -> UUID:
-    return UUID(bytes=row.digest[:16], version=5)
+    return UUID(bytes=row[1][:16], version=5)
 
 
 def ids(data: list[Any], operation: str = "wv0010") -> set[UUID]:
@@ -150,7 +150,7 @@ def test_shuffled_twins_keep_their_numbers(rows: list[Any], seed: int) -> None:
     Random(seed).shuffle(shuffled)
 
     def content(rows: list[Any]) -> dict[UUID, Any]:
-        return {id_of(row): (row.date, row.raw) for row in read([chat(*rows)]).rows}
+        return {id_of(row): (row[0], row[3]) for row in read([chat(*rows)]).rows}
 
     assert content(shuffled) == content(rows)
 
@@ -240,7 +240,7 @@ def test_a_broken_conversation_is_rejected_whole(element: Any, reason: RejectRea
     """Its neighbours are read all the same."""
     reading = read([chat(row("a")), element, chat(row("b"))])
     assert reading.rejects == [Reject(reason, 1, None)]
-    assert [row.raw["message"] for row in reading.rows] == ["a", "b"]
+    assert [row[3]["message"] for row in reading.rows] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_one_bad_row_never_stops_its_neighbours(broken: Any, reason: RejectReaso
     """Only the row is rejected, and its place is told."""
     reading = read([chat(), chat(row("a"), broken, row("b"))])
     assert reading.rejects == [Reject(reason, 1, 1)]
-    assert [(row.raw["message"], row.position) for row in reading.rows] == [("a", 0), ("b", 2)]
+    assert [(row[3]["message"], row[5]) for row in reading.rows] == [("a", 0), ("b", 2)]
 
 
 @settings(max_examples=80, deadline=None)

@@ -20,7 +20,7 @@ from jsonschema.exceptions import ValidationError
 
 from publisher.edges.kafka import Cluster
 from publisher.edges.kafka_shard import Shard
-from publisher.model import Answer, Record, StateRecord, Window
+from publisher.model import Answer, StateRecord, Window
 from publisher.rules import dead_letters, state
 from publisher.rules.events import DATA_SCHEMA, Encoder
 from publisher.rules.ledger import REJECTED
@@ -40,7 +40,7 @@ from publisher.rules.schedule import Read, passes_of
 from publisher.rules.upstream import judge
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings, load
-from tests.fakes import headers_of
+from tests.fakes import Seen, ids_of, seen
 
 SCHEMAS: Final = Path(__file__).parents[1] / "schemas"
 EXAMPLES: Final = SCHEMAS / "examples"
@@ -95,14 +95,14 @@ def example(name: str) -> bytes:
     return (EXAMPLES / f"{name}.json").read_bytes().removesuffix(b"\n")
 
 
-def encode(data: list[Any], zone: str = "America/Bogota", largest: int = 1_000_000) -> list[Record]:
+def encode(data: list[Any], zone: str = "America/Bogota", largest: int = 1_000_000) -> list[Seen]:
     encoder = Encoder(
         OPERATION, pass_label="live", read_at=READ_AT, lenient=False, max_event_bytes=largest
     )
-    return list(encoder.encode(read_rows(data, OPERATION, Zone(zone)).rows))
+    return [seen(one) for one in encoder.encode(read_rows(data, OPERATION, Zone(zone)).rows)]
 
 
-def record_of(name: str) -> Record:
+def record_of(name: str) -> Seen:
     chat, row, zone, largest = EVENTS[name]
     [record] = encode([{**CHAT, **chat, "conversation": [{**ROW, **row}]}], zone, largest)
     return record
@@ -134,7 +134,9 @@ def journal() -> list[StateRecord]:
         sequence=7, pass_name="live", start=START + 15 * MINUTE, end=START + 35 * MINUTE,
         read_at=START + timedelta(minutes=35, seconds=0.25), rows=5, new=2, duplicate=2, rejected=1,
     )  # fmt: skip
-    ids = {"2026-11-20 10": [0xF00D_0000_0000_0002, 1], f"{REJECTED}2026-11-20": [2**64 - 1]}
+    ids = ids_of(
+        {"2026-11-20 10": [0xF00D_0000_0000_0002, 1], f"{REJECTED}2026-11-20": [2**64 - 1]}
+    )
     return list(journal_parts(OPERATION, entry, ids))
 
 
@@ -165,7 +167,7 @@ def test_there_is_no_schema_that_nobody_checks() -> None:
 
 def test_events_name_their_schema() -> None:
     assert schema("event").schema["$id"] == DATA_SCHEMA
-    assert headers_of(record_of("event")[2])["ce_dataschema"].decode() == DATA_SCHEMA
+    assert record_of("event").header["ce_dataschema"].decode() == DATA_SCHEMA
 
 
 # --- the examples, byte for byte ------------------------------------------------------------------
@@ -178,7 +180,7 @@ def test_there_is_no_example_that_nobody_compares() -> None:
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_the_events(name: str) -> None:
-    value = record_of(name)[1]
+    value = record_of(name).value
     assert value == example(name)
     schema("event").validate(json.loads(value))
 
@@ -188,16 +190,14 @@ def test_key_and_headers_of_an_event() -> None:
     told = json.loads(example("event.record"))
     assert key is not None
     assert key.decode() == told["key"]
-    assert {name: content.decode() for name, content in headers_of(headers).items()} == told[
-        "headers"
-    ]
+    assert {name: content.decode() for name, content in headers} == told["headers"]
     assert json.loads(value) == told["value"]
 
 
 def test_an_event_of_a_placeholder_has_neither_key_nor_subject() -> None:
-    key, _, headers, _ = record_of("event.placeholder")
-    assert key is None
-    assert "ce_subject" not in headers_of(headers)
+    record = record_of("event.placeholder")
+    assert record.key is None
+    assert "ce_subject" not in record.header
 
 
 def test_the_first_checkpoint() -> None:
@@ -266,8 +266,8 @@ chats = st.fixed_dictionaries(
 @given(st.lists(chats, max_size=3), st.sampled_from([1_000, 1_000_000]))
 def test_every_event_fits_whatever_the_api_sends(data: list[Any], largest: int) -> None:
     validator = schema("event")
-    for _, value, _, _ in encode(data, largest=largest):
-        validator.validate(json.loads(value))
+    for record in encode(data, largest=largest):
+        validator.validate(json.loads(record.value))
 
 
 @pytest.mark.parametrize(
@@ -299,11 +299,11 @@ def test_what_a_window_writes_fits() -> None:
         known, Read(pass_, window, ends_round=True), answer, judge(answer), Zone("America/Bogota"),
         Limits(31 * DAY, 1_000_000), now=READ_AT, covered_until=window.end, possibly_cut=False,
     )  # fmt: skip
-    [event] = publication.batch.events
-    schema("event").validate(json.loads(event[1]))
-    assert event[1] == example("event")
-    [letter] = publication.batch.dead_letters
-    assert orjson.loads(letter[1])["date"] == "never"
+    [event] = map(seen, publication.batch.events)
+    schema("event").validate(json.loads(event.value))
+    assert event.value == example("event")
+    [letter] = map(seen, publication.batch.dead_letters)
+    assert orjson.loads(letter.value)["date"] == "never"
     [entry, after] = publication.batch.state
     assert entry.value
     schema("journal").validate(line_of(entry.value))
@@ -318,7 +318,7 @@ def test_what_a_window_writes_fits() -> None:
 def test_a_large_window_comes_in_parts_that_fit() -> None:
     [small] = journal()
     entry, _ = decode_journal(small.value or b"")
-    ids = {"2026-11-20 10": range(70_000), "2026-11-20 11": range(3)}
+    ids = ids_of({"2026-11-20 10": range(70_000), "2026-11-20 11": range(3)})
     parts = list(journal_parts(OPERATION, entry, ids))
     assert [part.key for part in parts] == [b"journal/wv0010/7/0", b"journal/wv0010/7/1",
                                             b"journal/wv0010/7/2"]  # fmt: skip
@@ -331,7 +331,7 @@ def test_a_large_window_comes_in_parts_that_fit() -> None:
         assert told["part"] == number
         for bucket, those in decode_journal(part.value)[1]:
             found.setdefault(bucket, array("Q")).extend(those)
-    assert found == {bucket: array("Q", those) for bucket, those in ids.items()}
+    assert found == ids
 
 
 def test_a_gap_fits() -> None:
@@ -352,14 +352,14 @@ def test_the_headers_of_a_dead_letter_are_those_of_the_readme() -> None:
     )
     window = Window(START, START + MINUTE)
     origin = dead_letters.Origin(OPERATION, "live", window, READ_AT)
-    [(_, _, headers, _)] = dead_letters.records([letter], origin, 1_000_000)
+    [record] = dead_letters.records([letter], origin, 1_000_000)
     section = readme.partition("## Dead letters")[2].partition("\n## ")[0]
-    for name in headers_of(headers):
+    for name in seen(record).header:
         assert f"`{name}`" in section, name
 
 
 def test_every_header_of_an_event_stands_in_the_readme() -> None:
     readme = (SCHEMAS / "README.md").read_text(encoding="utf-8")
     section = readme.partition("## Events")[2].partition("\n## ")[0]
-    for name in [*headers_of(record_of("event")[2]), "wolkvox_decoding"]:
+    for name in [*record_of("event").header, "wolkvox_decoding"]:
         assert f"`{name}`" in section, name

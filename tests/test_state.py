@@ -30,6 +30,7 @@ from publisher.rules.records import (
     operation_of,
 )
 from publisher.rules.state import TOMBSTONES_PER_COMMIT, State, first, restore
+from tests.fakes import ids_of
 
 GOLDEN = Path(__file__).parent / "golden" / "state.v1.json"
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -88,7 +89,9 @@ def test_a_restore_equals_the_state_in_memory(seed: int) -> None:
         hours = [hour_of(begin - random.randrange(3) * HOUR) for _ in range(random.randrange(4))]
         if random.random() < 0.2:
             hours.append(f"{REJECTED}{begin:%Y-%m-%d}")
-        ids = {h: [random.getrandbits(64) for _ in range(random.randrange(70))] for h in hours}
+        ids = ids_of(
+            {h: [random.getrandbits(64) for _ in range(random.randrange(70))] for h in hours}
+        )
         ever |= {id_: (hour, set()) for hour, those in ids.items() for id_ in those}
         cut = random.random() < 0.1
         one = Entry(sequence, name, begin, end, end, random.randrange(9), 1, 2, 3, possibly_cut=cut)
@@ -123,7 +126,7 @@ def walk(
         sequence = state.checkpoint.sequence + 1
         begin = state.checkpoint.live.cursor
         progress = dict.fromkeys(PASSES, Progress(begin + width, begin + width))
-        new = {hour_of(begin): [sequence * 1000 + number for number in range(ids)]}
+        new = ids_of({hour_of(begin): [sequence * 1000 + number for number in range(ids)]})
         successor = state.successor(entry(sequence, begin, begin + width), progress, new, HORIZON)
         fold(topic, successor.records)
         state.apply(successor, HORIZON)
@@ -186,7 +189,7 @@ def test_memory_is_not_ahead_of_the_journal_when_an_old_entry_stands_behind_a_yo
     steps = [(START, START + HOUR), (far, far + HOUR), (START + HOUR, START + 2 * HOUR)]
     for sequence, (begin, end) in enumerate(steps, start=1):
         passes = dict.fromkeys(PASSES, Progress(START, START))
-        new = {hour_of(begin): [sequence]}
+        new = ids_of({hour_of(begin): [sequence]})
         successor = state.successor(entry(sequence, begin, end), passes, new, HORIZON)
         fold(topic, successor.records)
         state.apply(successor, HORIZON)
@@ -206,7 +209,7 @@ def test_a_successor_changes_nothing_until_it_is_applied() -> None:
     before = (state.checkpoint, list(state.journal), len(state.ledger))
     passes = dict.fromkeys(PASSES, Progress(START + 90 * DAY, START + 90 * DAY))
     one = entry(61, START, START + HOUR)
-    assert state.successor(one, passes, {hour_of(START): [5]}, HORIZON).forgotten > 0
+    assert state.successor(one, passes, ids_of({hour_of(START): [5]}), HORIZON).forgotten > 0
     assert (state.checkpoint, list(state.journal), len(state.ledger)) == before
 
 
@@ -238,10 +241,12 @@ def test_all_parts_of_an_entry_are_tombstoned() -> None:
 def test_a_journal_record_stays_below_256_kib(per_bucket: int) -> None:
     """Whatever a window held: also rows of forty thousand different hours."""
     total = 40_000
-    ids = {
-        hour_of(START - number * HOUR): range(number * per_bucket, (number + 1) * per_bucket)
-        for number in range(total // per_bucket)
-    }
+    ids = ids_of(
+        {
+            hour_of(START - number * HOUR): range(number * per_bucket, (number + 1) * per_bucket)
+            for number in range(total // per_bucket)
+        }
+    )
     one = entry(7, START, START + DAY)
     parts = list(journal_parts("o" * 100, one, ids))
     assert all(len(part.value or b"") <= 256 * 1024 for part in parts)
@@ -304,12 +309,12 @@ def test_a_checkpoint_is_read_as_it_was_written(checkpoint: Checkpoint) -> None:
 )
 def test_a_journal_record_is_read_as_it_was_written(one: Entry, ids: dict[str, set[int]]) -> None:
     """Every field and every id comes back, also ids whose bytes look like a line break."""
-    told = {bucket: sorted(those) for bucket, those in ids.items()}
+    told = ids_of(ids)
     (record,) = journal_parts("wv0010", one, told)
     assert record.value is not None
     found, buckets = decode_journal(record.value)
     assert found == one
-    assert {bucket: list(those) for bucket, those in buckets} == told
+    assert dict(buckets) == told
     assert operation_of(record.key) == "wv0010"
 
 

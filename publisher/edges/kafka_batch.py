@@ -6,13 +6,15 @@ transaction in a fraction of its size.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.record.util import calc_crc32c
 
-from publisher.rules.wire import record
+from publisher.model import Record
+from publisher.rules.wire import beginning
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 """BaseOffset, Length, LeaderEpoch, Magic, CRC, Attributes, LastOffsetDelta, FirstTimestamp,
@@ -24,17 +26,22 @@ _CODECS: Final[dict[str, tuple[int, Callable[[bytes], bytes]]]] = {
     "gzip": (1, gzip_encode),
     "snappy": (2, snappy_encode),
     "lz4": (3, lz4_encode),
-    "zstd": (4, zstd_encode),
+    # Level 1 takes four fifths of the time of the usual 3, for the same size (measured).
+    "zstd": (4, partial(zstd_encode, level=1)),
 }
+
+
+_BEGINNING: Final = 12
+"""Bytes that stand before a record's key at most: its length, two zeros, its offset."""
 
 
 class RecordBatch:
     """Records of one partition with one timestamp, complete and compressed."""
 
-    def __init__(self, records: list[bytes], timestamp: int, compression: str | None) -> None:
-        self._count = len(records)
+    def __init__(self, count: int, payload: bytes, timestamp: int, compression: str | None) -> None:
+        self._count = count
         self._timestamp = timestamp
-        self._payload = b"".join(records)
+        self._payload = payload
         self._attributes = _TRANSACTIONAL
         if compression is not None:
             code, encode = _CODECS[compression]
@@ -73,29 +80,24 @@ class RecordBatch:
         return self._buffer
 
 
-class Packer:
-    """Packs the records of one partition into batches, in order."""
+def pack(
+    records: Iterable[Record], timestamp: int, compression: str | None, limit: int
+) -> list[RecordBatch]:
+    """Batches of at most `limit` bytes uncompressed, of one partition's records in order.
 
-    def __init__(self, timestamp: int, compression: str | None, limit: int) -> None:
-        self.batches: list[RecordBatch] = []
-        self._open: list[bytes] = []
-        self._size = 0
-        self._timestamp = timestamp
-        self._compression = compression
-        self._limit = limit
-
-    def append(self, key: bytes | None, value: bytes | None, headers: bytes) -> None:
-        """Add a record; one that is larger than the limit gets a batch of its own."""
-        encoded = record(len(self._open), key, value, headers)
-        self._size += len(encoded)
-        if self._size > self._limit and self._open:
-            self.finish()
-            encoded = record(0, key, value, headers)
-            self._size = len(encoded)
-        self._open.append(encoded)
-
-    def finish(self) -> None:
-        """Close the batch at hand, if there is one."""
-        if self._open:
-            self.batches.append(RecordBatch(self._open, self._timestamp, self._compression))
-            self._open, self._size = [], 0
+    A record that is larger than the limit gets a batch of its own.
+    """
+    batches: list[RecordBatch] = []
+    pieces: list[bytes] = []
+    count = total = 0
+    for _, content in records:
+        size = len(content)
+        total += size + _BEGINNING
+        if total > limit and count:
+            batches.append(RecordBatch(count, b"".join(pieces), timestamp, compression))
+            pieces, count, total = [], 0, size + _BEGINNING
+        pieces += beginning(count, size), content
+        count += 1
+    if count:
+        batches.append(RecordBatch(count, b"".join(pieces), timestamp, compression))
+    return batches

@@ -13,7 +13,6 @@ Rules of this file (each one a way in which exactly-once was seen to break):
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 from uuid import uuid4
@@ -26,7 +25,7 @@ from aiokafka.errors import (
     ProducerFenced,
 )
 
-from publisher.edges.kafka_batch import Packer, RecordBatch
+from publisher.edges.kafka_batch import RecordBatch, pack
 from publisher.edges.kafka_client import BATCH_BYTES, Clients, discard
 from publisher.edges.kafka_errors import outcome_unknown
 from publisher.edges.kafka_reader import bounds, read_live_records
@@ -50,7 +49,7 @@ RECORDS_PER_PRODUCER: Final = 2**30
 
 NO_HEADERS: Final = wire.headers(())
 
-Packers = defaultdict[TopicPartition, Packer]
+Records = dict[TopicPartition, list[Record]]
 Batches = dict[TopicPartition, list[RecordBatch]]
 
 
@@ -208,25 +207,31 @@ class Shard:
         """All record batches of the transaction, complete before it begins."""
         now = time.time_ns() // 1_000_000
         limit = min([BATCH_BYTES, *self._room.values()])
-        packers: Packers = defaultdict(lambda: Packer(now, self._clients.compression, limit))
+        records: Records = {self._state: []}
         messages = self._settings.messages_topic(batch.operation)
         letters = self._settings.dead_letters_topic(batch.operation)
-        await self._distribute(producer, packers, messages, batch.events)
-        await self._distribute(producer, packers, letters, batch.dead_letters)
+        await self._distribute(producer, records, messages, batch.events)
+        await self._distribute(producer, records, letters, batch.dead_letters)
         for key, value in [*batch.state, *([] if self._owner_written else [self._owner()])]:
-            packers[self._state].append(key, value, NO_HEADERS)
-        for packer in packers.values():
-            packer.finish()
-        return {where: packer.batches for where, packer in packers.items() if packer.batches}
+            records[self._state].append(wire.record(0, key, value, NO_HEADERS))
+        compression = self._clients.compression
+        # Taken out one by one: what is packed need not be kept in its full size.
+        return {
+            where: batches
+            for where in [*records]
+            if (batches := pack(records.pop(where), now, compression, limit))
+        }
 
     async def _distribute(
-        self, producer: AIOKafkaProducer, packers: Packers, topic: str, records: Iterable[Record]
+        self, producer: AIOKafkaProducer, to: Records, topic: str, records: Iterable[Record]
     ) -> None:
         """Choose partitions as Java's default partitioner would."""
         count = len(await producer.partitions_for(topic))
-        appends = [packers[TopicPartition(topic, partition)].append for partition in range(count)]
-        for key, value, headers, partition_hash in records:
-            appends[partition_hash % count](key, value, headers)
+        by_partition = [
+            to.setdefault(TopicPartition(topic, partition), []) for partition in range(count)
+        ]
+        for record in records:
+            by_partition[record[0] % count].append(record)
 
     def _owner(self) -> StateRecord:
         """Who writes here: how a fenced process tells a successor from its own slowness."""

@@ -105,7 +105,8 @@ def _cut_out(body: bytes, rejects: Iterable[Reject]) -> Iterator[DeadLetter]:
 
 def of_rows(body: bytes, reason: RejectReason, rows: Iterable[Row]) -> list[DeadLetter]:
     """Rows that turned out to be no event, or none with its message, only when encoded."""
-    return cut_out(body, [Reject(reason, row.conversation.position, row.position) for row in rows])
+    rejects = [Reject(reason, conversation.position, index) for *_, conversation, index in rows]
+    return cut_out(body, rejects)
 
 
 def unknown_to(ledger: Ledger, letters: Iterable[DeadLetter]) -> list[DeadLetter]:
@@ -136,11 +137,10 @@ def records(letters: Iterable[DeadLetter], origin: Origin, max_bytes: int) -> It
             ]
             if letter.context:
                 headers.append(("conversation", letter.context))
-            key, value = (
-                digest.hex().encode(),
-                letter.raw[part * max_bytes : (part + 1) * max_bytes],
-            )
-            yield key, value, wire.headers(headers), int.from_bytes(digest[:4]) & 0x7FFFFFFF
+            key = digest.hex().encode()
+            value = letter.raw[part * max_bytes : (part + 1) * max_bytes]
+            hash_ = int.from_bytes(digest[:4]) & 0x7FFFFFFF
+            yield wire.record(hash_, key, value, wire.headers(headers))
 
 
 def _context(element: bytes) -> bytes:

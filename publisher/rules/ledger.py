@@ -3,14 +3,14 @@
 Rules of this file:
 - An id lies in the bucket of the hour of its message's `date` text, so that one
   bucket answers for a message whichever window served it.
-- A bucket is a sorted array of 8-byte ids: 8 to 9 bytes an id, found by bisection.
+- A bucket is a few sorted arrays of 8-byte ids: 8 to 9 bytes an id, found by bisection.
 - A bucket is forgotten as a whole, when every journal record that put an id
   into it may be forgotten. It may remember longer than the journal, never shorter.
 """
 
 from array import array
-from bisect import bisect_left, insort
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, TypeAlias
@@ -20,14 +20,15 @@ from publisher.model import Instant
 Id: TypeAlias = int
 """The first 8 bytes of the identity's SHA-1, as an unsigned integer."""
 
-Ids: TypeAlias = Mapping[str, Sequence[Id]]
-"""Ids by bucket: the hour `YYYY-MM-DD HH`, or `REJECTED` and the day of the window."""
+Ids: TypeAlias = Mapping[str, "array[Id]"]
+"""Sorted ids by bucket: the hour `YYYY-MM-DD HH`, or `REJECTED` and the day of the window."""
 
 REJECTED: Final = "rejected "
 """Rejected rows have no usable date; all their buckets are searched, they are few."""
 
-_FEW = 64
-"""Up to so many new ids are inserted one by one; more are merged."""
+_RUNS: Final = 4
+_SMALL: Final = 50_000
+"""A bucket of more ids keeps so many additions apart before it merges them: a walk over all."""
 
 _BISECTION_COST: Final = 16
 """One bisection costs about as much as walking over so many ids."""
@@ -35,9 +36,13 @@ _BISECTION_COST: Final = 16
 
 @dataclass(slots=True)
 class _Bucket:
-    ids: "array[int]"
+    runs: "list[array[Id]]"
+    """Each sorted; the first holds most."""
     keep_until: Instant
     """The latest end of a window that put an id in here."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self.runs))
 
 
 class Ledger:
@@ -48,12 +53,12 @@ class Ledger:
         self._rejected: list[str] = []
 
     def __len__(self) -> int:
-        return sum(len(bucket.ids) for bucket in self._buckets.values())
+        return sum(map(len, self._buckets.values()))
 
     @property
     def size_bytes(self) -> int:
         """Bytes held by the ids themselves, room for growth included."""
-        return sum(bucket.ids.__sizeof__() for bucket in self._buckets.values())
+        return sum(run.__sizeof__() for bucket in self._buckets.values() for run in bucket.runs)
 
     def knows(self, hour: str, id_: Id) -> bool:
         """Whether the message of that hour has been published."""
@@ -64,14 +69,13 @@ class Ledger:
         bucket = self._buckets.get(hour)
         if bucket is None:
             return set()
-        sorted_ids = bucket.ids
-        if len(ids) * _BISECTION_COST > len(sorted_ids):
-            return set(ids).intersection(sorted_ids)
-        end = len(sorted_ids)
+        if len(ids) * _BISECTION_COST > len(bucket):
+            return set(ids).intersection(chain.from_iterable(bucket.runs))
         return {
             id_
+            for run in bucket.runs
             for id_ in ids
-            if (place := bisect_left(sorted_ids, id_)) < end and sorted_ids[place] == id_
+            if (place := bisect_left(run, id_)) < len(run) and run[place] == id_
         }
 
     def knows_rejected(self, id_: Id) -> bool:
@@ -85,17 +89,15 @@ class Ledger:
                 continue
             bucket = self._buckets.get(hour)
             if bucket is None:
-                self._buckets[hour] = _Bucket(array("Q", sorted(new)), window_end)
+                self._buckets[hour] = _Bucket([new], window_end)
                 if hour.startswith(REJECTED):
                     self._rejected.append(hour)
                 continue
             bucket.keep_until = max(bucket.keep_until, window_end)
-            if len(new) <= _FEW:
-                for id_ in new:
-                    insort(bucket.ids, id_)
-            else:
-                # Two sorted runs: timsort merges them in linear time.
-                bucket.ids = array("Q", sorted(chain(bucket.ids, sorted(new))))
+            bucket.runs.append(new)
+            if len(bucket) <= _SMALL or len(bucket.runs) > _RUNS:
+                # Timsort merges sorted runs in linear time.
+                bucket.runs = [array("Q", sorted(chain.from_iterable(bucket.runs)))]
 
     def forget(self, before: Instant) -> None:
         """Drop the buckets whose every window ended before that instant."""

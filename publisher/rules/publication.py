@@ -8,13 +8,12 @@ Rules of this file:
 - Nothing that was computed from the state changes it: `successor` does, later.
 """
 
-import sys
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from operator import itemgetter
+from struct import Struct
 from typing import Final
 
 from publisher.errors import Held, Reason, Stage
@@ -30,7 +29,8 @@ from publisher.rules.state import State, Successor
 from publisher.rules.upstream import Judgement
 from publisher.rules.zone import Zone
 
-_BY_DATE: Final = itemgetter(0)
+_IDS: Final = Struct(">Q12x")
+"""A ledger id at the beginning of a digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,9 @@ def prepare(
     )
     letters = _dead_letters(reading, answer, judgement, state.ledger)
     if letters:
-        ids[f"{REJECTED}{step.window.start:%Y-%m-%d}"] = [letter.id for letter in letters]
-    occurred = Counter([row.occurred_at for row in fresh])
+        bucket = f"{REJECTED}{step.window.start:%Y-%m-%d}"
+        ids[bucket] = array("Q", sorted(letter.id for letter in letters))
+    occurred = Counter([row[2][1] for row in fresh])
     rejected = Counter(letter.reason.value for letter in letters)
     total = len(reading.rows) + len(reading.rejects)
     entry = Entry(
@@ -122,22 +123,21 @@ def prepare(
     return Publication(batch, successor, total, len(fresh), entry.duplicate, rejected, occurred)
 
 
-def _fresh(rows: list[Row], ledger: Ledger) -> tuple[list[Row], dict[str, list[Id]]]:
-    """The rows never published, in the order of the topic, and their ids by hour."""
-    ids = array("Q", b"".join([row[1][:8] for row in rows]))
-    if sys.byteorder == "little":
-        ids.byteswap()
+def _fresh(rows: list[Row], ledger: Ledger) -> tuple[list[Row], dict[str, "array[Id]"]]:
+    """The rows never published, each once, and their ids by hour, sorted."""
+    digests = b"".join([row[1] for row in rows])
     by_hour: defaultdict[str, dict[Id, Row]] = defaultdict(dict)
-    for row, id_ in zip(rows, ids, strict=True):
-        by_hour[row[0][:13]].setdefault(id_, row)
+    for row, (id_,) in zip(rows, _IDS.iter_unpack(digests), strict=True):
+        by_hour[row[2][0]].setdefault(id_, row)
     fresh: list[Row] = []
+    ids: dict[str, array[Id]] = {}
     for hour, found in by_hour.items():
         for id_ in ledger.known(hour, found):
             del found[id_]
-        fresh.extend(found.values())
-    # Equal seconds lie in one hour and keep the answer's order: the sort is stable.
-    fresh.sort(key=_BY_DATE)
-    return fresh, {hour: list(found) for hour, found in by_hour.items() if found}
+        if found:
+            fresh += found.values()
+            ids[hour] = array("Q", sorted(found))
+    return fresh, ids
 
 
 def _dead_letters(

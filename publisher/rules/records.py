@@ -13,7 +13,7 @@ numbers, by bucket in the order in which the object lists the buckets.
 
 import sys
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -180,25 +180,29 @@ def journal_parts(operation: str, entry: Entry, ids: Ids) -> Iterator[StateRecor
         )
 
 
-def _chunks(ids: Ids) -> Iterator[tuple[dict[str, int], list[Id]]]:
+def _chunks(ids: Ids) -> Iterator[tuple[dict[str, int], "array[Id]"]]:
     """Count by bucket, and the ids, of each part; at least one part."""
     counts: dict[str, int] = {}
-    chunk: list[Id] = []
-    size = 0
+    chunk = array("Q")
+    room = PART_BYTES
     for bucket, those in ids.items():
-        for id_ in sorted(those):
-            if size + len(bucket) + 24 > PART_BYTES:
+        at = 0
+        while at < len(those):
+            room -= len(bucket) + 16  # `["NAME",COUNT],`
+            if room < 8:
                 yield counts, chunk
-                counts, chunk, size = {}, [], 0
-            # An id, and for the first of a bucket `["NAME",COUNT],`.
-            size += 8 if bucket in counts else len(bucket) + 24
-            counts[bucket] = counts.get(bucket, 0) + 1
-            chunk.append(id_)
+                counts, chunk, room = {}, array("Q"), PART_BYTES
+                continue
+            taken = those[at : at + room // 8]
+            counts[bucket] = len(taken)
+            chunk += taken
+            at += len(taken)
+            room -= 8 * len(taken)
     yield counts, chunk
 
 
 def _journal_value(
-    operation: str, entry: Entry, part: int, counts: Mapping[str, int], ids: Sequence[Id]
+    operation: str, entry: Entry, part: int, counts: Mapping[str, int], ids: "array[Id]"
 ) -> bytes:
     line = orjson.dumps(
         {
@@ -218,10 +222,9 @@ def _journal_value(
             "ids": list(counts.items()),
         }
     )
-    packed = array("Q", ids)
     if sys.byteorder == "little":
-        packed.byteswap()
-    return line + b"\n" + packed.tobytes()
+        ids.byteswap()
+    return line + b"\n" + ids.tobytes()
 
 
 def _known_format(value: bytes) -> dict[str, Any]:

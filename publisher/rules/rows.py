@@ -15,7 +15,8 @@ from enum import StrEnum
 # Without usedforsecurity=False, which costs as much as the digest itself (measured, OpenSSL 3);
 # FIPS modes allow SHA-1 where, as here, nothing is signed.
 from hashlib import sha1
-from typing import Any, Final, NamedTuple
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import NAMESPACE_URL, uuid5
 
 import orjson
@@ -38,8 +39,7 @@ class RejectReason(StrEnum):
     ANSWER_UNDECODABLE = "answer_undecodable"
 
 
-@dataclass(slots=True)
-class Conversation:
+class Conversation(NamedTuple):
     """What the rows of one element of `data` have in common."""
 
     position: int
@@ -48,32 +48,29 @@ class Conversation:
     conn_id: str
     """As text; a placeholder stays what it is."""
     placeholder: bool
-    # What all its events share, filled in by `rules/events.py` at the first of them.
-    head: str = ""
-    names: bytes = b""
-    extra: dict[str, Any] | None = None
-    tail: bytes = b""
-    key: bytes | None = None
-    subject: bytes = b""
-    partition_hash: int = 0
 
 
-class Row(NamedTuple):
-    """One message of the answer, identified."""
+class Moment(NamedTuple):
+    """What a row's `date` means; rows of one second share it."""
 
-    date: str
-    """`YYYY-MM-DD HH:MM:SS`, checked."""
-    digest: bytes
-    """SHA-1 of the identity's name: 20 bytes."""
+    hour: str
+    """`YYYY-MM-DD HH` of the `date` text: the ledger's bucket."""
     occurred_at: str
     """UTC, RFC 3339 with `Z`."""
     ambiguous: bool
     """`date` lies in a repeated hour; `occurred_at` is its first occurrence."""
-    raw: dict[str, Any]
-    """The row's fields without `date`."""
-    conversation: Conversation
-    position: int
-    """Of the row in its conversation, from 0."""
+
+
+Row: TypeAlias = tuple[str, bytes, Moment, dict[str, Any], Conversation, int]
+"""One message of the answer, identified. A plain tuple, because there is one per message:
+
+- date: `YYYY-MM-DD HH:MM:SS`, checked;
+- digest: SHA-1 of the identity's name, 20 bytes;
+- moment: what the date means;
+- raw: the row's fields without `date`;
+- conversation: whose message it is;
+- position of the row in its conversation, from 0.
+"""
 
 
 class Reject(NamedTuple):
@@ -103,13 +100,20 @@ class Reading:
 def read_rows(data: list[Any], operation: str, zone: Zone) -> Reading:
     """Identify every row of an answer."""
     reading = Reading([], [])
+    begin = NAMESPACE + f"{_clean(operation)}\0".encode()
+    moments: dict[str, Moment] = {}
     for position, element in enumerate(data):
-        _read_conversation(position, element, operation, zone, reading)
+        _read_conversation(position, element, begin, zone, moments, reading)
     return reading
 
 
 def _read_conversation(
-    position: int, element: Any, operation: str, zone: Zone, reading: Reading
+    position: int,
+    element: Any,
+    begin: bytes,
+    zone: Zone,
+    moments: dict[str, Moment],
+    reading: Reading,
 ) -> None:
     rejects = reading.rejects
     if not isinstance(element, dict) or not isinstance(element.get("conversation"), list):
@@ -126,12 +130,9 @@ def _read_conversation(
         return
     placeholder = conn_id in PLACEHOLDERS
     conversation = Conversation(position, element, conn_id, placeholder)
-
-    first = len(reading.rows)
-    twins = False
-    seen: set[bytes] = set()
-    begin = _beginning(operation, conn_id)
-    occurred_at, append, new = zone.occurred_at, reading.rows.append, tuple.__new__
+    begin += f"{_clean(conn_id)}\0".encode()
+    rows = reading.rows
+    first = len(rows)
     for index, row in enumerate(element["conversation"]):
         if type(row) is not dict:
             rejects.append(Reject(RejectReason.ROW_INVALID, position, index))
@@ -139,35 +140,36 @@ def _read_conversation(
         # Taken out, so that what is left can be encoded as it stands.
         date = row.pop("date", None)
         try:
-            occurred, ambiguous = occurred_at(date)
+            moment = moments.get(date)
+            if moment is None:
+                moment = moments[date] = Moment(date[:13], *zone.occurred_at(date))
         except (ValueError, TypeError):
             rejects.append(Reject(RejectReason.DATE_INVALID, position, index))
             continue
         sender, message = row.get("from"), row.get("message")
-        if type(sender) is not str or "\0" in sender:
-            sender = _text(sender)
-        if type(message) is not str or "\0" in message:
-            message = _text(message)
-        name = f"{date}\0{sender}\0{message}\0"
-        if placeholder:
-            name += _placeholder_parts(row)
-        digest = sha1(begin + name.encode() + b"1").digest()  # noqa: S324 - see the import
-        twins = twins or digest in seen
-        seen.add(digest)
-        # tuple.__new__ is what Row() does, without its argument handling.
-        append(new(Row, (date, digest, occurred, ambiguous, row, conversation, index)))
-    if twins:
-        _number_twins(begin, reading.rows, first)
+        name = f"{date}\0{sender}\0{message}\x001"
+        if (
+            placeholder
+            or type(sender) is not str
+            or type(message) is not str
+            or "\0" in sender
+            or "\0" in message
+        ):
+            name = _name(date, row, 1, placeholder=placeholder)
+        digest = sha1(begin + name.encode()).digest()  # noqa: S324 - see the import
+        rows.append((date, digest, moment, row, conversation, index))
+    if len(set(map(_DIGEST, rows[first:]))) < len(rows) - first:
+        _number_twins(begin, rows, first)
 
 
-def _beginning(operation: str, conn_id: str) -> bytes:
-    return NAMESPACE + f"{_clean(operation)}\0{_clean(conn_id)}\0".encode()
+_DIGEST: Final = itemgetter(1)
 
 
-def _placeholder_parts(row: dict[str, Any]) -> str:
-    return "".join(
-        f"{_text(row.get(part))}\0" for part in ("channel", "customer_id", "customer_phone")
-    )
+def _name(date: str, row: dict[str, Any], number: int, *, placeholder: bool) -> str:
+    """The end of an identity's name: what tells the rows of one conn_id apart."""
+    parts = ("from", "message", "channel", "customer_id", "customer_phone")
+    texts = [_text(row.get(part)) for part in (parts if placeholder else parts[:2])]
+    return "\0".join([date, *texts, str(number)])
 
 
 def _number_twins(begin: bytes, rows: list[Row], first: int) -> None:
@@ -178,16 +180,14 @@ def _number_twins(begin: bytes, rows: list[Row], first: int) -> None:
     """
     places: defaultdict[bytes, list[int]] = defaultdict(list)
     for place in range(first, len(rows)):
-        places[rows[place].digest].append(place)
+        places[rows[place][1]].append(place)
     for equal in places.values():
-        equal.sort(key=lambda place: canonical(rows[place].raw))
+        equal.sort(key=lambda place: canonical(rows[place][3]))
         for number, place in enumerate(equal[1:], start=2):
-            date, _, _, _, raw, conversation, _ = rows[place]
-            name = f"{date}\0{_text(raw.get('from'))}\0{_text(raw.get('message'))}\0"
-            if conversation.placeholder:
-                name += _placeholder_parts(raw)
-            digest = sha1(begin + f"{name}{number}".encode()).digest()  # noqa: S324
-            rows[place] = rows[place]._replace(digest=digest)
+            date, _, moment, raw, conversation, index = rows[place]
+            name = _name(date, raw, number, placeholder=conversation.placeholder)
+            digest = sha1(begin + name.encode()).digest()  # noqa: S324 - see the import
+            rows[place] = date, digest, moment, raw, conversation, index
 
 
 def _text(value: Any) -> str:

@@ -158,7 +158,7 @@ def restore(operation: str, records: MutableMapping[bytes, bytes]) -> State | No
     state = State(checkpoint, deque(entries[sequence] for sequence in sorted(entries)))
     for bucket in list(ids):
         have, until = ids.pop(bucket)
-        state.ledger.add({bucket: have}, until)
+        state.ledger.add({bucket: array("Q", sorted(have))}, until)
     return state
 
 

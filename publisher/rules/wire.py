@@ -11,7 +11,7 @@ record. Source: Apache Kafka's documentation, "Record Batch" and "Record".
 from collections.abc import Iterable
 from typing import Final
 
-from publisher.model import Header
+from publisher.model import Header, Record
 
 
 def _varint(number: int) -> bytes:
@@ -54,15 +54,16 @@ def headers(those: Iterable[Header]) -> bytes:
     return varint(len(encoded)) + b"".join(encoded)
 
 
-def record(offset: int, key: bytes | None, value: bytes | None, headers: bytes) -> bytes:
-    """A record at `offset` of a batch whose records all have one timestamp."""
+def record(partition_hash: int, key: bytes | None, value: bytes | None, headers: bytes) -> Record:
+    """A record of these, its headers encoded already."""
+    return partition_hash, sized(key) + sized(value) + headers
+
+
+def beginning(offset: int, size: int) -> bytes:
+    """What stands before a record's key, in a batch whose records all have one timestamp.
+
+    `size` is that of key, value and headers together.
+    """
     begin = _BEGIN[offset] if offset < _TABLE else _ATTRIBUTES + _varint(offset)
-    body = b"".join(
-        (
-            begin,
-            _NULL if key is None else varint(len(key)) + key,
-            _NULL if value is None else varint(len(value)) + value,
-            headers,
-        )
-    )
-    return varint(len(body)) + body
+    length = size + len(begin)
+    return (_SHORT[length] if length < _TABLE else _varint(length)) + begin
