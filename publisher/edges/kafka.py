@@ -1,17 +1,17 @@
 """Kafka as the log of all operations of this process. The transactions are in `kafka_shard.py`."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable
 
 from publisher.edges.kafka_client import Clients
-from publisher.edges.kafka_reader import bounds
+from publisher.edges.kafka_reader import reading
 from publisher.edges.kafka_shard import Shard
 from publisher.edges.kafka_topics import STATE_PARTITIONS, partitions_of
 from publisher.model import Batch, Restored
 from publisher.rules.murmur2 import murmur2
 from publisher.settings import Settings
-from publisher.signals import Emit, HintGiven, Signal
+from publisher.signals import Emit
 
 
 class Cluster:
@@ -19,11 +19,9 @@ class Cluster:
 
     def __init__(self, settings: Settings, emit: Emit) -> None:
         self._clients = Clients(settings)
-        by_partition: defaultdict[int, list[str]] = defaultdict(list)
-        for operation in settings.operations:
-            by_partition[partition_of(operation.name)].append(operation.name)
         self._shards = {
-            partition: Shard(partition, self._clients, settings, emit) for partition in by_partition
+            partition: Shard(partition, self._clients, settings, emit)
+            for partition in {partition_of(operation.name) for operation in settings.operations}
         }
 
     def log(self, operation: str) -> "OperationLog":
@@ -32,39 +30,23 @@ class Cluster:
 
     async def close(self) -> bool:
         """End all producers with no transaction left open; True = all of them cleanly."""
-        closed = await asyncio.gather(*(shard.close() for shard in self._shards.values()))
-        return all(closed)
+        return all(await asyncio.gather(*(shard.close() for shard in self._shards.values())))
 
     async def unstable_offsets(self, topics: Iterable[str]) -> dict[str, int]:
         """High watermark minus last stable offset by topic, summed over its partitions."""
         # Not a consumer's `partitions_for_topic`: it knows only what it reads (measured).
         partitions = await partitions_of(self._clients, topics)
-        high = await bounds(self._clients, partitions)
-        stable = await bounds(self._clients, partitions, "read_committed")
-        unstable: defaultdict[str, int] = defaultdict(int)
-        for partition in partitions:
-            unstable[partition.topic] += max(0, high[partition][1] - stable[partition][1])
+        unstable: Counter[str] = Counter()
+        async with reading(self._clients) as reader:
+            for partition, offsets in (await reader.unstable_offsets(partitions)).items():
+                unstable[partition.topic] += offsets
         return dict(unstable)
-
-
-def _hinting_once(emit: Emit) -> Emit:
-    """A hint that comes up at every restore is given once."""
-    given: set[HintGiven] = set()
-
-    def emit_once(signal: Signal) -> None:
-        if isinstance(signal, HintGiven):
-            if signal in given:
-                return
-            given.add(signal)
-        emit(signal)
-
-    return emit_once
 
 
 class OperationLog:
     """One operation's view of its shard."""
 
-    def __init__(self, operation: str, shard: "Shard") -> None:
+    def __init__(self, operation: str, shard: Shard) -> None:
         self._operation = operation
         self._shard = shard
 

@@ -1,29 +1,29 @@
-"""How clients of Kafka are made, and what their failures mean.
+"""How clients of Kafka are made, started and ended.
 
-The only file besides its neighbours `kafka*.py` that knows aiokafka. Facts about
-it ("measured") come from runs against real brokers.
+Only the files `kafka*.py` know aiokafka. Facts about it ("measured") come from
+runs against real brokers.
 """
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.conn import create_conn
-from aiokafka.consumer import fetcher
-from aiokafka.errors import (
-    KafkaError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
-)
+from aiokafka.errors import KafkaError
 
-from publisher.edges.kafka_errors import translated
+from publisher.edges.kafka_errors import closed_door, translated
 from publisher.errors import Held, Reason, SettingsError, Stage, StepError, Transient
 from publisher.settings import Settings
 
 START_SECONDS: Final = 30.0
 """Longest wait for a client to be ready; aiokafka itself may wait for ever (aiokafka#1101)."""
+
+CALL_SECONDS: Final = 30.0
+"""Longest wait for anything else that is asked of Kafka while nothing is being published."""
 
 REQUEST_MS: Final = 15_000
 TRANSACTION_MS: Final = 60_000
@@ -38,8 +38,8 @@ class Clients:
 
     def __init__(self, settings: Settings) -> None:
         told = settings.kafka
-        self.servers = [part.strip() for part in told.bootstrap_servers.split(",")]
         self.compression = None if told.compression_type == "none" else told.compression_type
+        self._servers = [part.strip() for part in told.bootstrap_servers.split(",")]
         self._security: dict[str, Any] = {"security_protocol": told.security_protocol}
         if told.security_protocol.endswith("SSL"):
             self._security["ssl_context"] = _ssl_context(settings)
@@ -51,7 +51,7 @@ class Clients:
             }
         self._common = {
             **self._security,
-            "bootstrap_servers": self.servers,
+            "bootstrap_servers": self._servers,
             "request_timeout_ms": REQUEST_MS,
             "client_id": settings.publisher.transactional_id,
             "metadata_max_age_ms": 60_000,
@@ -65,20 +65,31 @@ class Clients:
         )
 
     def consumer(self, isolation_level: str) -> AIOKafkaConsumer:
-        """A consumer without a group, for reading a partition from its begin to its end."""
+        """A consumer without a group, which reads a partition from its begin."""
         return AIOKafkaConsumer(
             **self._common,
             group_id=None,
             enable_auto_commit=False,
             isolation_level=isolation_level,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=100,
-            # The first look-up of an unknown topic waits for it once; start-up has a second.
+            auto_offset_reset="earliest",
+            # How long the answer about an empty partition takes, and a second look at a new one.
+            fetch_max_wait_ms=20,
             retry_backoff_ms=20,
         )
 
     def admin(self) -> AIOKafkaAdminClient:
         return AIOKafkaAdminClient(**self._common)
+
+    @asynccontextmanager
+    async def using(self, *clients: Any) -> AsyncIterator[None]:
+        """Clients that are open within the block. What fails there is Transient or Held."""
+        try:
+            await at_once(*(self.start(client) for client in clients))
+            yield
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise translated(error, Stage.RESTORE) from None
+        finally:
+            await asyncio.gather(*(discard(client) for client in clients))
 
     async def start(self, client: Any) -> None:
         """Start a client within bounds. Raises Transient or Held, with the true cause.
@@ -91,17 +102,17 @@ class Clients:
         except (KafkaError, OSError, TimeoutError, ValueError) as error:
             await discard(client)
             told = translated(error, Stage.RESTORE)
-            if told.reason is not Reason.KAFKA_UNREACHABLE:
-                raise told from None
-            raise await self._diagnosis() from None
+            if told.reason is Reason.KAFKA_UNREACHABLE:
+                told = await self._diagnosis()
+            raise told from None
         except BaseException:
             await discard(client)
             raise
 
     async def _diagnosis(self) -> StepError:
         """Why no server of the list could be used: the most telling answer of them."""
-        found: StepError | None = None
-        for server in self.servers:
+        found: list[StepError] = []
+        for server in self._servers:
             host, _, port = server.rpartition(":")
             try:
                 connection = await asyncio.wait_for(
@@ -111,70 +122,24 @@ class Clients:
                     10,
                 )
             except Exception as error:  # whatever it is, it is the finding
-                cause = self._cause(server, error)
-                if isinstance(cause, Held):
-                    return cause
-                found = found or cause
+                found.append(closed_door(server, error))
             else:
                 connection.close()
-        return found or _failed(
-            Transient,
+        if found:
+            return min(found, key=lambda told: not isinstance(told, Held))
+        return Transient(
+            Stage.RESTORE,
             Reason.KAFKA_UNREACHABLE,
-            f"Kafka at {', '.join(self.servers)} accepts connections but names no broker that"
+            f"Kafka at {', '.join(self._servers)} accepts connections but names no broker that"
             " can be reached: check KAFKA_SECURITY_PROTOCOL, and its advertised.listeners",
         )
 
-    def _cause(self, server: str, error: BaseException) -> StepError:
-        at = f"Kafka at {server}"
-        match error:
-            case SaslAuthenticationFailed():
-                return _failed(
-                    Held,
-                    Reason.KAFKA_AUTHENTICATION,
-                    f"{at} refuses user name or password: check KAFKA_SASL_USERNAME and"
-                    " KAFKA_SASL_PASSWORD",
-                )
-            case UnsupportedSaslMechanismError():
-                return _failed(
-                    Held,
-                    Reason.KAFKA_AUTHENTICATION,
-                    f"{at} does not offer this mechanism: check KAFKA_SASL_MECHANISM",
-                )
-            case ssl.SSLCertVerificationError():
-                return _failed(
-                    Held,
-                    Reason.KAFKA_AUTHENTICATION,
-                    f"{at} shows a certificate that is not trusted ({error.verify_message}):"
-                    " check KAFKA_SSL_CAFILE and the host name",
-                )
-            case ssl.SSLError():
-                return _failed(
-                    Held,
-                    Reason.KAFKA_AUTHENTICATION,
-                    f"{at} does not speak TLS with us: check KAFKA_SECURITY_PROTOCOL, and"
-                    " whether the broker wants a client certificate",
-                )
-            case ConnectionRefusedError():
-                return _failed(
-                    Transient,
-                    Reason.KAFKA_UNREACHABLE,
-                    f"{at} cannot be reached (nobody listens there): check"
-                    " KAFKA_BOOTSTRAP_SERVERS, and that the broker runs; its own log tells why"
-                    " it ended (a full disk, for example)",
-                )
-            case TimeoutError():
-                why = "no answer within 10 s"
-            case ConnectionResetError() | ConnectionAbortedError() | EOFError():
-                why = "it closes the connection: check KAFKA_SECURITY_PROTOCOL against the port"
-            case OSError() if error.strerror:
-                why = error.strerror
-            case _:
-                why = f"{type(error).__name__}: check KAFKA_SECURITY_PROTOCOL against the port"
-        return _failed(
-            Transient,
-            Reason.KAFKA_UNREACHABLE,
-            f"{at} cannot be reached ({why}): check KAFKA_BOOTSTRAP_SERVERS",
-        )
+
+async def at_once(*calls: Awaitable[Any]) -> None:
+    """Await them all; a failure is raised when none of the others is still running."""
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 async def discard(client: Any, grace: float = 2.0) -> bool:
@@ -185,23 +150,17 @@ async def discard(client: Any, grace: float = 2.0) -> bool:
     """
     end = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
     stopping = asyncio.ensure_future(end())
-    done, _ = await asyncio.wait([stopping], timeout=grace)
-    if done:
+    await asyncio.wait([stopping], timeout=grace)
+    if stopping.done():
         # Retrieved, so that asyncio does not report it: how it ended changes nothing.
         return stopping.cancelled() or stopping.exception() is None
     stopping.cancel()
     sender = getattr(client, "_sender", None)
     if sender is not None and sender.sender_task is not None:
         sender.sender_task.cancel()
-    inner = getattr(client, "client", None) or getattr(client, "_client", None)
-    if inner is not None:
-        await asyncio.wait([asyncio.ensure_future(inner.close())], timeout=1)
-    await asyncio.wait([stopping], timeout=1)
+    connections = getattr(client, "client", None) or client._client  # noqa: SLF001 - no other way
+    await asyncio.wait([stopping, asyncio.ensure_future(connections.close())], timeout=1)
     return False
-
-
-def _failed(kind: type[StepError], reason: Reason, text: str) -> StepError:
-    return kind(Stage.RESTORE, reason, text)
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext:
@@ -214,31 +173,9 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext:
         try:
             context.load_cert_chain(told.ssl_certfile, told.ssl_keyfile)
         except (OSError, ssl.SSLError):
-            raise SettingsError(
-                [
-                    f"KAFKA_SSL_CERTFILE, KAFKA_SSL_KEYFILE: {told.ssl_certfile} and"
-                    f" {told.ssl_keyfile} are no certificate with its key (PEM, no password)"
-                ]
-            ) from None
+            text = (
+                f"KAFKA_SSL_CERTFILE, KAFKA_SSL_KEYFILE: {told.ssl_certfile} and"
+                f" {told.ssl_keyfile} are no certificate with its key (PEM, no password)"
+            )
+            raise SettingsError([text]) from None
     return context
-
-
-def _tolerate_empty_control_batches() -> None:
-    """Compaction may leave a control batch without records; Java's client skips it.
-
-    aiokafka 0.14 raises "Control batch did not contain any records" for ever
-    instead, which would end every restore from that partition (measured).
-    """
-    partition_records = fetcher.PartitionRecords
-    original = partition_records._contains_abort_marker  # noqa: SLF001 - there is no other way
-
-    def contains_abort_marker(self: Any, next_batch: Any) -> bool:
-        try:
-            return bool(original(self, next_batch))
-        except KafkaError:
-            return False
-
-    partition_records._contains_abort_marker = contains_abort_marker  # noqa: SLF001
-
-
-_tolerate_empty_control_batches()

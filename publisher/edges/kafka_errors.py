@@ -1,23 +1,33 @@
 """What a failure of a Kafka client means: one of our errors, in words for an operator."""
 
+import ssl
 from typing import Final
 
 from aiokafka.errors import (
-    GroupAuthorizationFailedError,
     IllegalOperation,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
     ProducerFenced,
+    SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
+    UnsupportedSaslMechanismError,
 )
 
 from publisher.errors import Held, OutcomeUnknown, Reason, Stage, StepError, Transient
 
+_UNREACHABLE: Final = frozenset(
+    {"KafkaConnectionError", "NodeNotReadyError", "NoBrokersAvailable", "CorrelationIdError"}
+)
+_TOO_SLOW: Final = (
+    "Kafka did not take a transaction in time: it is overloaded, restarting or cut off,"
+    " or its disk is full"
+)
+
 
 def translated(error: BaseException, stage: Stage) -> StepError:
-    """What a failure of a Kafka client means for a step in which nothing was published."""
+    """What a failure means for a step in which nothing was published."""
     match error:
         case TransactionalIdAuthorizationFailed():
             text = (
@@ -32,49 +42,72 @@ def translated(error: BaseException, stage: Stage) -> StepError:
                 " all three topics and READ on PUBLISHER_STATE_TOPIC"
             )
             return Held(stage, Reason.KAFKA_AUTHORIZATION, text)
-        case GroupAuthorizationFailedError():
-            text = "Kafka forbids our group: grant READ on the group PUBLISHER_TRANSACTIONAL_ID"
-            return Held(stage, Reason.KAFKA_AUTHORIZATION, text)
         case TimeoutError():
             text = "Kafka did not answer in time: it is restarting, overloaded or cut off"
             return Transient(stage, Reason.KAFKA_TIMEOUT, text)
-        case KafkaError() if type(error).__name__ in _UNREACHABLE:
-            return Transient(stage, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
-        case OSError():
+        case _ if isinstance(error, OSError) or type(error).__name__ in _UNREACHABLE:
             return Transient(stage, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
         case _:
             text = f"Kafka refused ({type(error).__name__}): see the broker's log"
             return Transient(stage, Reason.KAFKA_REFUSED, text)
 
 
-_UNREACHABLE: Final = frozenset(
-    {"KafkaConnectionError", "NodeNotReadyError", "NoBrokersAvailable", "CorrelationIdError"}
-)
-
-
 def outcome_unknown(error: Exception) -> OutcomeUnknown:
     """What a failure in a transaction means; whether it happened, only the log can tell."""
-    if isinstance(error, MessageSizeTooLargeError):
-        return OutcomeUnknown(
-            Reason.KAFKA_TOPIC,
-            "a topic takes smaller records than we write: raise its max.message.bytes, or lower"
-            " PUBLISHER_MAX_EVENT_BYTES",
-            needs_person=True,
-        )
-    if isinstance(error, TimeoutError | KafkaTimeoutError):
-        return OutcomeUnknown(
-            Reason.KAFKA_TIMEOUT,
-            "Kafka did not take a transaction in time: it is overloaded, restarting or cut off,"
-            " or its disk is full",
-            overloaded=True,
-        )
-    if isinstance(error, ProducerFenced):
-        return OutcomeUnknown(
-            Reason.KAFKA_TIMEOUT,
-            "Kafka aborted our transaction because it took too long",
-            overloaded=True,
-        )
-    if isinstance(error, KafkaError | IllegalOperation | OSError):
-        told = translated(error, Stage.COMMIT)
-        return OutcomeUnknown(told.reason, str(told), needs_person=told.needs_person)
+    match error:
+        case MessageSizeTooLargeError():
+            text = (
+                "a topic takes smaller records than we write: raise its max.message.bytes, or"
+                " lower PUBLISHER_MAX_EVENT_BYTES"
+            )
+            return OutcomeUnknown(Reason.KAFKA_TOPIC, text, needs_person=True)
+        case TimeoutError() | KafkaTimeoutError():
+            return OutcomeUnknown(Reason.KAFKA_TIMEOUT, _TOO_SLOW, overloaded=True)
+        case ProducerFenced():
+            text = "Kafka aborted our transaction because it took too long"
+            return OutcomeUnknown(Reason.KAFKA_TIMEOUT, text, overloaded=True)
+        case KafkaError() | IllegalOperation() | OSError():
+            told = translated(error, Stage.COMMIT)
+            return OutcomeUnknown(told.reason, str(told), needs_person=told.needs_person)
     raise error
+
+
+def closed_door(server: str, error: BaseException) -> StepError:
+    """Why no connection to this server came about."""
+    match error:
+        case SaslAuthenticationFailed():
+            why = "refuses user name or password: check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+        case UnsupportedSaslMechanismError():
+            why = "does not offer this mechanism: check KAFKA_SASL_MECHANISM"
+        case ssl.SSLCertVerificationError():
+            why = (
+                f"shows a certificate that is not trusted ({error.verify_message}):"
+                " check KAFKA_SSL_CAFILE and the host name"
+            )
+        case ssl.SSLError():
+            why = (
+                "does not speak TLS with us: check KAFKA_SECURITY_PROTOCOL, and"
+                " whether the broker wants a client certificate"
+            )
+        case _:
+            text = f"Kafka at {server} cannot be reached {_unreachable(error)}"
+            return Transient(Stage.RESTORE, Reason.KAFKA_UNREACHABLE, text)
+    return Held(Stage.RESTORE, Reason.KAFKA_AUTHENTICATION, f"Kafka at {server} {why}")
+
+
+def _unreachable(error: BaseException) -> str:
+    match error:
+        case ConnectionRefusedError():
+            return (
+                "(nobody listens there): check KAFKA_BOOTSTRAP_SERVERS, and that the broker runs;"
+                " its own log tells why it ended (a full disk, for example)"
+            )
+        case TimeoutError():
+            why = "no answer within 10 s"
+        case ConnectionResetError() | ConnectionAbortedError() | EOFError():
+            why = "it closes the connection: check KAFKA_SECURITY_PROTOCOL against the port"
+        case OSError() if error.strerror:
+            why = error.strerror
+        case _:
+            why = f"{type(error).__name__}: check KAFKA_SECURITY_PROTOCOL against the port"
+    return f"({why}): check KAFKA_BOOTSTRAP_SERVERS"

@@ -26,9 +26,9 @@ from aiokafka.errors import (
 )
 
 from publisher.edges.kafka_batch import RecordBatch, pack
-from publisher.edges.kafka_client import BATCH_BYTES, Clients, discard
+from publisher.edges.kafka_client import BATCH_BYTES, CALL_SECONDS, Clients, at_once, discard
 from publisher.edges.kafka_errors import outcome_unknown
-from publisher.edges.kafka_reader import bounds, read_live_records
+from publisher.edges.kafka_reader import Reader, read_live_records, reading
 from publisher.edges.kafka_topics import STATE_PARTITIONS, ensure
 from publisher.errors import Fenced, OutcomeUnknown, PublisherError, Reason, StepError
 from publisher.model import Batch, Record, Restored, StateRecord
@@ -79,15 +79,12 @@ class Shard:
         """Take over if need be, and read what the log holds of the operation."""
         async with self._lock:
             # At once, because a service that starts has a second until its first request.
-            ready = await asyncio.gather(
-                self._ensure_topics(operation), self._ensure_producer(), return_exceptions=True
-            )
-            for failure in ready:
-                if isinstance(failure, BaseException):
-                    raise failure
-            live = await self._read()
-            records = {key: value for key, value in live.items() if operation_of(key) == operation}
-            lost = checkpoint_key(operation) not in records and await self._history_lost(operation)
+            await at_once(self._ensure_topics(operation), self._ensure_producer())
+            async with reading(self._clients) as reader:
+                live = await self._read(reader)
+                records = {key: live[key] for key in live if operation_of(key) == operation}
+                first_start = checkpoint_key(operation) not in records
+                lost = first_start and await self._history_lost(reader, operation)
             return Restored(records, lost)
 
     async def commit(self, batch: Batch) -> None:
@@ -96,7 +93,8 @@ class Shard:
             if self._producer is None:
                 # Another operation of this shard threw it away; our state may still be true.
                 await self._take_over()
-                await self._read()
+                async with reading(self._clients) as reader:
+                    await self._read(reader)
             if self._sequences.get(batch.operation) != batch.follows:
                 raise OutcomeUnknown(
                     Reason.OUTCOME_UNKNOWN,
@@ -169,16 +167,11 @@ class Shard:
         self._records = 0
         return producer
 
-    async def _read(self) -> dict[bytes, bytes]:
-        live = await read_live_records(self._clients, self._state)
-        self._sequences = {
-            told.operation: told.sequence
-            for told in (
-                decode_checkpoint(value)
-                for key, value in live.items()
-                if key.startswith(b"checkpoint/")
-            )
-        }
+    async def _read(self, reader: Reader) -> dict[bytes, bytes]:
+        live = await reader.live_records(self._state)
+        values = [value for key, value in live.items() if key.startswith(b"checkpoint/")]
+        checkpoints = map(decode_checkpoint, values)
+        self._sequences = {told.operation: told.sequence for told in checkpoints}
         return live
 
     async def _transact(self, producer: AIOKafkaProducer, batch: Batch) -> None:
@@ -247,21 +240,22 @@ class Shard:
             return False
         return bool(owner.get("instance") != self._instance)
 
-    async def _history_lost(self, operation: str) -> bool:
-        """No state anywhere, or a topic of the operation's own, beside events that exist."""
+    async def _history_lost(self, reader: Reader, operation: str) -> bool:
+        """Events without state: of nobody, or in a topic of its own not of this operation."""
+        assert self._producer is not None
         told = self._settings.publisher
         topic = self._settings.messages_topic(operation)
+        async with asyncio.timeout(CALL_SECONDS):
+            numbers = await self._producer.partitions_for(topic)
+        if not await reader.with_offsets(TopicPartition(topic, number) for number in numbers):
+            return False
         if topic == told.messages_topic:
-            states = [TopicPartition(told.state_topic, p) for p in range(STATE_PARTITIONS)]
-            found = await bounds(self._clients, states)
+            states = [TopicPartition(told.state_topic, n) for n in range(STATE_PARTITIONS)]
             # Offsets alone prove nothing: aborted records and markers have some, too.
-            for state, (begin, end) in found.items():
-                if begin < end and await read_live_records(self._clients, state):
+            for state in await reader.with_offsets(states):
+                if await reader.live_records(state):
                     return False
-        assert self._producer is not None
-        partitions = await asyncio.wait_for(self._producer.partitions_for(topic), SEND_SECONDS)
-        found = await bounds(self._clients, [TopicPartition(topic, p) for p in partitions])
-        return any(begin < end for begin, end in found.values())
+        return True
 
     def _throw_away(self) -> None:
         """Never use this producer again; it ends beside us, within bounds."""
