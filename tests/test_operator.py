@@ -258,7 +258,7 @@ async def test_a_full_broker_disk(tmp_path: Path) -> None:
             publisher = one.start()
             await publisher.logged(event="Window published")
             since = time.time() + 1
-            # Begun anew, because a transaction in hand is given 40 s to get through.
+            # Begun anew, because a transaction in hand is given 20 s to get through.
             assert await publisher.stop() == 0
             resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (1_000, 1_000))
             publisher = one.start()

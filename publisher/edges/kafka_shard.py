@@ -37,9 +37,10 @@ from publisher.rules.records import FORMAT, checkpoint_key, decode_checkpoint, o
 from publisher.settings import Settings
 from publisher.signals import Emit
 
-SEND_SECONDS: Final = 40.0
+SEND_SECONDS: Final = 20.0
 COMMIT_SECONDS: Final = 15.0
-"""Together below the 60 s after which the broker aborts the transaction by itself."""
+"""Long enough for another broker to take over, together far below the 60 s after which the
+broker aborts the transaction by itself. aiokafka alone would go on trying for ever."""
 
 CLOSE_SECONDS: Final = 2.0
 """Longest time for the end of a producer, with what must be settled before."""
