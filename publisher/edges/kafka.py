@@ -11,16 +11,26 @@ from publisher.edges.kafka_topics import STATE_PARTITIONS, partitions_of
 from publisher.model import Batch, Restored
 from publisher.rules.murmur2 import murmur2
 from publisher.settings import Settings
-from publisher.signals import Emit
+from publisher.signals import Emit, HintGiven, Signal
 
 
 class Cluster:
     """Kafka for all operations of this process: one shard per state partition in use."""
 
     def __init__(self, settings: Settings, emit: Emit) -> None:
+        given: set[HintGiven] = set()
+
+        def emit_hints_once(signal: Signal) -> None:
+            """The same hint comes up at every restore."""
+            if isinstance(signal, HintGiven):
+                if signal in given:
+                    return
+                given.add(signal)
+            emit(signal)
+
         self._clients = Clients(settings)
         self._shards = {
-            partition: Shard(partition, self._clients, settings, emit)
+            partition: Shard(partition, self._clients, settings, emit_hints_once)
             for partition in {partition_of(operation.name) for operation in settings.operations}
         }
 
