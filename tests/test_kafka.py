@@ -548,6 +548,41 @@ async def test_a_foreign_transaction_that_hides_the_tail_is_refused(publisher: P
     assert await publisher.agrees()
 
 
+async def test_what_a_takeover_could_not_read_is_not_known(
+    topics: Env, stack: AsyncExitStack
+) -> None:
+    """A restore ends between takeover and reading: a neighbour's old state is refused even so."""
+    shard = [name for name in map(str, range(100)) if partition_of(name) == 3][:2]
+    settings = settings_of(topics, *shard)
+    ours, theirs = (Cluster(settings, lambda _: None) for _ in range(2))
+    stack.push_async_callback(ours.close)
+    stack.push_async_callback(theirs.close)
+    one, other = map(ours.log, shard)
+    authors = [Author(name) for name in shard]
+    for log, author in zip((one, other), authors, strict=True):
+        await log.restore()
+        await log.commit(author.first())
+    successor = theirs.log(shard[1])  # writes for the neighbour, and is taken over itself
+    await successor.restore()
+    await successor.commit(authors[1].window([hola("theirs")]))
+    with pytest.raises(Stop):
+        await one.commit(authors[0].window([hola("lost")]))
+    bootstrap, state_topic = settings.kafka.bootstrap_servers, settings.publisher.state_topic
+    async with kafka_tools.producing(bootstrap, transactional_id="hides") as foreign:
+        await foreign.begin_transaction()
+        await foreign.send_and_wait(state_topic, b"x", b"foreign", partition=3)
+        restoring = asyncio.create_task(one.restore())
+        _, late = await asyncio.wait([restoring], timeout=1)
+        assert late
+        restoring.cancel()
+        await asyncio.wait([restoring])
+        await foreign.abort_transaction()
+    with pytest.raises(OutcomeUnknown):
+        await other.commit(authors[1].window([hola("twice")]))
+    found = await kafka_tools.read(bootstrap, settings.publisher.messages_topic)
+    assert [record.value for record in found] == [b"theirs"]
+
+
 async def test_a_tail_of_aborted_records_and_tombstones_is_read_to_its_end(
     kafka: Broker, topics: Env
 ) -> None:

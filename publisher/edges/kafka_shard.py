@@ -1,7 +1,8 @@
 """One shard of the log: the takeover, the restore, the commit.
 
 Rules of this file (each one a way in which exactly-once was seen to break):
-- Take over first, then read: only the takeover settles our open transaction.
+- Take over first, then read: only the takeover settles our open transaction, and
+  only what is read after it is known.
 - Every batch's future is awaited before the commit: a failed batch does not
   stop aiokafka from committing the others.
 - A producer that saw any error is thrown away: its abort may send nothing, and
@@ -69,6 +70,8 @@ class Shard:
         self._ending: set[asyncio.Task[bool]] = set()
         self._sequences: dict[str, int] = {}
         """The last committed sequence number by operation, as the log tells it."""
+        self._known = False
+        """The log was read since the takeover, so those numbers are true."""
         self._room: dict[str, int] = {}
         """Largest batch in bytes by topic."""
         self._owner_written = False
@@ -94,6 +97,7 @@ class Shard:
             if self._producer is None:
                 # Another operation of this shard threw it away; our state may still be true.
                 await self._take_over()
+            if not self._known:
                 async with reading(self._clients) as reader:
                     await self._read(reader)
             if self._sequences.get(batch.operation) != batch.follows:
@@ -164,15 +168,17 @@ class Shard:
         producer = self._clients.producer(self._transactional_id)
         await self._clients.start(producer)
         self._producer = producer
-        self._owner_written = self._unsettled = False
+        self._owner_written = self._unsettled = self._known = False
         self._records = 0
         return producer
 
     async def _read(self, reader: Reader) -> dict[bytes, bytes]:
+        """All live records; from now on no batch passes that follows anything older."""
         live = await reader.live_records(self._state)
         values = [value for key, value in live.items() if key.startswith(b"checkpoint/")]
         checkpoints = map(decode_checkpoint, values)
         self._sequences = {told.operation: told.sequence for told in checkpoints}
+        self._known = True
         return live
 
     async def _transact(self, producer: AIOKafkaProducer, batch: Batch) -> None:
