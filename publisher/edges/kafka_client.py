@@ -19,11 +19,9 @@ from publisher.edges.kafka_errors import closed_door, translated
 from publisher.errors import Held, Reason, SettingsError, Stage, StepError, Transient
 from publisher.settings import Settings
 
-START_SECONDS: Final = 30.0
-"""Longest wait for a client to be ready; aiokafka itself may wait for ever (aiokafka#1101)."""
-
 CALL_SECONDS: Final = 30.0
-"""Longest wait for anything else that is asked of Kafka while nothing is being published."""
+"""Longest wait for a client to be ready, and for whatever is asked of it while nothing is being
+published; aiokafka itself may wait for ever (aiokafka#1101)."""
 
 REQUEST_MS: Final = 15_000
 TRANSACTION_MS: Final = 60_000
@@ -98,7 +96,7 @@ class Clients:
         its log only (measured): one more connection by hand finds it out.
         """
         try:
-            await asyncio.wait_for(client.start(), START_SECONDS)
+            await asyncio.wait_for(client.start(), CALL_SECONDS)
         except (KafkaError, OSError, TimeoutError, ValueError) as error:
             await discard(client)
             told = translated(error, Stage.RESTORE)

@@ -42,7 +42,7 @@ def translated(error: BaseException, stage: Stage) -> StepError:
                 " all three topics and READ on PUBLISHER_STATE_TOPIC"
             )
             return Held(stage, Reason.KAFKA_AUTHORIZATION, text)
-        case TimeoutError():
+        case TimeoutError() | KafkaTimeoutError():
             text = "Kafka did not answer in time: it is restarting, overloaded or cut off"
             return Transient(stage, Reason.KAFKA_TIMEOUT, text)
         case _ if isinstance(error, OSError) or type(error).__name__ in _UNREACHABLE:
