@@ -6,7 +6,6 @@ are finished or abandoned -> producers end with no transaction left open.
 """
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -60,8 +59,6 @@ def main() -> int:
 
 async def serve(settings: Settings) -> None:
     """Publish all operations until a stop signal."""
-    # A window makes many small objects and no cycles: collecting often finds nothing.
-    gc.set_threshold(100_000, 50, 100)
     clock = MachineClock()
     liveness = Liveness()
     metrics = Metrics(_names(settings), __version__, clock.now)
