@@ -6,8 +6,8 @@ in lower case without the prefix, and `[[operations]]`). Secrets may stand in
 files of their own (`*_FILE`). Every problem is reported, one line each; no line
 repeats a value that may be secret.
 
-`values` says what one setting may be, `groups` which there are, `sources` reads
-them; here is what they mean together.
+`values` says what one setting may be, `groups` which there are and how they are
+read, `sources` reads the file; here is what they mean together.
 """
 
 import os
@@ -16,14 +16,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-
-from pydantic import SecretStr
+from typing import TYPE_CHECKING
 
 from publisher.errors import SettingsError
 from publisher.settings import sources
-from publisher.settings.groups import KafkaSettings, OperationSettings, PublisherSettings
-from publisher.settings.sources import Told
+from publisher.settings.groups import (
+    Group,
+    KafkaSettings,
+    OperationSettings,
+    PublisherSettings,
+    Say,
+)
 from publisher.settings.values import duration, duration_text, start_instant
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 __all__ = [
     "KafkaSettings",
@@ -36,7 +43,7 @@ __all__ = [
     "start_instant",
 ]
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
+_NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
@@ -74,72 +81,58 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     Raises SettingsError with every problem found.
     """
     problems: list[str] = []
-    told, complete = sources.read(environment, problems)
-    if not complete:
+    file = sources.read_file(environment, problems)
+    tables = file or {}
+    single = OperationSettings.read(environment, {}, problems)
+    kafka = KafkaSettings.read(environment, tables.get("kafka", {}), problems)
+    publisher = PublisherSettings.read(environment, tables.get("publisher", {}), problems)
+    several = []
+    for number, entry in enumerate(tables.get("operations", []), start=1):
+        say: Say = f"operations[{number}].{{}}".format
+        told = {"timezone": single.timezone, **entry}
+        several.append((OperationSettings.checked(told, say, problems), say))
+    if file is None:
         # What seems to be missing or contradictory may be right with the rest of the file.
         raise SettingsError(problems)
-    password = _secret(
-        "KAFKA_SASL_PASSWORD",
-        "KAFKA_SASL_PASSWORD_FILE",
-        told.kafka.sasl_password,
-        told.kafka.sasl_password_file,
-        problems,
-    )
+    # What a refused value would have been is not known: it lacks and contradicts nothing.
     refused = {problem.partition(" ")[0] for problem in problems}
-    operations = _operations(told, problems)
-    # What a refused value would contradict is not known.
+    if several and single.model_dump(exclude={"timezone", "name"}, exclude_none=True):
+        problems.append(
+            "WOLKVOX_SERVER and the like describe one operation and [[operations]] in the"
+            " file describes others: keep one of the two"
+        )
+    password = _secret(kafka, "sasl_password", kafka.variable, problems)
+    operations = [
+        _operation(one, say, refused, problems)
+        for one, say in several or [(single, single.variable)]
+    ]
+    for what in ("name", "token"):
+        known = [value for one in operations if (value := getattr(one, what))]
+        if len(set(known)) < len(known):
+            problems.append(f"operations: two of them have equal {what}s: each needs its own")
     problems += (
         problem
-        for problem in _contradictions(told, password)
+        for problem in _contradictions(publisher, kafka, password)
         if not any(name in problem for name in refused)
     )
     if problems:
         raise SettingsError(list(dict.fromkeys(problems)))
     hints = [*sources.hints(environment)]
-    if any(age <= told.publisher.overlap for age in told.publisher.rereads):
+    if any(age <= publisher.overlap for age in publisher.rereads):
         hints.append(
             "PUBLISHER_REREADS: ages within PUBLISHER_OVERLAP do nothing, because every poll"
             " reads the overlap again"
         )
-    return Settings(operations, told.kafka, told.publisher, password, tuple(hints))
-
-
-def _operations(told: Told, problems: list[str]) -> tuple[Operation, ...]:
-    single = told.wolkvox.model_dump(exclude={"timezone", "name"}, exclude_none=True)
-    if told.operations and single:
-        problems.append(
-            "WOLKVOX_SERVER and the like describe one operation and [[operations]] in the"
-            " file describes others: keep one of the two"
-        )
-    zone = told.wolkvox.timezone  # also of those in the file that name none
-    found = [
-        operation
-        for number, one in enumerate(told.operations or (told.wolkvox,), start=1)
-        if (operation := _operation(one, number if told.operations else None, zone, problems))
-    ]
-    for what, values in (
-        ("names", [operation.name for operation in found]),
-        ("tokens", [operation.token for operation in found if operation.token]),
-    ):
-        if len(set(values)) < len(values):
-            problems.append(f"operations: two of them have equal {what}: each needs its own")
-    return tuple(found)
+    return Settings(tuple(operations), kafka, publisher, password, tuple(hints))
 
 
 def _operation(
-    told: OperationSettings, number: int | None, zone: str, problems: list[str]
-) -> Operation | None:
-    """One operation, or None when it is not known which; `number` is its place in the file."""
-
-    def say(name: str) -> str:
-        return f"operations[{number}].{name}" if number else sources.variable("wolkvox", name)
-
-    def told_already(*names: str) -> bool:
-        return any(p.startswith(tuple(f"{say(n)} " for n in names)) for p in problems)
-
-    name = told.name or (f"wv{told.server}" if told.server else "")
-    url = told.url or (f"https://wv{told.server}.wolkvox.com" if told.server else "")
-    if told_already("server", "url", "name"):
+    told: OperationSettings, say: Say, refused: set[str], problems: list[str]
+) -> Operation:
+    """One operation; its name is empty when it is not known which."""
+    own = f"wv{told.server}"
+    name = told.name or own
+    if refused & {say("server"), say("url"), say("name")}:
         name = ""
     elif not told.server and not (told.url and told.name):
         name = ""
@@ -147,41 +140,45 @@ def _operation(
     elif not _NAME.fullmatch(name):
         name = ""
         problems.append(f"{say('name')} must be letters, digits, '.', '_' and '-' only")
-    count = len(problems)
-    token = _secret(say("token"), say("token_file"), told.token, told.token_file, problems)
-    if token is None and len(problems) == count and not told_already("token", "token_file"):
+    token = _secret(told, "token", say, problems)
+    if token is None and not refused & {say("token"), say("token_file")}:
         problems.append(f"{say('token')} is missing: set it or {say('token_file')}")
-    elif token is not None and not _TOKEN.fullmatch(token):
+    elif token and not _TOKEN.fullmatch(token):
         problems.append(f"{say('token')} must be printable ASCII without spaces")
-    zone = told.timezone if "timezone" in told.model_fields_set else zone
-    return Operation(name, url, token or "", zone) if name else None
+    url = told.url or f"https://{own}.wolkvox.com"
+    return Operation(name, url, token or "", told.timezone)
 
 
-def _secret(
-    name: str, file_name: str, value: SecretStr | None, path: Path | None, problems: list[str]
-) -> str | None:
-    """A secret from its setting or from its file, without surrounding white space."""
-    if value is not None and path is not None:
-        problems.append(f"{name} and {file_name} are both set: keep one of the two")
-        return None
-    if path is not None:
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not text"
-            problems.append(f"{file_name}: cannot read the file {_shown(path)}: {why}")
-            return None
-        if not text:
-            problems.append(f"{file_name}: the file {_shown(path)} is empty")
-            return None
-        return text
-    text = value.get_secret_value().strip() if value is not None else ""
-    return text or None
+def _secret(told: Group, name: str, say: Say, problems: list[str]) -> str | None:
+    """A secret from its setting or from its file, without surrounding white space.
+
+    None when neither says anything, "" when `problems` tells why it cannot be used.
+    """
+    value: SecretStr | None = getattr(told, name)
+    path: Path | None = getattr(told, f"{name}_file")
+    if path is None:
+        return (value.get_secret_value().strip() or None) if value else None
+    in_file = say(f"{name}_file")
+    if value is not None:
+        problems.append(f"{say(name)} and {in_file} are both set: keep one of the two")
+        return ""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        problems.append(f"{in_file}: cannot read the file {_shown(path)}: {error.strerror}")
+    except ValueError:
+        problems.append(f"{in_file}: cannot read the file {_shown(path)}: it is not text")
+    else:
+        if text:
+            return text
+        problems.append(f"{in_file}: the file {_shown(path)} is empty")
+    return ""
 
 
-def _contradictions(all_told: Told, password: str | None) -> Iterator[str]:
+def _contradictions(
+    told: PublisherSettings, kafka: KafkaSettings, password: str | None
+) -> Iterator[str]:
     """What is valid one by one and cannot be meant together."""
-    told, kafka = all_told.publisher, all_told.kafka
     needed = max(told.rereads, default=timedelta()) * 1.5 + told.max_window
     if told.horizon < needed:
         yield (
@@ -202,14 +199,14 @@ def _contradictions(all_told: Told, password: str | None) -> Iterator[str]:
     if kafka.security_protocol.startswith("SASL"):
         if not kafka.sasl_username:
             yield f"KAFKA_SASL_USERNAME is missing: {kafka.security_protocol} needs it"
-        if password is None and kafka.sasl_password_file is None:
+        if password is None:
             yield f"KAFKA_SASL_PASSWORD is missing: {kafka.security_protocol} needs it"
     if (kafka.ssl_certfile is None) != (kafka.ssl_keyfile is None):
         yield "KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE go together: set both or none"
     for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
         path: Path | None = getattr(kafka, name)
         if path is not None and not _is_file(path):
-            yield f"{sources.variable('kafka', name)}: there is no file {_shown(path)}"
+            yield f"{kafka.variable(name)}: there is no file {_shown(path)}"
 
 
 def _is_file(path: Path) -> bool:

@@ -1,14 +1,16 @@
 """The settings there are, in three groups, with their defaults.
 
-`wolkvox.server` here is `WOLKVOX_SERVER` in the environment and `server` in the
-file's tables; the README's table lists them all.
+`server` of the group `wolkvox` is `WOLKVOX_SERVER` in the environment and `server`
+in the file's tables; the README's table lists them all.
 """
 
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 
 from publisher.settings.values import (
     Ages,
@@ -24,14 +26,72 @@ from publisher.settings.values import (
     Zone,
 )
 
-_GROUP: Final = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+Say: TypeAlias = Callable[[str], str]
+"""How a setting is called where it was told: `WOLKVOX_TOKEN`, `operations[2].token`."""
+
+# What pydantic finds by itself, in our words; what our own types refuse says it all.
+_TEXTS: Final = {
+    "literal_error": "must be one of {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text (in the file: in quotes)",
+    "path_type": "must be a path (in the file: in quotes)",
+}
 
 
-class OperationSettings(BaseModel):
+class Group(BaseModel):
+    """Settings that stand together. No error repeats a value: it may be secret."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    prefix: ClassVar[str]
+
+    @classmethod
+    def variable(cls, name: str) -> str:
+        """The environment variable of a setting."""
+        return f"{cls.prefix}_{name}".upper()
+
+    @classmethod
+    def read(
+        cls, environment: Mapping[str, str], table: Mapping[str, Any], problems: list[str]
+    ) -> Self:
+        """What the environment says, then what the file's table does."""
+        variables = {
+            name: environment[variable]
+            for name in cls.model_fields
+            if (variable := cls.variable(name)) in environment
+        }
+        return cls.checked({**table, **variables}, cls.variable, problems)
+
+    @classmethod
+    def checked(cls, told: Mapping[str, Any], say: Say, problems: list[str]) -> Self:
+        """The group, with the default wherever `problems` tells that a value is refused.
+
+        So all other problems are still found.
+        """
+        try:
+            return cls(**told)
+        except ValidationError as error:
+            mistakes = error.errors(include_url=False, include_input=False)
+        problems += (f"{say(str(mistake['loc'][0]))} {_text(mistake)}" for mistake in mistakes)
+        refused = {mistake["loc"][0] for mistake in mistakes}
+        return cls(**{name: value for name, value in told.items() if name not in refused})
+
+
+def _text(mistake: ErrorDetails) -> str:
+    kind = mistake["type"]
+    if kind == "value_error":
+        return mistake["msg"].removeprefix("Value error, ")
+    if kind.startswith("int_"):
+        return "must be a whole number"
+    told = {name: str(value).replace("'", "") for name, value in mistake.get("ctx", {}).items()}
+    return _TEXTS.get(kind, "cannot be used as it is").format_map(told)
+
+
+class OperationSettings(Group):
     """One operation: one server and one token."""
 
-    model_config = _GROUP
-
+    prefix = "wolkvox"
     name: str = ""
     """Becomes `source` in events and part of their ids: choose once. Default `wv` + server."""
     server: Server | None = None
@@ -41,11 +101,10 @@ class OperationSettings(BaseModel):
     timezone: Zone = "America/Bogota"
 
 
-class KafkaSettings(BaseModel):
+class KafkaSettings(Group):
     """How to reach Kafka."""
 
-    model_config = _GROUP
-
+    prefix = "kafka"
     bootstrap_servers: Text = "localhost:9092"
     security_protocol: Annotated[
         Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], AnyCaseUpper
@@ -64,11 +123,10 @@ class KafkaSettings(BaseModel):
     )
 
 
-class PublisherSettings(BaseModel):
+class PublisherSettings(Group):
     """How the service itself behaves."""
 
-    model_config = _GROUP
-
+    prefix = "publisher"
     poll_every: PositiveDuration = timedelta(minutes=5)
     overlap: Duration = timedelta(minutes=15)
     max_window: PositiveDuration = timedelta(days=1)

@@ -6,6 +6,7 @@ Rules of this file:
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -16,8 +17,6 @@ from pydantic import AfterValidator, BeforeValidator, Field
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST: Final = timedelta(days=3650)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
-_SERVER = re.compile(r"\d{4}", re.ASCII)
 
 
 def duration(text: object) -> timedelta:
@@ -89,7 +88,8 @@ def _start(text: object) -> str:
 
 
 def _topic(value: str) -> str:
-    if not _TOPIC.fullmatch(value.replace("{operation}", "x")) or value in (".", ".."):
+    sample = value.replace("{operation}", "x")
+    if not re.fullmatch(r"[\w.-]{1,249}", sample, re.ASCII) or value in (".", ".."):
         raise ValueError("is not a topic name: letters, digits, '.', '_' and '-' only")
     return value
 
@@ -116,7 +116,7 @@ def _url(value: str) -> str:
 
 
 def _server(value: object) -> str:
-    if isinstance(value, str) and _SERVER.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(r"\d{4}", value, re.ASCII):
         return value
     raise ValueError(
         "must be four digits as text, such as 0010 (in YAML and TOML quote it:"
@@ -124,12 +124,8 @@ def _server(value: object) -> str:
     )
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
+def _spelt(convert: Callable[[str], str]) -> BeforeValidator:
+    return BeforeValidator(lambda value: convert(value) if isinstance(value, str) else value)
 
 
 Duration = Annotated[timedelta, BeforeValidator(duration)]
@@ -141,5 +137,5 @@ Zone = Annotated[str, AfterValidator(_zone)]
 Url = Annotated[str, AfterValidator(_url)]
 Server = Annotated[str, BeforeValidator(_server)]
 Text = Annotated[str, Field(min_length=1)]
-AnyCaseLower: Final = BeforeValidator(_lower)
-AnyCaseUpper: Final = BeforeValidator(_upper)
+AnyCaseLower: Final = _spelt(str.lower)
+AnyCaseUpper: Final = _spelt(str.upper)
