@@ -134,7 +134,7 @@ class Log:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Log]]:
     """Configure logging as the service does, with a handler that writes to memory."""
-    loggers = [logging.root, *map(logging.getLogger, (logs.OURS, *logs._LIBRARIES))]
+    loggers = [logging.root, *map(logging.getLogger, (logs.OURS, "aiokafka", "asyncio"))]
     before = [(logger, logger.level) for logger in loggers]
     handlers = logging.root.handlers[:]
     raising = logging.raiseExceptions

@@ -35,21 +35,7 @@ REPEATED_AFTER: Final = 30.0
 """Seconds in which a library's line with the same template comes out once."""
 
 _LOG = logging.getLogger(OURS)
-_LIBRARIES: Final = ("aiohttp", "aiokafka", "asyncio", "kafka")
-_LOWERED: Final = {
-    logging.CRITICAL: logging.WARNING,
-    logging.ERROR: logging.WARNING,
-    logging.WARNING: logging.INFO,
-    logging.INFO: logging.DEBUG,
-}
-"""There is no row for DEBUG: aiokafka's prints the key and the value of every record."""
-_LIBRARY_LEVELS: Final = {
-    logging.DEBUG: logging.INFO,
-    logging.INFO: logging.WARNING,
-    logging.WARNING: logging.ERROR,
-    logging.ERROR: logging.CRITICAL + 1,
-}
-"""The same the other way round: from which level on a library is asked at all."""
+_LOWERED_BY: Final = logging.WARNING - logging.INFO
 _LONGEST_FOREIGN: Final = 300
 _DEEPEST_PLACE: Final = 5
 
@@ -68,9 +54,8 @@ def configure(log_format: Literal["json", "console"] | None, level: Level) -> No
     logging.raiseExceptions = False
     logging.captureWarnings(capture=True)
     logging.root.handlers[:] = [Handler(stream, render, ours)]
-    logging.root.setLevel(_LIBRARY_LEVELS[ours])
-    for library in _LIBRARIES:
-        logging.getLogger(library).setLevel(_LIBRARY_LEVELS[ours])
+    # Of libraries nobody asks for more: aiokafka's debug prints every key and value.
+    logging.root.setLevel(logging.INFO)
     _LOG.setLevel(ours)
     sys.excepthook = _uncaught
     sys.unraisablehook = _unraisable
@@ -116,8 +101,8 @@ class Handler(logging.Handler):
         return {**_head(record, record.levelno, str(record.msg)), **fields}
 
     def _foreign(self, record: logging.LogRecord) -> Line | None:
-        level = _LOWERED.get(record.levelno)
-        if level is None or level < self._lowest:
+        level = min(record.levelno - _LOWERED_BY, logging.WARNING)
+        if level < max(self._lowest, logging.DEBUG):
             return None
         event = sentence(record)
         template = str(record.msg) if record.args else event
