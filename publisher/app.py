@@ -61,12 +61,12 @@ async def serve(settings: Settings) -> None:
     """Publish all operations until a stop signal."""
     clock = MachineClock()
     liveness = Liveness()
-    metrics = Metrics(_names(settings), __version__, clock.now)
     status = Status(_names(settings), __version__, clock.now)
+    metrics = Metrics(status)
 
     def emit(happened: Signal) -> None:
-        metrics(happened)
         status(happened)
+        metrics(happened)
         logs.record(happened)
 
     cluster = Cluster(settings, emit)

@@ -19,6 +19,7 @@ from publisher.edges.kafka_topics import (
     STATE_PARTITIONS,
 )
 from publisher.edges.metrics import PREFIX, Metrics
+from publisher.edges.status import Status
 from publisher.errors import PublisherError, Reason
 from publisher.rules import upstream
 from publisher.rules.events import CONVERSATION_FIELDS, ROW_FIELDS
@@ -135,7 +136,7 @@ METRICS: Final = {
 
 def registered() -> dict[str, list[str]]:
     """Names as Prometheus shows them, with their labels."""
-    metrics = Metrics(["wv0010"], "0", lambda: datetime.now(UTC))
+    metrics = Metrics(Status(["wv0010"], "0", lambda: datetime.now(UTC)))
     endings = {"counter": "_total", "info": "_info"}
     found = {}
     for collector in set(metrics.registry._collector_to_names):

@@ -82,7 +82,7 @@ class Service:
         self.now = NOON
         self.liveness = Liveness(self.elapsed)
         self.status = Status(NAMES, "1.2.3", lambda: self.now)
-        self.metrics = Metrics(NAMES, "1.2.3", lambda: self.now)
+        self.metrics = Metrics(self.status)
         self.beats = {name: self.liveness.beat(name) for name in NAMES}
         for beat in self.beats.values():
             beat(86_400)

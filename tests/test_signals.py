@@ -188,8 +188,7 @@ def test_a_signal_becomes_one_line_at_the_level_of_the_readers_duty(
 
 @pytest.mark.parametrize("signal", EVERY_SIGNAL, ids=lambda signal: type(signal).__name__)
 def test_no_listener_minds_any_signal(signal: Signal) -> None:
-    Metrics(["wv0010"], "0.1.0", lambda: NOON)(signal)
-    Status(["wv0010"], "0.1.0", lambda: NOON)(signal)
+    Scraped().tell(signal)
 
 
 def test_no_signal_has_room_for_what_people_wrote() -> None:
@@ -488,7 +487,12 @@ class Scraped:
 
     def __init__(self, *operations: str) -> None:
         self.now = NOON
-        self.metrics = Metrics(operations or ("wv0010",), "0.1.0", lambda: self.now)
+        self.status = Status(operations or ("wv0010",), "0.1.0", lambda: self.now)
+        self.metrics = Metrics(self.status)
+
+    def tell(self, signal: Signal) -> None:
+        self.status(signal)
+        self.metrics(signal)
 
     def samples(self) -> dict[str, list[tuple[dict[str, str], float]]]:
         text = generate_latest(self.metrics.registry).decode()
@@ -519,7 +523,7 @@ def scraped() -> Scraped:
 
 def test_the_names_and_labels_are_the_promised_ones(scraped: Scraped) -> None:
     for signal in EVERY_SIGNAL:
-        scraped.metrics(signal)
+        scraped.tell(signal)
     found: dict[str, set[str]] = {}
     for name, samples in scraped.samples().items():
         if not name.startswith("process_"):
@@ -532,7 +536,7 @@ def test_the_names_and_labels_are_the_promised_ones(scraped: Scraped) -> None:
 
 def test_labels_are_closed_sets(scraped: Scraped) -> None:
     for signal in EVERY_SIGNAL:
-        scraped.metrics(signal)
+        scraped.tell(signal)
     closed = {
         "operation": {"wv0010"},
         "topic": {"wolkvox.messages"},
@@ -576,28 +580,28 @@ def test_every_reason_begins_somewhere_at_zero() -> None:
 
 def test_lag_is_there_from_the_restore_on_and_grows_by_itself(scraped: Scraped) -> None:
     assert scraped.value("lag_seconds") is None
-    scraped.metrics(RESTORED)
+    scraped.tell(RESTORED)
     assert scraped.value("lag_seconds") == 180
     scraped.now += timedelta(hours=5)
     assert scraped.value("lag_seconds") == 180 + 5 * 3600
-    scraped.metrics(replace(PUBLISHED, covered_until=scraped.now - MINUTE))
+    scraped.tell(replace(PUBLISHED, covered_until=scraped.now - MINUTE))
     assert scraped.value("lag_seconds") == 60
 
 
 def test_lag_counts_by_the_servers_clock_and_is_never_negative(scraped: Scraped) -> None:
-    scraped.metrics(RESTORED)
-    scraped.metrics(RequestAnswered("wv0010", "use", 1.0, 1, 30.0))
+    scraped.tell(RESTORED)
+    scraped.tell(RequestAnswered("wv0010", "use", 1.0, 1, 30.0))
     assert scraped.value("lag_seconds") == 210
     assert scraped.value("clock_skew_seconds") == 30
-    scraped.metrics(RequestAnswered("wv0010", "use", 1.0, 1, None))
+    scraped.tell(RequestAnswered("wv0010", "use", 1.0, 1, None))
     assert scraped.value("clock_skew_seconds") == 30
-    scraped.metrics(RequestAnswered("wv0010", "use", 1.0, 1, -500.0))
+    scraped.tell(RequestAnswered("wv0010", "use", 1.0, 1, -500.0))
     assert scraped.value("lag_seconds") == 0
 
 
 def test_a_window_is_counted_by_its_pass(scraped: Scraped) -> None:
-    scraped.metrics(replace(PUBLISHED, rejected={"row_invalid": 2}))
-    scraped.metrics(replace(PUBLISHED, pass_label="reread", new=3, duplicate=1))
+    scraped.tell(replace(PUBLISHED, rejected={"row_invalid": 2}))
+    scraped.tell(replace(PUBLISHED, pass_label="reread", new=3, duplicate=1))
     assert scraped.value("messages_published_total", pass_="live") == 398
     assert scraped.value("messages_published_total", pass_="reread") == 3
     assert scraped.value("messages_duplicate_total") == 15
@@ -608,9 +612,9 @@ def test_a_window_is_counted_by_its_pass(scraped: Scraped) -> None:
 
 
 def test_failures_and_narrowings_are_counted(scraped: Scraped) -> None:
-    scraped.metrics(FAILED)
-    scraped.metrics(replace(FAILED, stage=Stage.RESTORE, reason=Reason.KAFKA_TIMEOUT))
-    scraped.metrics(WindowNarrowed("wv0010", Reason.TOO_LARGE, WINDOW, MINUTE))
+    scraped.tell(FAILED)
+    scraped.tell(replace(FAILED, stage=Stage.RESTORE, reason=Reason.KAFKA_TIMEOUT))
+    scraped.tell(WindowNarrowed("wv0010", Reason.TOO_LARGE, WINDOW, MINUTE))
     assert scraped.value("errors_total", stage="read", reason="unreachable") == 1
     assert scraped.value("errors_total", stage="restore", reason="kafka_timeout") == 1
     assert scraped.value("windows_total", result="failed") == 1  # a restore is no window
@@ -618,9 +622,9 @@ def test_failures_and_narrowings_are_counted(scraped: Scraped) -> None:
 
 
 def test_requests_and_transactions_are_timed(scraped: Scraped) -> None:
-    scraped.metrics(RequestAnswered("wv0010", "use", 1.5, 1, None))
-    scraped.metrics(RequestAnswered("wv0010", "failed", 0.0, 0, None))
-    scraped.metrics(TransactionEnded("wv0010", "committed", 0.25))
+    scraped.tell(RequestAnswered("wv0010", "use", 1.5, 1, None))
+    scraped.tell(RequestAnswered("wv0010", "failed", 0.0, 0, None))
+    scraped.tell(TransactionEnded("wv0010", "committed", 0.25))
     assert scraped.value("requests_total", verdict="use") == 1
     assert scraped.value("requests_total", verdict="failed") == 1
     assert scraped.value("request_duration_seconds_count") == 1
@@ -630,8 +634,8 @@ def test_requests_and_transactions_are_timed(scraped: Scraped) -> None:
 
 
 def test_offsets_and_version_are_shown(scraped: Scraped) -> None:
-    scraped.metrics(OffsetsCompared({"wolkvox.messages": 7}))
-    scraped.metrics(OffsetsCompared({"wolkvox.messages": 3}))
+    scraped.tell(OffsetsCompared({"wolkvox.messages": 7}))
+    scraped.tell(OffsetsCompared({"wolkvox.messages": 3}))
     assert scraped.value("unstable_offsets", topic="wolkvox.messages", operation="") is None
     assert ({"topic": "wolkvox.messages"}, 3.0) in scraped.samples()["unstable_offsets"]
     assert scraped.samples()["build_info"] == [({"version": "0.1.0"}, 1.0)]
@@ -647,7 +651,7 @@ def buckets(scraped: Scraped, name: str) -> dict[float, float]:
 
 def test_delay_is_counted_in_bulk_for_the_live_pass(scraped: Scraped) -> None:
     ages = occurred((0, 1), (5, 10), (6, 100), (300, 1_000), (1_000_000, 5), (-40, 2))
-    scraped.metrics(replace(PUBLISHED, occurred=ages))
+    scraped.tell(replace(PUBLISHED, occurred=ages))
     found = buckets(scraped, "message_delay_seconds")
     assert tuple(found)[:-1] == tuple(map(float, DELAY_BUCKETS))
     assert found[5] == 1 + 10 + 2  # bounds are inclusive; the future counts as now
@@ -663,9 +667,9 @@ def test_delay_is_counted_in_bulk_for_the_live_pass(scraped: Scraped) -> None:
 
 def test_lateness_is_counted_for_rereads_and_nothing_for_the_rest(scraped: Scraped) -> None:
     ages = occurred((3_600 * 5, 7))
-    scraped.metrics(replace(PUBLISHED, pass_label="reread", occurred=ages))
-    scraped.metrics(replace(PUBLISHED, pass_label="repair", occurred=ages))
-    scraped.metrics(replace(PUBLISHED, pass_label="backfill", occurred=ages))
+    scraped.tell(replace(PUBLISHED, pass_label="reread", occurred=ages))
+    scraped.tell(replace(PUBLISHED, pass_label="repair", occurred=ages))
+    scraped.tell(replace(PUBLISHED, pass_label="backfill", occurred=ages))
     found = buckets(scraped, "message_lateness_seconds")
     assert tuple(found)[:-1] == tuple(map(float, LATENESS_BUCKETS))
     assert (found[4 * 3_600], found[8 * 3_600]) == (0, 7)

@@ -7,10 +7,11 @@ that the first error of its kind counts as one.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import accumulate, product
-from typing import Final, assert_never
+from typing import Final
 
 from prometheus_client import disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
@@ -18,23 +19,17 @@ from prometheus_client.metrics import Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from publisher.edges.status import Status
 from publisher.errors import Reason, Stage
-from publisher.model import Instant
 from publisher.rules.records import LIVE
 from publisher.rules.rows import RejectReason
 from publisher.rules.upstream import Verdict
 from publisher.signals import (
-    HintGiven,
     NothingFound,
     OffsetsCompared,
     RequestAnswered,
-    ServiceStarted,
-    ServiceStopped,
     Signal,
-    StateRestored,
     StepFailed,
-    StopRequested,
-    TopicCreated,
     TransactionEnded,
     WindowNarrowed,
     WindowPublished,
@@ -89,28 +84,18 @@ class BulkHistogram(Collector):
         self._name = f"{PREFIX}_{name}"
         self._documentation = documentation
         self._bounds = tuple(map(float, bounds))
-        self._counts: dict[str, list[int]] = {}
-        self._sums: dict[str, float] = {}
-
-    def add(self, operation: str) -> None:
-        """Show the operation, with nothing counted yet."""
-        self._counts.setdefault(operation, [0] * (len(self._bounds) + 1))
-        self._sums.setdefault(operation, 0.0)
+        self._counts = defaultdict[str, list[int]](lambda: [0] * (len(self._bounds) + 1))
+        self._sums = defaultdict[str, float](float)
 
     def observe(self, operation: str, seconds: float, count: int) -> None:
         """Count the value so many times; a negative one (clocks differ) as zero."""
         seconds = max(seconds, 0.0)
-        self.add(operation)
         self._counts[operation][bisect_left(self._bounds, seconds)] += count
         self._sums[operation] += seconds * count
 
-    def describe(self) -> Iterator[HistogramMetricFamily]:
-        """Tell the registry the name, before there is anything to collect."""
-        yield HistogramMetricFamily(self._name, self._documentation, labels=["operation"])
-
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Write the buckets the way Prometheus wants them: each holds those before it."""
-        [family] = self.describe()
+        family = HistogramMetricFamily(self._name, self._documentation, labels=["operation"])
         bounds = [*map(str, self._bounds), "+Inf"]
         for operation, counts in self._counts.items():
             buckets = list(zip(bounds, map(float, accumulate(counts)), strict=True))
@@ -118,38 +103,41 @@ class BulkHistogram(Collector):
         yield family
 
 
-class Lag(Collector):
-    """How far behind each operation is: computed when asked, so that it grows while we hang."""
+class Standing(Collector):
+    """What `Status` knows, read when asked, so that the lag grows while we hang."""
 
-    def __init__(self, now: Callable[[], Instant]) -> None:
-        self._now = now
-        self.covered_until: dict[str, Instant] = {}
-        """Of the live pass; parked gaps count as covered."""
-        self.clock_skew: dict[str, float] = {}
-        """Seconds that the server's clock is ahead of ours."""
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Tell the registry the name, before there is anything to collect."""
-        yield GaugeMetricFamily(
-            f"{PREFIX}_lag_seconds",
-            "Now, by the server's clock, minus the end of what is read and committed.",
-            labels=["operation"],
-        )
+    def __init__(self, status: Status) -> None:
+        self._status = status
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Compare with now."""
-        [family] = self.describe()
-        now = self._now()
-        for operation, covered_until in self.covered_until.items():
-            behind = (now - covered_until).total_seconds() + self.clock_skew.get(operation, 0.0)
-            family.add_metric([operation], max(behind, 0.0))
-        yield family
+        """Leave out what is not known yet."""
+
+        def gauge(name: str, documentation: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"{PREFIX}_{name}", documentation, labels=["operation"])
+
+        lag = gauge(
+            "lag_seconds",
+            "Now, by the server's clock, minus the end of what is read and committed.",
+        )
+        ids = gauge("ledger_ids", "Ids remembered against publishing twice.")
+        success = gauge(
+            "last_success_timestamp_seconds", "When a window was last committed, Unix time."
+        )
+        now = self._status.now()
+        for name, operation in self._status.operations.items():
+            behind = operation.lag_seconds(now)
+            if behind is not None:
+                lag.add_metric([name], behind)
+                ids.add_metric([name], operation.ledger_ids)
+            if operation.window:
+                success.add_metric([name], operation.window.committed_at.timestamp())
+        yield from (lag, ids, success)
 
 
 class Metrics:
     """A listener: call it with each signal. Everything is in `registry`."""
 
-    def __init__(self, operations: Iterable[str], version: str, now: Callable[[], Instant]) -> None:
+    def __init__(self, status: Status) -> None:
         # Twice as many series, to tell Prometheus what it sees by itself.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -159,7 +147,7 @@ class Metrics:
             names = ("operation", *labels)
             return Counter(f"{PREFIX}_{name}", documentation, names, registry=self.registry)
 
-        def gauge(name: str, documentation: str, label: str = "operation") -> Gauge:
+        def gauge(name: str, documentation: str, label: str) -> Gauge:
             return Gauge(f"{PREFIX}_{name}", documentation, (label,), registry=self.registry)
 
         def histogram(name: str, documentation: str, buckets: Sequence[float]) -> Histogram:
@@ -171,7 +159,6 @@ class Metrics:
                 registry=self.registry,
             )
 
-        self._lag = Lag(now)
         self._delay = BulkHistogram(
             "message_delay_seconds",
             "From a message's date to the commit that published it; live pass.",
@@ -182,7 +169,7 @@ class Metrics:
             "Age of the messages that the report showed only to a re-read.",
             LATENESS_BUCKETS,
         )
-        for collector in (self._lag, self._delay, self._lateness):
+        for collector in (Standing(status), self._delay, self._lateness):
             self.registry.register(collector)
         self._published = counter("messages_published_total", "Events committed.", "pass")
         self._duplicate = counter(
@@ -201,25 +188,23 @@ class Metrics:
             "transaction_duration_seconds", "From begin to the end of commit.", TRANSACTION_BUCKETS
         )
         self._errors = counter("errors_total", "Steps that failed.", "stage", "reason")
-        self._last_success = gauge(
-            "last_success_timestamp_seconds", "When a window was last committed, Unix time."
+        self._clock_skew = gauge(
+            "clock_skew_seconds", "The server's clock minus ours.", "operation"
         )
-        self._clock_skew = gauge("clock_skew_seconds", "The server's clock minus ours.")
-        self._ledger_ids = gauge("ledger_ids", "Ids remembered against publishing twice.")
         self._unstable = gauge(
             "unstable_offsets",
             "High watermark minus last stable offset, over a topic's partitions.",
             "topic",
         )
         build = Info(f"{PREFIX}_build", "What is running.", registry=self.registry)
-        build.info({"version": version})
-        for operation in operations:
+        build.info({"version": status.version})
+        for operation in status.operations:
             self._add(operation)
 
     def _add(self, operation: str) -> None:
         """Show every series of the operation, with nothing counted yet."""
-        self._delay.add(operation)
-        self._lateness.add(operation)
+        for histogram in (self._delay, self._lateness):
+            histogram.observe(operation, 0.0, count=0)
         self._duplicate.labels(operation)
         self._request_seconds.labels(operation)
         self._transaction_seconds.labels(operation)
@@ -241,15 +226,11 @@ class Metrics:
     def __call__(self, signal: Signal) -> None:
         """Count what happened."""
         match signal:
-            case StateRestored(operation=operation):
-                self._lag.covered_until[operation] = signal.covered_until
-                self._ledger_ids.labels(operation).set(signal.ledger_ids)
             case RequestAnswered(operation=operation):
                 self._requests.labels(operation, signal.verdict).inc()
                 if signal.verdict != "failed":
                     self._request_seconds.labels(operation).observe(signal.took_seconds)
                 if signal.clock_skew_seconds is not None:
-                    self._lag.clock_skew[operation] = signal.clock_skew_seconds
                     self._clock_skew.labels(operation).set(signal.clock_skew_seconds)
             case TransactionEnded(operation=operation):
                 self._transactions.labels(operation, signal.result).inc()
@@ -267,12 +248,8 @@ class Metrics:
             case OffsetsCompared():
                 for topic, count in signal.unstable.items():
                     self._unstable.labels(topic).set(count)
-            case (
-                ServiceStarted() | HintGiven() | TopicCreated() | StopRequested() | ServiceStopped()
-            ):
-                pass
             case _:
-                assert_never(signal)
+                pass  # what is no number, or is in `Status`
 
     def _window_published(self, signal: WindowPublished) -> None:
         operation = signal.operation
@@ -282,9 +259,6 @@ class Metrics:
             self._rejected.labels(operation, reason).inc(count)
         result = "possibly_cut" if signal.possibly_cut else "published"
         self._windows.labels(operation, signal.pass_label, result).inc()
-        self._last_success.labels(operation).set(signal.committed_at.timestamp())
-        self._ledger_ids.labels(operation).set(signal.ledger_ids)
-        self._lag.covered_until[operation] = signal.covered_until
         ages = {LIVE: self._delay, "reread": self._lateness}.get(signal.pass_label)
         if ages:
             for second, count in signal.occurred.items():

@@ -1,25 +1,18 @@
-"""What is true at the moment: the listener behind `/readyz` and the page."""
+"""What is true at the moment: the listener behind `/readyz`, the page, and gauges of `/metrics`."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import assert_never
 
 from publisher.errors import Stage
 from publisher.model import Instant
 from publisher.signals import (
     HintGiven,
-    NothingFound,
-    OffsetsCompared,
     RequestAnswered,
-    ServiceStarted,
-    ServiceStopped,
     Signal,
     StateRestored,
     StepFailed,
     StopRequested,
-    TopicCreated,
     TransactionEnded,
-    WindowNarrowed,
     WindowPublished,
 )
 
@@ -59,7 +52,7 @@ class Status:
     """A listener: call it with each signal."""
 
     def __init__(self, operations: Iterable[str], version: str, now: Callable[[], Instant]) -> None:
-        self._now = now
+        self.now = now
         self.version = version
         self.started_at = now()
         self.stopping = False
@@ -80,31 +73,25 @@ class Status:
     def __call__(self, signal: Signal) -> None:
         """Remember what happened."""
         match signal:
-            case StateRestored():
-                operation = self._of(signal.operation)
-                operation.restored = True
-                operation.kafka_problem = ""
-                operation.failing = False
-                operation.cursor = signal.cursor
-                operation.covered_until = signal.covered_until
-                operation.ledger_ids = signal.ledger_ids
-            case RequestAnswered():
-                if signal.clock_skew_seconds is not None:
-                    self._of(signal.operation).clock_skew_seconds = signal.clock_skew_seconds
-            case TransactionEnded():
-                if signal.result == "committed":
-                    self._of(signal.operation).kafka_problem = ""
-            case WindowPublished():
+            case StateRestored() | WindowPublished():
                 operation = self._of(signal.operation)
                 operation.failing = False
                 operation.cursor = signal.cursor
                 operation.covered_until = signal.covered_until
                 operation.ledger_ids = signal.ledger_ids
-                operation.published += signal.new
-                operation.window = replace(signal, occurred={})
+                if isinstance(signal, StateRestored):
+                    operation.restored = True
+                    operation.kafka_problem = ""
+                else:
+                    operation.published += signal.new
+                    operation.window = replace(signal, occurred={})
+            case RequestAnswered(clock_skew_seconds=skew) if skew is not None:
+                self._of(signal.operation).clock_skew_seconds = skew
+            case TransactionEnded(result="committed"):
+                self._of(signal.operation).kafka_problem = ""
             case StepFailed():
                 operation = self._of(signal.operation)
-                operation.failure, operation.failed_at = signal, self._now()
+                operation.failure, operation.failed_at = signal, self.now()
                 operation.failing = True
                 if signal.stage in (Stage.COMMIT, Stage.RESTORE):
                     operation.kafka_problem = signal.text
@@ -115,17 +102,8 @@ class Status:
                     self.hints.append(signal.text)
             case StopRequested():
                 self.stopping = True
-            case (
-                ServiceStarted()
-                | TopicCreated()
-                | WindowNarrowed()
-                | NothingFound()
-                | OffsetsCompared()
-                | ServiceStopped()
-            ):
-                pass
             case _:
-                assert_never(signal)
+                pass  # nothing that holds for longer
 
     def _of(self, operation: str) -> OperationStatus:
         return self.operations.setdefault(operation, OperationStatus(operation))

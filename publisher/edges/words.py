@@ -36,12 +36,10 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
             return WARNING, "Something looks wrong", {}
         case signals.TopicCreated():
             return INFO, "Topic created", {}
+        case signals.StateRestored(first_start=True):
+            return INFO, "First start, state created", {}
         case signals.StateRestored():
-            return (
-                INFO,
-                "First start, state created" if signal.first_start else "State restored",
-                {},
-            )
+            return INFO, "State restored", {}
         case signals.RequestAnswered(verdict="failed"):
             return DEBUG, "Request not answered", {}
         case signals.RequestAnswered():
