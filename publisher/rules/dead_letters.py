@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha1
+from itertools import groupby
 from typing import Final
 
 import orjson
@@ -64,43 +65,34 @@ def of_answer(body: bytes) -> DeadLetter:
 
 def cut_out(body: bytes, rejects: Iterable[Reject]) -> list[DeadLetter]:
     """The bytes of what was rejected, in the answer's order."""
-    rejects = list(rejects)
+    wanted = sorted(rejects, key=lambda r: (r.element, -1 if r.row is None else r.row))
     try:
-        return list(_cut_out(body, rejects))
+        return list(_cut_out(body, wanted)) if wanted else []
     except RecursionError:
         # Nested deeper than the standard library reads: nothing smaller can be found.
-        return [DeadLetter(rejects[0].reason, "answer", body)]
+        return [DeadLetter(wanted[0].reason, "answer", body)]
 
 
-def _cut_out(body: bytes, rejects: Iterable[Reject]) -> Iterator[DeadLetter]:
-    wanted = sorted(rejects, key=lambda r: (r.element, -1 if r.row is None else r.row))
-    if not wanted:
-        return
+def _cut_out(body: bytes, wanted: Iterable[Reject]) -> Iterator[DeadLetter]:
     # One character per byte: JSON's own characters are ASCII, so places are exact.
     text = body.decode("latin-1")
     begins = object_start(text)
     if begins is None:
         raise ValueError("the body that rows were read from holds no object")
-    elements = list(_items(text, _member(text, begins, "data")))
-    rows: list[tuple[int, int]] = []
-    rows_of, context = -1, b""
-    for reject in wanted:
-        start, end = elements[reject.element]
-        if reject.row is None:
-            position = f"data[{reject.element}]"
-            yield DeadLetter(reject.reason, position, body[start:end])
-            continue
-        if rows_of != reject.element:
-            rows_of = reject.element
-            rows = list(_items(text, _member(text, start, "conversation")))
-            context = _context(body[start:end])
-        first, last = rows[reject.row]
-        yield DeadLetter(
-            reject.reason,
-            f"data[{reject.element}].conversation[{reject.row}]",
-            body[first:last],
-            context,
-        )
+    elements = _items(text, begins, "data")
+    for number, of_element in groupby(wanted, key=lambda reject: reject.element):
+        start, end = elements[number]
+        whole, position = body[start:end], f"data[{number}]"
+        rows: list[tuple[int, int]] = []
+        for reject in of_element:
+            if reject.row is None:
+                yield DeadLetter(reject.reason, position, whole)
+                continue
+            if not rows:
+                rows, context = _items(text, start, "conversation"), _context(whole)
+            first, last = rows[reject.row]
+            place = f"{position}.conversation[{reject.row}]"
+            yield DeadLetter(reject.reason, place, body[first:last], context)
 
 
 def of_rows(body: bytes, reason: RejectReason, rows: Iterable[Row]) -> list[DeadLetter]:
@@ -153,33 +145,26 @@ def _context(element: bytes) -> bytes:
     return context if len(context) <= _CONTEXT_LIMIT else b""
 
 
-def _member(text: str, at: int, name: str) -> int:
-    """Where the value of the object's member begins; of two equal names the last counts."""
-    found = -1
-    at = _skip(text, at + 1)
-    while text[at] != "}":
-        key, at = _DECODE(text, at)
-        value_at = _skip(text, _skip(text, at) + 1)
-        if key == name:
-            found = value_at
-        _, at = _DECODE(text, value_at)
-        at = _next(text, at)
-    return found
+def _items(text: str, at: int, name: str) -> list[tuple[int, int]]:
+    """Start and end of each item of the array that is the object's member of that name."""
+    members = {key: start for key, start, _ in _parts(text, at)}  # of equal names the last counts
+    return [(start, end) for _, start, end in _parts(text, members[name])]
 
 
-def _items(text: str, at: int) -> Iterator[tuple[int, int]]:
-    """Start and end of each item of the array that begins at `at`."""
+def _parts(text: str, at: int) -> Iterator[tuple[str, int, int]]:
+    """Name, start and end of each value in the object or array that begins at `at`."""
+    named = text[at] == "{"
+    name = ""
     at = _skip(text, at + 1)
-    while text[at] != "]":
+    while text[at] not in "}]":
+        if named:
+            name, at = _DECODE(text, at)
+            at = _skip(text, _skip(text, at) + 1)
         _, end = _DECODE(text, at)
-        yield at, end
-        at = _next(text, end)
-
-
-def _next(text: str, at: int) -> int:
-    """Behind a value: behind its comma, or at the closing bracket."""
-    at = _skip(text, at)
-    return _skip(text, at + 1) if text[at] == "," else at
+        yield name, at, end
+        at = _skip(text, end)
+        if text[at] == ",":
+            at = _skip(text, at + 1)
 
 
 def _skip(text: str, at: int) -> int:
