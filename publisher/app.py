@@ -9,8 +9,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import ClientSession
@@ -61,7 +60,8 @@ async def serve(settings: Settings) -> None:
     """Publish all operations until a stop signal."""
     clock = MachineClock()
     liveness = Liveness()
-    status = Status(_names(settings), __version__, clock.now)
+    names = tuple(operation.name for operation in settings.operations)
+    status = Status(names, __version__, clock.now)
     metrics = Metrics(status)
 
     def emit(happened: Signal) -> None:
@@ -70,56 +70,43 @@ async def serve(settings: Settings) -> None:
         logs.record(happened)
 
     cluster = Cluster(settings, emit)
-    with _stop_signals(clock, emit):
-        # The port first: when it cannot be had, nothing has been asked or written yet.
-        async with (
-            open_session() as session,
-            ops.serve(
-                settings.publisher.http_port,
-                registry=metrics.registry,
-                liveness=liveness,
-                status=status,
-                now=clock.now,
-            ) as port,
-        ):
-            emit(ServiceStarted(__version__, _names(settings), port))
-            for hint in settings.hints:
-                emit(HintGiven(hint))
-            tasks = [
-                asyncio.create_task(
-                    run(_job(operation, settings, session, cluster, clock, liveness, emit)),
-                    name=operation.name,
-                )
-                for operation in settings.operations
-            ]
-            for task in tasks:
-                task.add_done_callback(lambda ended: _ended(ended, clock, liveness))
-            tasks.append(asyncio.create_task(_compare_offsets(cluster, settings, clock, emit)))
-            await clock.stop_requested()
-            await _finish(tasks)
-            clean = await cluster.close()
+
+    def start(operation: Operation, session: ClientSession) -> asyncio.Task[None]:
+        job = Job(
+            operation=operation.name,
+            zone=Zone(operation.timezone),
+            settings=settings.publisher,
+            source=HttpSource(session, operation.url, operation.token, clock.now),
+            log=cluster.log(operation.name),
+            clock=clock,
+            emit=emit,
+            beat=liveness.beat(operation.name),
+        )
+        task = asyncio.create_task(run(job), name=operation.name)
+        task.add_done_callback(lambda ended: _ended(ended, clock, liveness))
+        return task
+
+    _mind_stop_signals(clock, emit)
+    # The port first: when it cannot be had, nothing has been asked or written yet.
+    async with (
+        open_session() as session,
+        ops.serve(
+            settings.publisher.http_port,
+            registry=metrics.registry,
+            liveness=liveness,
+            status=status,
+            now=clock.now,
+        ) as port,
+    ):
+        emit(ServiceStarted(__version__, names, port))
+        for hint in settings.hints:
+            emit(HintGiven(hint))
+        tasks = [start(operation, session) for operation in settings.operations]
+        tasks.append(asyncio.create_task(_compare_offsets(cluster, settings, clock, emit)))
+        await clock.stop_requested()
+        await _finish(tasks)
+        clean = await cluster.close()
     emit(ServiceStopped(clean))
-
-
-def _job(
-    operation: Operation,
-    settings: Settings,
-    session: ClientSession,
-    cluster: Cluster,
-    clock: MachineClock,
-    liveness: Liveness,
-    emit: Emit,
-) -> Job:
-    return Job(
-        operation=operation.name,
-        zone=Zone(operation.timezone),
-        settings=settings.publisher,
-        source=HttpSource(session, operation.url, operation.token, clock.now),
-        log=cluster.log(operation.name),
-        clock=clock,
-        emit=emit,
-        beat=liveness.beat(operation.name),
-    )
 
 
 def _ended(loop: asyncio.Task[None], clock: MachineClock, liveness: Liveness) -> None:
@@ -153,8 +140,7 @@ async def _compare_offsets(
             emit(OffsetsCompared(await cluster.unstable_offsets(sorted(topics))))
 
 
-@contextmanager
-def _stop_signals(clock: MachineClock, emit: Emit) -> Iterator[None]:
+def _mind_stop_signals(clock: MachineClock, emit: Emit) -> None:
     """The first SIGTERM or SIGINT asks for a stop, a second one forces it."""
     loop = asyncio.get_running_loop()
 
@@ -166,12 +152,3 @@ def _stop_signals(clock: MachineClock, emit: Emit) -> Iterator[None]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
-def _names(settings: Settings) -> tuple[str, ...]:
-    return tuple(operation.name for operation in settings.operations)
