@@ -13,6 +13,7 @@ from publisher.model import Instant
 from publisher.signals import WindowPublished
 
 REFRESH_SECONDS: Final = 5
+_UNKNOWN: Final = "&ndash;"
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'",
@@ -107,9 +108,10 @@ def render(status: Status, overdue: Collection[str], now: Instant) -> str:
 def _operation(operation: OperationStatus, now: Instant, *, hangs: bool, stopping: bool) -> str:
     word, tone = _state(operation, hangs=hangs, stopping=stopping)
     lag = operation.lag_seconds(now)
+    behind = _UNKNOWN if lag is None else duration(lag)
     rows = [
-        ("Covered until", _moment_or_dash(operation.covered_until)),
-        ("Cursor, settled until", _moment_or_dash(operation.cursor)),
+        ("Covered until", _moment(operation.covered_until)),
+        ("Cursor, settled until", _moment(operation.cursor)),
         ("Last window", _window(operation.window, now)),
         ("Published", f"{operation.published:,} <small>since the start of this process</small>"),
         ("Remembered ids", f"{operation.ledger_ids:,}"),
@@ -118,7 +120,7 @@ def _operation(operation: OperationStatus, now: Instant, *, hangs: bool, stoppin
     return f"""<article>
 <div class="top"><h2>{escape(operation.name)}</h2><span class="state {tone}">{word}</span></div>
 {_problem(operation, now)}<div class="facts">
-<div class="lag"><span class="label">Behind now</span><b>{_lag(lag)}</b></div>
+<div class="lag"><span class="label">Behind now</span><b>{behind}</b></div>
 <dl>
 {facts}</dl>
 </div>
@@ -148,9 +150,10 @@ def _problem(operation: OperationStatus, now: Instant) -> str:
     wait = failure.retry_in_seconds - (now - operation.failed_at).total_seconds()
     again = f"next attempt in {duration(wait)}" if wait >= 1 else "trying now"
     tone = "bad" if failure.needs_person else "wait"
+    text = escape(failure.text[:1].upper() + failure.text[1:])
     attempts = f"failed {failure.attempt} times" if failure.attempt > 1 else "failed once"
     return (
-        f'<p class="problem {tone}">{_sentence(failure.text)}'
+        f'<p class="problem {tone}">{text}'
         f"<span>{failure.stage} / {failure.reason}, {attempts}, {again}</span></p>\n"
     )
 
@@ -168,7 +171,7 @@ def _past_problem(operation: OperationStatus, now: Instant) -> str:
 
 def _window(window: WindowPublished | None, now: Instant) -> str:
     if window is None:
-        return "&ndash;"
+        return _UNKNOWN
     start, end = _moment(window.window.start), _moment(window.window.end)
     if start[:10] == end[:10]:
         end = end[11:]
@@ -182,10 +185,6 @@ def _window(window: WindowPublished | None, now: Instant) -> str:
     )
 
 
-def _lag(seconds: float | None) -> str:
-    return "&ndash;" if seconds is None else duration(seconds)
-
-
 def duration(seconds: float) -> str:
     """Write a length of time with its two largest units; nothing below a second."""
     left = max(int(seconds), 0)
@@ -197,13 +196,5 @@ def duration(seconds: float) -> str:
     return " ".join(part for part in parts[:2] if part[0] != "0") or "0\N{NO-BREAK SPACE}s"
 
 
-def _moment(instant: Instant) -> str:
-    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _moment_or_dash(instant: Instant | None) -> str:
-    return _moment(instant) if instant else "&ndash;"
-
-
-def _sentence(text: str) -> str:
-    return escape(text[:1].upper() + text[1:])
+def _moment(instant: Instant | None) -> str:
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if instant else _UNKNOWN
