@@ -96,7 +96,6 @@ _TABLE: Final = (
     (429, "", _V.WAIT, _R.RATE_LIMITED, "the server asks for fewer requests"),
 )  # fmt: skip
 
-_KNOWN_STATUSES = frozenset(row[0] for row in _TABLE)
 _SPEAKABLE = re.compile(r"[A-Z][A-Z ,.'()-]{2,99}", re.ASCII)
 _CODE = re.compile(r"\s*[1-5]\d\d\s*", re.ASCII)
 _RECORDS_FOUND = re.compile(r"\s*(\d{1,9}) record", re.IGNORECASE | re.ASCII)
@@ -150,13 +149,8 @@ def _judge_rows(envelope: Any, *, lenient: bool) -> Judgement:
             return _not_understood("the answer says that it found records and holds none")
         return Judgement(Verdict.EMPTY, lenient=lenient)
     if came >= ROW_CAP or missing:
-        return Judgement(
-            Verdict.TOO_LARGE,
-            Reason.TOO_LARGE,
-            "the answer reaches the report's row cap",
-            data=data,
-            lenient=lenient,
-        )
+        text = "the answer reaches the report's row cap"
+        return Judgement(Verdict.TOO_LARGE, Reason.TOO_LARGE, text, data=data, lenient=lenient)
     return Judgement(Verdict.USE, data=data, lenient=lenient)
 
 
@@ -171,15 +165,6 @@ def _judge_error(status: int | None, envelope: Any, answer: Answer) -> Judgement
             if not answer.body.strip()
             else "the body is not the JSON that the report sends"
         )
-    if status not in _KNOWN_STATUSES:
-        if status >= 500:
-            return Judgement(
-                Verdict.WAIT,
-                Reason.SERVER_ERROR,
-                f"the server has a problem of its own (status {status})",
-                retry_after,
-            )
-        return _not_understood(f"the server answers with status {status}")
     for row_status, words, verdict, reason, text in _TABLE:
         if status == row_status and words in msg.lower():
             if verdict is Verdict.EMPTY:
@@ -188,7 +173,10 @@ def _judge_error(status: int | None, envelope: Any, answer: Answer) -> Judgement
                 return Judgement(Verdict.EMPTY, not_found=True)
             said = f' - it says "{msg}"' if _SPEAKABLE.fullmatch(msg) else ""
             return Judgement(verdict, reason, f"{text}{said}", retry_after)
-    raise AssertionError("every known status ends with a row for any message")
+    if status >= 500:
+        text = f"the server has a problem of its own (status {status})"
+        return Judgement(Verdict.WAIT, Reason.SERVER_ERROR, text, retry_after)
+    return _not_understood(f"the server answers with status {status}")
 
 
 def _not_understood(text: str) -> Judgement:
