@@ -15,7 +15,7 @@ from typing import Final
 
 from prometheus_client import disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics import Counter, Gauge, Histogram, Info
+from prometheus_client.metrics import Counter, Gauge, Info
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -87,7 +87,7 @@ class BulkHistogram(Collector):
         self._counts = defaultdict[str, list[int]](lambda: [0] * (len(self._bounds) + 1))
         self._sums = defaultdict[str, float](float)
 
-    def observe(self, operation: str, seconds: float, count: int) -> None:
+    def observe(self, operation: str, seconds: float, count: int = 1) -> None:
         """Count the value so many times; a negative one (clocks differ) as zero."""
         seconds = max(seconds, 0.0)
         self._counts[operation][bisect_left(self._bounds, seconds)] += count
@@ -147,18 +147,6 @@ class Metrics:
             names = ("operation", *labels)
             return Counter(f"{PREFIX}_{name}", documentation, names, registry=self.registry)
 
-        def gauge(name: str, documentation: str, label: str) -> Gauge:
-            return Gauge(f"{PREFIX}_{name}", documentation, (label,), registry=self.registry)
-
-        def histogram(name: str, documentation: str, buckets: Sequence[float]) -> Histogram:
-            return Histogram(
-                f"{PREFIX}_{name}",
-                documentation,
-                ("operation",),
-                buckets=buckets,
-                registry=self.registry,
-            )
-
         self._delay = BulkHistogram(
             "message_delay_seconds",
             "From a message's date to the commit that published it; live pass.",
@@ -169,7 +157,15 @@ class Metrics:
             "Age of the messages that the report showed only to a re-read.",
             LATENESS_BUCKETS,
         )
-        for collector in (Standing(status), self._delay, self._lateness):
+        self._request_seconds = BulkHistogram(
+            "request_duration_seconds", "From sending to the last byte.", REQUEST_BUCKETS
+        )
+        self._transaction_seconds = BulkHistogram(
+            "transaction_duration_seconds", "From begin to the end of commit.", TRANSACTION_BUCKETS
+        )
+        timed = (self._request_seconds, self._transaction_seconds)
+        self._histograms = (self._delay, self._lateness, *timed)
+        for collector in (Standing(status), *self._histograms):
             self.registry.register(collector)
         self._published = counter("messages_published_total", "Events committed.", "pass")
         self._duplicate = counter(
@@ -179,22 +175,20 @@ class Metrics:
             "records_rejected_total", "Rows or answers written to the dead letters.", "reason"
         )
         self._requests = counter("requests_total", "Requests by what the answer meant.", "verdict")
-        self._request_seconds = histogram(
-            "request_duration_seconds", "From sending to the last byte.", REQUEST_BUCKETS
-        )
         self._windows = counter("windows_total", "Windows by how they ended.", "pass", "result")
         self._transactions = counter("transactions_total", "Kafka transactions.", "result")
-        self._transaction_seconds = histogram(
-            "transaction_duration_seconds", "From begin to the end of commit.", TRANSACTION_BUCKETS
-        )
         self._errors = counter("errors_total", "Steps that failed.", "stage", "reason")
-        self._clock_skew = gauge(
-            "clock_skew_seconds", "The server's clock minus ours.", "operation"
+        self._clock_skew = Gauge(
+            f"{PREFIX}_clock_skew_seconds",
+            "The server's clock minus ours.",
+            ("operation",),
+            registry=self.registry,
         )
-        self._unstable = gauge(
-            "unstable_offsets",
+        self._unstable = Gauge(
+            f"{PREFIX}_unstable_offsets",
             "High watermark minus last stable offset, over a topic's partitions.",
-            "topic",
+            ("topic",),
+            registry=self.registry,
         )
         build = Info(f"{PREFIX}_build", "What is running.", registry=self.registry)
         build.info({"version": status.version})
@@ -203,11 +197,9 @@ class Metrics:
 
     def _add(self, operation: str) -> None:
         """Show every series of the operation, with nothing counted yet."""
-        for histogram in (self._delay, self._lateness):
+        for histogram in self._histograms:
             histogram.observe(operation, 0.0, count=0)
         self._duplicate.labels(operation)
-        self._request_seconds.labels(operation)
-        self._transaction_seconds.labels(operation)
         for label in PASSES:
             self._published.labels(operation, label)
             for result in ("published", "possibly_cut"):
@@ -229,12 +221,12 @@ class Metrics:
             case RequestAnswered(operation=operation):
                 self._requests.labels(operation, signal.verdict).inc()
                 if signal.verdict != "failed":
-                    self._request_seconds.labels(operation).observe(signal.took_seconds)
+                    self._request_seconds.observe(operation, signal.took_seconds)
                 if signal.clock_skew_seconds is not None:
                     self._clock_skew.labels(operation).set(signal.clock_skew_seconds)
             case TransactionEnded(operation=operation):
                 self._transactions.labels(operation, signal.result).inc()
-                self._transaction_seconds.labels(operation).observe(signal.took_seconds)
+                self._transaction_seconds.observe(operation, signal.took_seconds)
             case WindowPublished():
                 self._window_published(signal)
             case StepFailed(operation=operation):
