@@ -14,9 +14,7 @@ from publisher.signals import Signal, WindowPublished
 
 Line: TypeAlias = dict[str, Any]
 
-_SAID_BY_THE_SENTENCE: Final = {
-    *("first_start", "needs_person", "clean", "possibly_cut", "lenient"),
-}
+_SAID_BY_THE_SENTENCE: Final = {"first_start", "needs_person", "clean", "possibly_cut", "lenient"}
 _NOT_WORTH_A_LINE: Final = {"cursor", "ledger_ids", "committed_at", "occurred"}
 """Of a window: there is such a line every few minutes."""
 
