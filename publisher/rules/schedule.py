@@ -124,7 +124,7 @@ def next_step(
     `read_until(instant, age)` answers how far from there on everything was read
     when it was at least that old: a re-read passes over it without a request.
     """
-    wake: Instant | None = None
+    wakes: list[Instant] = []
     for pass_ in passes:
         done = progress[pass_.name]
         target = now - pass_.delay
@@ -140,7 +140,7 @@ def next_step(
                 position = read_until(done.cursor, pass_.delay)
                 due = position + pass_.delay + pass_.cadence
             if now < due:
-                wake = due if wake is None else min(wake, due)
+                wakes.append(due)
                 continue
             position = position or done.cursor
         elif pass_.delay:
@@ -150,13 +150,12 @@ def next_step(
             return Read(pass_, Window(position, end), ends_round=end == target)
         if pass_.delay:
             pace.positions.pop(pass_.name, None)
-            due = position + pass_.delay + pass_.cadence
-            wake = due if wake is None else min(wake, due)
+            wakes.append(position + pass_.delay + pass_.cadence)
             continue
         # The clock is behind what was read: ask for the last stretch again, the
         # answer's date tells whose clock is wrong.
         return Read(pass_, Window(position - pass_.cadence, position), ends_round=True)
-    return Wait(wake if wake is not None else now + passes[0].cadence)
+    return Wait(min(wakes, default=now + passes[0].cadence))
 
 
 def advanced(
