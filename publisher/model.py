@@ -40,6 +40,16 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one pass has come."""
+
+    cursor: Instant
+    """Everything before is settled: published, and read late enough not to be read again."""
+    covered_until: Instant
+    """Everything before has been read at least once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One question to the report, as the API wants it asked."""
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from publisher.errors import Reason, Stage
-from publisher.model import Instant, Window
+from publisher.model import Instant, Progress, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class StateRestored:
     first_start: bool
     cursor: Instant
     covered_until: Instant
+    """Of the live pass, like `cursor`."""
+    passes: Mapping[str, Progress]
     journal_entries: int
     ledger_ids: int
     took_seconds: float
@@ -85,6 +87,7 @@ class WindowPublished:
     cursor: Instant
     covered_until: Instant
     """Of the live pass, like `cursor`."""
+    passes: Mapping[str, Progress]
     ledger_ids: int
     next_width: timedelta
     request_seconds: float

@@ -21,10 +21,10 @@ import orjson
 from aiokafka.record.util import decode_varint
 
 from publisher.errors import Fenced, OutcomeUnknown, Reason
-from publisher.model import Answer, Batch, Instant, Record, Request, Restored, StateRecord
+from publisher.model import Answer, Batch, Instant, Progress, Record, Request, Restored, StateRecord
 from publisher.rules import records, state, wire
 from publisher.rules.murmur2 import murmur2
-from publisher.rules.records import LIVE, Entry, Progress
+from publisher.rules.records import LIVE, Entry
 from publisher.rules.state import State, Successor
 from publisher.settings import Operation, Settings, load
 

@@ -17,7 +17,7 @@ from publisher.edges.metrics import Metrics
 from publisher.edges.ops import serve
 from publisher.edges.status import Status
 from publisher.errors import Reason, SettingsError, Stage
-from publisher.model import Window
+from publisher.model import Progress, Window
 from publisher.signals import (
     HintGiven,
     RequestAnswered,
@@ -48,6 +48,7 @@ def restored(operation: str) -> StateRestored:
         first_start=False,
         cursor=NOON - timedelta(minutes=18),
         covered_until=NOON - timedelta(minutes=3),
+        passes={"live": Progress(NOON - timedelta(minutes=18), NOON - timedelta(minutes=3))},
         journal_entries=300,
         ledger_ids=1_234_567,
         took_seconds=0.5,
@@ -68,6 +69,7 @@ PUBLISHED = WindowPublished(
     occurred={"2026-11-20T11:58:00Z": 398},
     cursor=NOON - timedelta(minutes=15),
     covered_until=NOON,
+    passes={"live": Progress(NOON - timedelta(minutes=15), NOON)},
     ledger_ids=1_234_965,
     next_width=timedelta(minutes=5),
     request_seconds=1.0,

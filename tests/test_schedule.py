@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from publisher.model import SECOND, Instant, Window
-from publisher.rules.records import Entry, Progress
+from publisher.model import SECOND, Instant, Progress, Window
+from publisher.rules.records import Entry
 from publisher.rules.schedule import (
     NARROWEST,
     TARGET_ROWS,

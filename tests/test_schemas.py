@@ -20,7 +20,7 @@ from jsonschema.exceptions import ValidationError
 
 from publisher.edges.kafka import Cluster
 from publisher.edges.kafka_shard import Shard
-from publisher.model import Answer, StateRecord, Window
+from publisher.model import Answer, Progress, StateRecord, Window
 from publisher.rules import dead_letters, state
 from publisher.rules.events import DATA_SCHEMA, Encoder
 from publisher.rules.ledger import REJECTED
@@ -29,7 +29,6 @@ from publisher.rules.records import (
     Checkpoint,
     Entry,
     Gap,
-    Progress,
     decode_checkpoint,
     decode_journal,
     encode_checkpoint,

@@ -30,7 +30,7 @@ from publisher.edges.metrics import (
 )
 from publisher.edges.status import Status
 from publisher.errors import Reason, Stage
-from publisher.model import Window, iso
+from publisher.model import Progress, Window, iso
 from publisher.rules.rows import RejectReason
 from publisher.signals import (
     HintGiven,
@@ -67,6 +67,7 @@ PUBLISHED = WindowPublished(
     occurred={},
     cursor=NOON - timedelta(minutes=15),
     covered_until=NOON,
+    passes={"live": Progress(NOON - timedelta(minutes=15), NOON)},
     ledger_ids=1_234_965,
     next_width=timedelta(minutes=5),
     request_seconds=1.0,
@@ -81,6 +82,7 @@ RESTORED = StateRestored(
     first_start=False,
     cursor=NOON - timedelta(minutes=18),
     covered_until=NOON - timedelta(minutes=3),
+    passes={"live": Progress(NOON - timedelta(minutes=18), NOON - timedelta(minutes=3))},
     journal_entries=300,
     ledger_ids=1_234_567,
     took_seconds=0.5,

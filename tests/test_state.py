@@ -15,14 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import StateRecord
+from publisher.model import Progress, StateRecord
 from publisher.rules import records
 from publisher.rules.ledger import REJECTED
 from publisher.rules.records import (
     Checkpoint,
     Entry,
     Gap,
-    Progress,
     decode_checkpoint,
     decode_journal,
     encode_checkpoint,

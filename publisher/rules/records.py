@@ -21,23 +21,13 @@ from typing import Any, Final
 import orjson
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import Instant, StateRecord, iso
+from publisher.model import Instant, Progress, StateRecord, iso
 from publisher.rules.ledger import Id, Ids
 
 FORMAT: Final = 1
 PART_BYTES: Final = 250_000
 """Ids and names of buckets in one journal record; the rest of it takes less than 1,000 bytes."""
 LIVE: Final = "live"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far one pass has come."""
-
-    cursor: Instant
-    """Everything before is settled: published, and read late enough not to be read again."""
-    covered_until: Instant
-    """Everything before has been read at least once."""
 
 
 @dataclass(frozen=True, slots=True)

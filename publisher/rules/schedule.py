@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, TypeAlias
 
-from publisher.model import SECOND, Instant, Window
-from publisher.rules.records import LIVE, Progress
+from publisher.model import SECOND, Instant, Progress, Window
+from publisher.rules.records import LIVE
 from publisher.settings import PublisherSettings, duration_text
 
 TARGET_ROWS: Final = 10_000

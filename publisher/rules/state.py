@@ -18,13 +18,12 @@ from itertools import islice
 from typing import Final
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import SECOND, Instant, StateRecord
+from publisher.model import SECOND, Instant, Progress, StateRecord
 from publisher.rules.ledger import Ids, Ledger
 from publisher.rules.records import (
     LIVE,
     Checkpoint,
     Entry,
-    Progress,
     checkpoint_key,
     decode_checkpoint,
     decode_journal,
