@@ -216,7 +216,8 @@ def test_every_reason_is_known(reason: RejectReason) -> None:
 
 
 def test_the_state_is_as_it_says() -> None:
-    for name, record in (("checkpoint", checkpoint()), ("owner", owner()), ("journal", *journal())):
+    [entry] = journal()
+    for name, record in (("checkpoint", checkpoint()), ("owner", owner()), ("journal", entry)):
         assert record.value
         says(name, key=record.key, headers=None, value=line_of(record.value))
         for other in {"checkpoint", "owner", "journal"} - {name}:

@@ -35,6 +35,8 @@ DOCUMENTS: Final = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     ROOT / "schemas" / "README.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs" / "how-to").glob("*.md")),
     *sorted(DECISIONS.glob("*.md")),
 ]
 GROUPS: Final[Mapping[str, type[BaseModel]]] = {
