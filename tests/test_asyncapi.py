@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema.exceptions import ValidationError
@@ -17,20 +16,16 @@ from publisher.edges.kafka_topics import (
     MESSAGES_PARTITIONS,
     STATE_PARTITIONS,
 )
-from publisher.model import Answer, Record, StateRecord, Window
+from publisher.model import Record, StateRecord, Window
 from publisher.rules import dead_letters, state
 from publisher.rules.events import EVENT_TYPE
-from publisher.rules.publication import Limits, prepare
 from publisher.rules.rows import RejectReason
-from publisher.rules.schedule import Read, passes_of
-from publisher.rules.upstream import judge
-from publisher.rules.zone import Zone
+from publisher.rules.schedule import passes_of
 from publisher.settings import PublisherSettings
 from tests.fakes import headers_of
 from tests.fetched import Missing, prepared
 from tests.test_schemas import (
     CHAT,
-    DAY,
     EVENTS,
     MINUTE,
     OPERATION,
@@ -46,6 +41,7 @@ from tests.test_schemas import (
     record_of,
     schema,
 )
+from tests.test_state_format import publication_of
 
 DOCUMENT: Final[dict[str, Any]] = json.loads((SCHEMAS / "asyncapi.json").read_bytes())
 CHANNELS: Final[dict[str, Any]] = DOCUMENT["channels"]
@@ -59,16 +55,10 @@ def text_of(headers: bytes) -> dict[str, str]:
 
 def published() -> tuple[list[Record], list[Record], list[StateRecord]]:
     """What one window writes: its events, its dead letters, its state."""
-    pass_, *_ = passes = passes_of(PublisherSettings())
-    known, _ = state.first(OPERATION, "America/Bogota", START, "now", [p.name for p in passes])
+    names = [pass_.name for pass_ in passes_of(PublisherSettings())]
+    known, _ = state.first(OPERATION, "America/Bogota", START, "now", names)
     chat = {**CHAT, "conversation": [dict(ROW), {**ROW, "date": "never"}]}
-    body = orjson.dumps({"code": 200, "error": None, "msg": "", "data": [chat]})
-    answer = Answer(200, {}, body, READ_AT, READ_AT, 0.1)
-    window = Window(START, START + 5 * MINUTE)
-    batch = prepare(
-        known, Read(pass_, window, ends_round=True), answer, judge(answer), Zone("America/Bogota"),
-        Limits(31 * DAY, 1_000_000), now=READ_AT, covered_until=window.end, possibly_cut=False,
-    ).batch  # fmt: skip
+    batch = publication_of(known, [chat]).batch
     return list(batch.events), list(batch.dead_letters), list(batch.state)
 
 
