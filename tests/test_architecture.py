@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.parsing import parsed
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "publisher"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -62,7 +64,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return parsed(path)
 
 
 def ours(path: Path) -> set[str]:

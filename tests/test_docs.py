@@ -26,6 +26,7 @@ from publisher.rules.events import CONVERSATION_FIELDS, ROW_FIELDS
 from publisher.rules.upstream import Verdict
 from publisher.settings import KafkaSettings, PublisherSettings, load
 from publisher.settings.groups import OperationSettings
+from tests.parsing import parsed
 
 ROOT: Final = Path(__file__).parents[1]
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -187,7 +188,7 @@ def needing_a_person() -> set[Reason]:
         if kind.needs_person and hasattr(kind, "reason"):
             found.add(kind.reason)
     for path in sorted((ROOT / "publisher").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and _calls_somebody(node):
                 found |= set(_reasons(node))
     return found

@@ -26,8 +26,9 @@ export interface Event {
 }
 
 // Your work. It sees an event again after a crash: let `event_id` be its primary key.
-function work(event: Event): void {
-  console.log(event.event_id, event.occurred_at)
+async function work(event: Event): Promise<void> {
+  const line = `${event.event_id} ${event.occurred_at}\n`
+  await new Promise<void>((done) => process.stdout.write(line, () => done()))
 }
 
 // The publisher compresses by zstd, which this client leaves to its user.
@@ -36,7 +37,7 @@ kafkajs.CompressionCodecs[kafkajs.CompressionTypes.ZSTD] = () => ({
   decompress: async (bytes: Buffer) => Buffer.from(decompress(bytes)),
 })
 const { KAFKA_BOOTSTRAP_SERVERS: servers, TOPIC: topic, GROUP: group } = process.env
-const brokers = (servers ?? 'localhost:9092').split(',')
+const brokers = servers?.split(',') ?? ['localhost:9092']
 const consumer = new kafkajs.Kafka({ brokers, logLevel: kafkajs.logLevel.WARN }).consumer({
   groupId: group ?? 'example',
   readUncommitted: false, // what an aborted transaction left is never seen
@@ -49,12 +50,11 @@ await consumer.run({
   autoCommit: false,
   eachBatch: async ({ batch, heartbeat }) => {
     for (const record of batch.messages) {
-      if (record.value) work(JSON.parse(record.value.toString()) as Event)
+      if (record.value) await work(JSON.parse(record.value.toString()) as Event)
       await heartbeat()
     }
     const offset = (BigInt(batch.lastOffset()) + 1n).toString()
     await consumer.commitOffsets([{ topic: batch.topic, partition: batch.partition, offset }])
   },
 })
-// The batch in hand is finished and committed, then the group is left.
 for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => void consumer.disconnect())
