@@ -1,6 +1,7 @@
 """The commands. Each imports what it needs when it runs: a service starts faster so."""
 
 import gc
+import signal
 import sys
 
 import click
@@ -26,6 +27,11 @@ def run() -> None:
     """
     # Neither imports nor windows leave cycles behind: collecting often finds nothing.
     gc.set_threshold(100_000, 50, 100)
+    # Until the service minds signals itself: the first process of a container is not ended by
+    # one that nobody handles, so a stop at its start would wait for the kill.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+
     from publisher import app  # noqa: PLC0415 - see the module's docstring
 
     sys.exit(app.main())
