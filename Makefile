@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo run test check fix chaos bench clean
+.PHONY: help install demo run test check fix chaos bench image verify-image clean
 
 help:            ## This list.
-	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(VENV)/.installed   ## Make .venv with the package and its tools in it.
 
@@ -42,6 +42,12 @@ chaos: install   ## As many kills as asked: make chaos ROUNDS=100.
 bench: install   ## CPU per message against the floor, side by side; then the ledger at 10 million ids.
 	$(BIN)/python -m benchmarks.flood
 	$(BIN)/python -m benchmarks.ledger
+
+image:           ## The container image, as wolkvox-publisher.
+	docker build --tag wolkvox-publisher .
+
+verify-image: install   ## Build the image and prove it on a real engine, against a real Kafka.
+	deploy/verify-image.sh
 
 clean:           ## Remove what install, tests and demo made.
 	rm -rf $(VENV) .cache build dist *.egg-info
