@@ -17,14 +17,17 @@ RUN=verify-image-$$
 engine= kafka=
 
 say() { printf '\n== %s\n' "$*"; }
-fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
+fail() {
+  docker logs "$RUN" 2>&1 | tail -20 || true
+  printf 'FAILED: %s\n' "$*" >&2
+  exit 1
+}
 skip() { printf 'SKIPPED, nothing proven: %s\n' "$*"; exit 77; }
 
 cleanup() {
   local code=$?
   set +e
   trap - EXIT
-  [ "$code" = 0 ] || docker logs "$RUN" 2>&1 | tail -20
   docker rm --force "$RUN" "$RUN-api" "$RUN-alone" >"$WORK/cleanup" 2>&1
   docker rmi --force "$RUN" "$RUN-api" "$RUN-base" >>"$WORK/cleanup" 2>&1
   [ -z "$kafka" ] || { kill "$kafka"; wait "$kafka"; }
