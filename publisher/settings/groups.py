@@ -1,7 +1,7 @@
 """The settings there are, in three groups, with their defaults.
 
 `server` of the group `wolkvox` is `WOLKVOX_SERVER` in the environment and `server`
-in the file's tables; the README's table lists them all.
+in the file's tables; `docs/reference/settings.md` lists them all.
 """
 
 from collections.abc import Callable, Mapping
