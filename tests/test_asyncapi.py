@@ -16,13 +16,13 @@ from publisher.edges.kafka_topics import (
     MESSAGES_PARTITIONS,
     STATE_PARTITIONS,
 )
-from publisher.model import Record, StateRecord, Window
+from publisher.model import StateRecord, Window
 from publisher.rules import dead_letters, state
 from publisher.rules.events import EVENT_TYPE
 from publisher.rules.rows import RejectReason
 from publisher.rules.schedule import passes_of
 from publisher.settings import PublisherSettings
-from tests.fakes import headers_of
+from tests.fakes import Seen, seen
 from tests.fetched import Missing, prepared
 from tests.test_schemas import (
     CHAT,
@@ -49,17 +49,17 @@ MESSAGES: Final[dict[str, Any]] = DOCUMENT["components"]["messages"]
 PROMISES: Final = {"delivery", "key", "partitioner", "ordering", "retention"}
 
 
-def text_of(headers: bytes) -> dict[str, str]:
-    return {name: content.decode() for name, content in headers_of(headers).items()}
+def text_of(headers: list[tuple[str, bytes]]) -> dict[str, str]:
+    return {name: content.decode() for name, content in headers}
 
 
-def published() -> tuple[list[Record], list[Record], list[StateRecord]]:
+def published() -> tuple[list[Seen], list[Seen], list[StateRecord]]:
     """What one window writes: its events, its dead letters, its state."""
     names = [pass_.name for pass_ in passes_of(PublisherSettings())]
     known, _ = state.first(OPERATION, "America/Bogota", START, "now", names)
     chat = {**CHAT, "conversation": [dict(ROW), {**ROW, "date": "never"}]}
     batch = publication_of(known, [chat]).batch
-    return list(batch.events), list(batch.dead_letters), list(batch.state)
+    return list(map(seen, batch.events)), list(map(seen, batch.dead_letters)), list(batch.state)
 
 
 def says(name: str, *, key: bytes | None, headers: dict[str, str] | None, value: Any) -> None:
@@ -196,7 +196,7 @@ def test_a_dead_letter_in_parts_is_as_it_says() -> None:
     origin = dead_letters.Origin(OPERATION, "reread", Window(START, START + MINUTE), READ_AT)
     parts = list(dead_letters.records([letter], origin, 10))
     assert len(parts) == 3
-    for key, value, headers, _ in parts:
+    for key, value, headers, _ in map(seen, parts):
         says("deadLetter", key=key, headers=text_of(headers), value=value)
 
 

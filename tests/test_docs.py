@@ -275,7 +275,7 @@ def test_the_dashboard_shows_what_exists() -> None:
 
 def shown() -> list[str]:
     """The series at the start, one line each."""
-    metrics = Metrics(["wv0010"], "0", lambda: datetime.now(UTC))
+    metrics = Metrics(Status(["wv0010"], "0", lambda: datetime.now(UTC)))
     return generate_latest(metrics.registry).decode().splitlines()
 
 
