@@ -48,7 +48,7 @@ def main() -> None:
         asked = took = 0.0
         for hour, known in by_hour.items():
             # Half known, half not, as in a poll that reads its overlap again.
-            ids = [*known[: size // 2], *(rng.getrandbits(64) for _ in range(size // 2))]
+            ids = {*known[: size // 2], *(rng.getrandbits(64) for _ in range(size // 2))}
             began = time.process_time()
             ledger.known(hour, ids)
             took += time.process_time() - began

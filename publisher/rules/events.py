@@ -150,16 +150,15 @@ class Encoder:
 
     def _shared(self, conversation: Conversation) -> _Shared:
         raw, dumps = conversation.raw, orjson.dumps
-        head, names, extra = self._head, b"", {}
-        for name, value in raw.items():
-            if name == "conn_id":
-                head += b',"conn_id":' + dumps(value)
-            elif name != "conversation" and name not in CONVERSATION_FIELDS:
-                extra[name] = value
+        conn_id = b',"conn_id":' + dumps(raw["conn_id"]) if "conn_id" in raw else b""
+        head = self._head + conn_id + b',"date":"'
+        names = b""
         for name, prefix in _NAMES:
             if name in raw:
                 names += prefix + dumps(raw[name])
-        head += b',"date":"'
+        extra = {}
+        if not raw.keys() <= _ELEMENT_FIELDS:
+            extra = {name: raw[name] for name in raw if name not in _ELEMENT_FIELDS}
         tail = names + _end({}, extra) if extra else names + b"}"
         if conversation.placeholder:
             return _Shared(_NO_KEY, head, tail, self._headers, b"", None, names, extra)
@@ -170,6 +169,7 @@ class Encoder:
 
 
 _NAMES: Final = [(name, b',"%b":' % name.encode()) for name in CONVERSATION_FIELDS]
+_ELEMENT_FIELDS: Final = frozenset({"conn_id", "conversation", *CONVERSATION_FIELDS})
 _NO_KEY: Final = wire.sized(None)
 
 

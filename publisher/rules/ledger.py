@@ -10,7 +10,8 @@ Rules of this file:
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, TypeAlias
@@ -62,15 +63,15 @@ class Ledger:
 
     def knows(self, hour: str, id_: Id) -> bool:
         """Whether the message of that hour has been published."""
-        return bool(self.known(hour, (id_,)))
+        return bool(self.known(hour, {id_}))
 
-    def known(self, hour: str, ids: Collection[Id]) -> set[Id]:
+    def known(self, hour: str, ids: AbstractSet[Id]) -> set[Id]:
         """Which of these messages of that hour have been published."""
         bucket = self._buckets.get(hour)
         if bucket is None:
             return set()
         if len(ids) * _BISECTION_COST > len(bucket):
-            return set(ids).intersection(chain.from_iterable(bucket.runs))
+            return set(filter(ids.__contains__, chain.from_iterable(bucket.runs)))
         return {
             id_
             for run in bucket.runs

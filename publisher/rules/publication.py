@@ -124,20 +124,20 @@ def prepare(
 
 
 def _fresh(rows: list[Row], ledger: Ledger) -> tuple[list[Row], dict[str, "array[Id]"]]:
-    """The rows never published, each once, and their ids by hour, sorted."""
-    digests = b"".join([row[1] for row in rows])
-    by_hour: defaultdict[str, dict[Id, Row]] = defaultdict(dict)
-    for row, (id_,) in zip(rows, _IDS.iter_unpack(digests), strict=True):
-        by_hour[row[2][0]].setdefault(id_, row)
-    fresh: list[Row] = []
-    ids: dict[str, array[Id]] = {}
-    for hour, found in by_hour.items():
-        for id_ in ledger.known(hour, found):
+    """The rows never published, each once, in the answer's order, and their ids by hour, sorted."""
+    ids = [id_ for (id_,) in _IDS.iter_unpack(b"".join([row[1] for row in rows]))]
+    found = dict(zip(ids, rows, strict=True))
+    if len(found) < len(rows):  # of equal rows the first
+        found = {}
+        for id_, row in zip(ids, rows, strict=True):
+            found.setdefault(id_, row)
+    for hour in {row[2][0] for row in rows}:
+        for id_ in ledger.known(hour, found.keys()):
             del found[id_]
-        if found:
-            fresh += found.values()
-            ids[hour] = array("Q", sorted(found))
-    return fresh, ids
+    by_hour: defaultdict[str, list[Id]] = defaultdict(list)
+    for id_, row in found.items():
+        by_hour[row[2][0]].append(id_)
+    return [*found.values()], {hour: array("Q", sorted(new)) for hour, new in by_hour.items()}
 
 
 def _dead_letters(
