@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -216,6 +217,27 @@ async def test_missing_topics_are_created_as_they_must_be(publisher: Publisher) 
     assert told["message.timestamp.type"] == "CreateTime"
     for topic in (publisher.messages, publisher.letters):
         assert (await configs(publisher.bootstrap, topic))["cleanup.policy"] == "delete"
+
+
+async def test_brokers_that_create_topics_by_themselves(
+    tmp_path: Path, stack: AsyncExitStack
+) -> None:
+    """No way of looking for topics creates them there: they get our settings all the same."""
+    overrides = {"auto.create.topics.enable": "true"}  # Kafka's own default
+    with Broker(tmp_path, overrides=overrides) as broker:
+        publisher = Publisher({"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap}, stack)
+        clients = Clients(publisher.settings)
+        assert await publisher.cluster.unstable_offsets(publisher.topics) == {}
+        producer, consumer = clients.producer("looks"), clients.consumer("read_committed")
+        async with clients.using(producer, consumer):
+            consumer.assign([publisher.state])
+            for look in (producer.partitions_for(publisher.messages), consumer.getone()):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(look, 0.5)
+        await publisher.begin()
+        created = {told.topic for told in publisher.signals if isinstance(told, TopicCreated)}
+        assert created == set(publisher.topics)
+        await publisher.cluster.close()
 
 
 async def test_large_events_get_large_topics(topics: Env, stack: AsyncExitStack) -> None:

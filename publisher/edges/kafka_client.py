@@ -8,12 +8,16 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
+import aiokafka.admin.client
+import aiokafka.client
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
 
 from publisher.edges.kafka_errors import closed_door, translated
 from publisher.errors import Held, Reason, SettingsError, Stage, StepError, Transient
@@ -177,3 +181,17 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext:
             )
             raise SettingsError([text]) from None
     return context
+
+
+def _look_without_creating() -> None:
+    """Whoever looks at a topic that is missing leaves it so.
+
+    aiokafka lets brokers create it by all that looks at topics, be it an admin client, a
+    producer or a consumer; by Kafka's default they do, with their own settings instead of
+    ours: a state topic that is not compacted, of one partition (measured).
+    """
+    look = partial(MetadataRequest, allow_auto_topic_creation=False)
+    aiokafka.admin.client.MetadataRequest = aiokafka.client.MetadataRequest = look
+
+
+_look_without_creating()
