@@ -15,7 +15,7 @@ def main() -> None:
     """Publish Wolkvox chat conversations to Kafka, each message exactly once.
 
     Settings come from environment variables and from the TOML file that
-    PUBLISHER_CONFIG names. The README lists them.
+    PUBLISHER_CONFIG names. docs/reference/settings.md lists them.
     """
 
 
@@ -35,3 +35,19 @@ def run() -> None:
     from publisher import app  # noqa: PLC0415 - see the module's docstring
 
     sys.exit(app.main())
+
+
+@main.command()
+@click.option("--url", metavar="URL", help="The running service, such as http://localhost:9108.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/reference/status.md).")
+def status(url: str | None, *, as_json: bool) -> None:
+    """Tell where each operation stands.
+
+    Asks the running service at PUBLISHER_HTTP_PORT of this machine, or at --url.
+    Where none answers, reads the state topic, and changes nothing there.
+
+    Exit codes: 0 here is the answer, 1 there is none, 2 settings cannot work.
+    """
+    from publisher.commands import status as command  # noqa: PLC0415 - see the module's docstring
+
+    sys.exit(command.main(url, as_text=not as_json))

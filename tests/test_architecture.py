@@ -17,6 +17,7 @@ LONGEST = 300
 LEVELS = (
     ("__main__",),
     ("cli",),
+    ("commands",),
     ("app",),
     ("flow", "edges"),
     ("asking",),
@@ -86,7 +87,7 @@ def test_the_checks_see_the_package() -> None:
 
 @every_file
 def test_imports_point_one_way(path: Path) -> None:
-    """`__main__ -> cli -> app -> flow, edges -> asking -> job -> rules -> settings, signals`."""
+    """`cli -> commands -> app -> flow, edges -> asking -> job -> rules -> settings, signals`."""
     mine = room(module_of(path))
     for name in ours(path):
         theirs = room(name)

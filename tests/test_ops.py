@@ -1,5 +1,6 @@
 """What the service tells over HTTP about itself."""
 
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from publisher.edges.metrics import Metrics
 from publisher.edges.ops import serve
 from publisher.edges.status import Status
 from publisher.errors import Reason, SettingsError, Stage
-from publisher.model import Progress, Window
+from publisher.model import Progress, Window, iso
 from publisher.signals import (
     HintGiven,
     RequestAnswered,
@@ -222,6 +223,51 @@ async def test_metrics_are_in_openmetrics_for_who_prefers_it(service: Service) -
     families = openmetrics.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
     names = {family.name for family in families}
     assert "wolkvox_publisher_message_delay_seconds" in names
+
+
+# --- /status
+
+
+async def test_status_tells_where_each_operation_stands_for_programs(service: Service) -> None:
+    service.tell(restored("wv0010"), RequestAnswered("wv0010", "use", 1.0, 9, 0.0), PUBLISHED)
+    service.now += timedelta(seconds=83)
+    status, text, content_type = await service.get("/status")
+    assert (status, content_type) == (200, "application/json")
+    told = json.loads(text)
+    assert (told["answered_by"], told["version"], told["at"]) == (
+        "service", "1.2.3", "2026-11-20T12:01:23Z",
+    )  # fmt: skip
+    first, second = told["operations"]
+    assert first["standing"] == "publishing"
+    assert (first["lag_seconds"], first["ids"], first["published"]) == (83, 1_234_965, 398)
+    assert first["passes"]["live"]["covered_until"] == first["covered_until"] == iso(NOON)
+    assert first["last_window"]["committed_at"] == first["last_window"]["to"] == iso(NOON)
+    assert first["last_error"] is None
+    assert (second["standing"], second["cursor"], second["ids"]) == ("restoring", None, None)
+
+
+async def test_status_tells_the_last_error_and_whether_it_is_solved(service: Service) -> None:
+    service.tell(restored("wv0010"), HintGiven("a hint"), REFUSED)
+    service.now += timedelta(seconds=30)
+    told = json.loads((await service.get("/status"))[1])
+    assert told["hints"] == ["a hint"]
+    assert told["operations"][0]["standing"] == "needs_person"
+    assert told["operations"][0]["last_error"] == {
+        "stage": "read",
+        "reason": "token_refused",
+        "problem": "the token is <wrong>",
+        "needs_person": True,
+        "solved": False,
+        "at": iso(NOON),
+        "attempt": 12,
+        "retry_in_seconds": 570,
+    }
+    service.tell(PUBLISHED)
+    told = json.loads((await service.get("/status"))[1])
+    assert told["operations"][0]["last_error"]["solved"]
+    assert told["operations"][0]["last_error"]["retry_in_seconds"] == 0
+    service.liveness.died("wv0010")
+    assert json.loads((await service.get("/status"))[1])["operations"][0]["standing"] == "hanging"
 
 
 # --- the page

@@ -50,10 +50,27 @@ class Reader:
         Call it after the takeover of the transactional id: then no transaction of
         our own can hide the tail. Raises Held when somebody else's does.
         """
-        consumer = self._committed
-        consumer.assign([partition])
+        self._committed.assign([partition])
         async with asyncio.timeout(CALL_SECONDS):
-            end: int = (await self._uncommitted.end_offsets([partition]))[partition]
+            end = (await self._uncommitted.end_offsets([partition]))[partition]
+        return await self._up_to(partition, end, blocked_after)
+
+    async def decided_records(self, partition: TopicPartition) -> tuple[dict[bytes, bytes], bool]:
+        """The same for a bystander, who takes over nothing: as of the last stable offset.
+
+        Also tells whether something behind it is still undecided.
+        """
+        self._committed.assign([partition])
+        async with asyncio.timeout(CALL_SECONDS):
+            high = (await self._uncommitted.end_offsets([partition]))[partition]
+            stable = (await self._committed.end_offsets([partition]))[partition]
+        return await self._up_to(partition, stable, BLOCKED_SECONDS), stable < high
+
+    async def _up_to(
+        self, partition: TopicPartition, end: int, blocked_after: float
+    ) -> dict[bytes, bytes]:
+        """The live records of the assigned partition that stand before `end`."""
+        consumer = self._committed
         live: dict[bytes, bytes] = {}
         position, last, moved = 0, -1, time.monotonic()
         # Asked once also where there is nothing: a missing READ right shows nowhere else.

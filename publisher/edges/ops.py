@@ -1,4 +1,4 @@
-"""What others may know about us: `/metrics`, `/healthz`, `/readyz`, and a page for people.
+"""What others may know about us: `/metrics`, `/healthz`, `/readyz`, `/status`, and a page.
 
 No answer holds anything from a message, and nothing here changes anything.
 `/healthz` is about us: a restart helps when it fails. `/readyz` is also about
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import CollectorRegistry
 
-from publisher.edges import page
+from publisher.edges import page, report
 from publisher.edges.liveness import Liveness
 from publisher.edges.status import Status
 from publisher.errors import SettingsError
@@ -54,12 +54,19 @@ async def serve(
         html = page.render(status, liveness.overdue(), now())
         return web.Response(text=html, content_type="text/html", headers=page.HEADERS)
 
+    async def standing(_: "web.Request") -> "web.Response":
+        told = report.of_service(status, liveness.overdue(), now())
+        headers = {"Cache-Control": "no-store"}
+        body = report.as_json(told)
+        return web.Response(body=body, content_type="application/json", headers=headers)
+
     def lines(problems: list[str]) -> "web.Response":
         text = "".join(f"{problem}\n" for problem in problems or ["ok"])
         return web.Response(text=text, status=503 if problems else 200)
 
     app = web.Application()
     app.router.add_get("/", index)
+    app.router.add_get("/status", standing)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)

@@ -8,7 +8,7 @@ from datetime import UTC
 from html import escape
 from typing import Final
 
-from publisher.edges.status import OperationStatus, Status
+from publisher.edges.status import OperationStatus, Standing, Status
 from publisher.model import Instant
 from publisher.signals import WindowPublished
 
@@ -71,6 +71,16 @@ a { color: var(--calm); text-underline-offset: .2em; }
   header p:last-child, footer span { margin-left: 0; } }
 """
 
+_WORDS: Final = {
+    Standing.HANGING: ("Hangs", "bad"),
+    Standing.STOPPING: ("Stopping", "calm"),
+    Standing.NEEDS_PERSON: ("Needs a person", "bad"),
+    Standing.RETRYING: ("Trying again", "wait"),
+    Standing.RESTORING: ("Restoring its state", "calm"),
+    Standing.STARTING: ("Starting", "calm"),
+    Standing.PUBLISHING: ("Publishing", "good"),
+}
+
 
 def render(status: Status, overdue: Collection[str], now: Instant) -> str:
     """Write the whole page, as it is true at `now`."""
@@ -97,7 +107,8 @@ def render(status: Status, overdue: Collection[str], now: Instant) -> str:
 <main>
 {articles}{hints}</main>
 <footer>
-<a href="/metrics">/metrics</a><a href="/healthz">/healthz</a><a href="/readyz">/readyz</a>
+<a href="/status">/status</a><a href="/metrics">/metrics</a>
+<a href="/healthz">/healthz</a><a href="/readyz">/readyz</a>
 <span>All times are UTC. This page renews itself every {REFRESH_SECONDS} seconds.</span>
 </footer>
 </body>
@@ -106,7 +117,7 @@ def render(status: Status, overdue: Collection[str], now: Instant) -> str:
 
 
 def _operation(operation: OperationStatus, now: Instant, *, hangs: bool, stopping: bool) -> str:
-    word, tone = _state(operation, hangs=hangs, stopping=stopping)
+    word, tone = _WORDS[operation.standing(hangs=hangs, stopping=stopping)]
     lag = operation.lag_seconds(now)
     behind = _UNKNOWN if lag is None else duration(lag)
     rows = [
@@ -128,26 +139,11 @@ def _operation(operation: OperationStatus, now: Instant, *, hangs: bool, stoppin
 """
 
 
-def _state(operation: OperationStatus, *, hangs: bool, stopping: bool) -> tuple[str, str]:
-    failure = operation.failure if operation.failing else None
-    if hangs:
-        return "Hangs", "bad"
-    if stopping:
-        return "Stopping", "calm"
-    if failure:
-        return ("Needs a person", "bad") if failure.needs_person else ("Trying again", "wait")
-    if not operation.restored:
-        return "Restoring its state", "calm"
-    if operation.window is None:
-        return "Starting", "calm"
-    return "Publishing", "good"
-
-
 def _problem(operation: OperationStatus, now: Instant) -> str:
     failure = operation.failure
-    if not (operation.failing and failure and operation.failed_at):
+    if not (operation.failing and failure):
         return ""
-    wait = failure.retry_in_seconds - (now - operation.failed_at).total_seconds()
+    wait = operation.retry_in_seconds(now)
     again = f"next attempt in {duration(wait)}" if wait >= 1 else "trying now"
     tone = "bad" if failure.needs_person else "wait"
     text = escape(failure.text[:1].upper() + failure.text[1:])

@@ -1,10 +1,11 @@
 """What is true at the moment: the listener behind `/readyz`, the page, and gauges of `/metrics`."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from publisher.errors import Stage
-from publisher.model import Instant
+from publisher.model import Instant, Progress
 from publisher.signals import (
     HintGiven,
     RequestAnswered,
@@ -15,6 +16,18 @@ from publisher.signals import (
     TransactionEnded,
     WindowPublished,
 )
+
+
+class Standing(StrEnum):
+    """What an operation does at the moment, in one word."""
+
+    HANGING = "hanging"
+    STOPPING = "stopping"
+    NEEDS_PERSON = "needs_person"
+    RETRYING = "retrying"
+    RESTORING = "restoring"
+    STARTING = "starting"
+    PUBLISHING = "publishing"
 
 
 @dataclass(slots=True)
@@ -28,6 +41,7 @@ class OperationStatus:
     cursor: Instant | None = None
     covered_until: Instant | None = None
     """Of the live pass, like `cursor`."""
+    passes: Mapping[str, Progress] = field(default_factory=dict)
     ledger_ids: int = 0
     clock_skew_seconds: float = 0.0
     """The server's clock minus ours."""
@@ -46,6 +60,25 @@ class OperationStatus:
         if self.covered_until is None:
             return None
         return max((now - self.covered_until).total_seconds() + self.clock_skew_seconds, 0.0)
+
+    def retry_in_seconds(self, now: Instant) -> float:
+        """How long until the step that fails is tried again; 0 = nothing is waited for."""
+        if not (self.failing and self.failure and self.failed_at):
+            return 0.0
+        waited = (now - self.failed_at).total_seconds()
+        return max(self.failure.retry_in_seconds - waited, 0.0)
+
+    def standing(self, *, hangs: bool, stopping: bool) -> Standing:
+        """Tell what matters most: `hangs` and `stopping` are known to others."""
+        if hangs:
+            return Standing.HANGING
+        if stopping:
+            return Standing.STOPPING
+        if self.failing and self.failure:
+            return Standing.NEEDS_PERSON if self.failure.needs_person else Standing.RETRYING
+        if not self.restored:
+            return Standing.RESTORING
+        return Standing.PUBLISHING if self.window else Standing.STARTING
 
 
 class Status:
@@ -78,6 +111,7 @@ class Status:
                 operation.failing = False
                 operation.cursor = signal.cursor
                 operation.covered_until = signal.covered_until
+                operation.passes = signal.passes
                 operation.ledger_ids = signal.ledger_ids
                 if isinstance(signal, StateRestored):
                     operation.restored = True

@@ -1,0 +1,164 @@
+"""`wolkvox-publisher status`: where each operation stands, for a person or as JSON.
+
+Asks the running service; where none answers, reads the state topic. Says which
+of the two it was.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
+
+import click
+
+from publisher.edges import report_reader
+from publisher.edges.page import duration
+from publisher.edges.report import SERVICE, ErrorReport, OperationReport, Report, as_json
+from publisher.edges.report_reader import NoAnswerError
+from publisher.errors import SettingsError
+from publisher.settings import Settings, load
+
+
+def main(url: str | None, *, as_text: bool) -> int:
+    """Print the report; returns the exit code."""
+    # What libraries say besides is in the lines below, in our words.
+    logging.root.addHandler(logging.NullHandler())
+    try:
+        report = asyncio.run(_report(url))
+    except NoAnswerError as error:
+        _complain(str(error))
+        return 1
+    except SettingsError as error:
+        for problem in error.problems:
+            _complain(problem)
+        return 2
+    if as_text:
+        for line in rendered(report):
+            click.echo(line)  # leaves the colours out where it is no terminal
+    else:
+        click.echo(as_json(report), nl=False)
+    return 0
+
+
+async def _report(url: str | None) -> Report:
+    """Ask the service first. A given address needs no settings, as long as it answers."""
+    settings: Settings | None = None
+    if url is None:
+        settings = load()
+        port = settings.publisher.http_port
+        url = f"http://localhost:{port}" if port else None
+    if url is None:
+        _complain(
+            "PUBLISHER_HTTP_PORT is 0, so the service's port is not known: name it with --url"
+        )
+    else:
+        try:
+            return await report_reader.from_service(_checked(url))
+        except NoAnswerError as error:
+            _complain(str(error))
+    return await report_reader.from_state_topic(settings or load())
+
+
+def _checked(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.username or parts.password or parts.query or parts.fragment:
+        raise SettingsError(["--url is not an address such as http://localhost:9108"])
+    return url.rstrip("/")
+
+
+def _complain(problem: str) -> None:
+    sys.stderr.write(f"wolkvox-publisher: {problem}\n")
+
+
+def rendered(report: Report) -> Iterator[str]:
+    """Write the report for a person, line by line."""
+    if report["answered_by"] == SERVICE:
+        yield f"The running service at {report['where']}, version {report['version']}"
+    else:
+        yield f"No running service; the state topic {report['where']}"
+    yield f"All times are UTC; it is {_moment(report['at'])}"
+    yield ""
+    head = ("OPERATION", "STANDING", "BEHIND NOW", "COVERED UNTIL", "CURSOR", "IDS")
+    first, *rows = _columns([head, *(_row(one) for one in report["operations"])])
+    yield click.style(first, bold=True)
+    for row, operation in zip(rows, report["operations"], strict=True):
+        yield click.style(row, fg=_color(operation))
+    for operation in report["operations"]:
+        yield ""
+        yield click.style(operation["operation"], bold=True)
+        yield from (f"  {line}" for line in _details(operation))
+    for hint in report["hints"]:
+        yield ""
+        yield click.style(f"Note: {hint}", fg="yellow")
+
+
+def _row(operation: OperationReport) -> tuple[str, ...]:
+    lag, ids = operation["lag_seconds"], operation["ids"]
+    return (
+        operation["operation"],
+        (operation["standing"] or "-").replace("_", " "),
+        "-" if lag is None else _duration(lag),
+        _moment(operation["covered_until"]),
+        _moment(operation["cursor"]),
+        "-" if ids is None else f"{ids:,}",
+    )
+
+
+def _color(operation: OperationReport) -> str | None:
+    error = operation["last_error"]
+    if error and not error["solved"]:
+        return "red" if error["needs_person"] else "yellow"
+    return "red" if operation["standing"] == "hanging" else None
+
+
+def _details(operation: OperationReport) -> Iterator[str]:
+    window = operation["last_window"]
+    if operation["cursor"] is None and operation["last_error"] is None:
+        yield "has not begun yet"
+    if window:
+        yield (
+            f"last window  {window['pass']}, {_moment(window['from'])} to {_moment(window['to'])}:"
+            f" {window['rows']:,} rows, {window['new']:,} new,"
+            f" {window['duplicate']:,} known before, {window['rejected']:,} rejected"
+            + (", possibly cut" * window["possibly_cut"])
+        )
+    if operation["published"] is not None:
+        yield f"published    {operation['published']:,} events since the service started"
+    error = operation["last_error"]
+    if error:
+        yield f"last error   {error['problem']}"
+        yield f"             {error['stage']} / {error['reason']}{_course(error)}"
+    passes = operation["passes"].items()
+    lines = [(name, _moment(p["covered_until"]), _moment(p["cursor"])) for name, p in passes]
+    if lines:
+        yield from _columns([("passes", "COVERED UNTIL", "CURSOR"), *lines])
+
+
+def _course(error: ErrorReport) -> str:
+    if error["at"] is None:
+        return ""
+    told = f", {_moment(error['at'])}, attempt {error['attempt']}"
+    if error["solved"]:
+        return f"{told}, solved since"
+    return f"{told}, next attempt in {_duration(error['retry_in_seconds'] or 0.0)}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _moment(text: str | None) -> str:
+    return text[:19].replace("T", " ") if text else "-"
+
+
+def _duration(seconds: float) -> str:
+    return duration(seconds).replace("\N{NO-BREAK SPACE}", " ")

@@ -1,0 +1,114 @@
+"""Gets a report from where it can be had: a running service, or the state topic.
+
+Nothing here writes, creates a topic, or takes over a transactional id: a service
+that runs elsewhere with the same settings notices nothing.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final, cast
+
+import aiohttp
+import orjson
+from aiokafka import TopicPartition
+
+from publisher.edges import report
+from publisher.edges.kafka import partition_of
+from publisher.edges.kafka_client import Clients
+from publisher.edges.kafka_reader import reading
+from publisher.edges.kafka_topics import partitions_of
+from publisher.edges.report import Report
+from publisher.errors import StepError
+from publisher.rules import state
+from publisher.rules.records import operation_of
+from publisher.rules.state import State
+from publisher.settings import Settings
+
+SERVICE_SECONDS: Final = 5.0
+KAFKA_SECONDS: Final = 15.0
+"""Longer than a healthy cluster ever takes; whoever asks sits before a terminal."""
+
+
+class NoAnswerError(Exception):
+    """A source could not be had; the text says which, why, and what to do."""
+
+
+async def from_service(url: str) -> Report:
+    """Ask the service at this base URL. Raises NoAnswerError."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(SERVICE_SECONDS)) as session,
+            session.get(f"{url}/status") as response,
+        ):
+            told = orjson.loads(await response.read())
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise NoAnswerError(_service_problem(url, error)) from None
+    if not isinstance(told, dict) or told.get("answered_by") != report.SERVICE:
+        raise NoAnswerError(_service_problem(url, ValueError()))
+    return cast("Report", {**told, "where": url})
+
+
+def _service_problem(url: str, error: Exception) -> str:
+    match error:
+        case TimeoutError():
+            why = f"no answer within {SERVICE_SECONDS:.0f} s"
+        case aiohttp.ClientConnectorDNSError():
+            why = "its name is not known here"
+        case aiohttp.ClientConnectorError() | OSError():
+            why = "nobody listens there"
+        case _:
+            why = "what answers there is not this service, or an older version of it"
+    return f"the service does not answer at {url} ({why}): start it, or name its address with --url"
+
+
+async def from_state_topic(settings: Settings) -> Report:
+    """Read what the service has written last. Raises NoAnswerError; SettingsError for bad files."""
+    told = settings.publisher
+    where = f"{told.state_topic} at {settings.kafka.bootstrap_servers}"
+    try:
+        async with asyncio.timeout(KAFKA_SECONDS):
+            states, hints = await _states(settings)
+    except StepError as error:
+        raise NoAnswerError(f"the state topic cannot be read: {error}") from None
+    except TimeoutError:
+        raise NoAnswerError(
+            f"the state topic cannot be read: Kafka at {settings.kafka.bootstrap_servers} did not"
+            f" answer within {KAFKA_SECONDS:.0f} s: it is restarting, overloaded or cut off; try"
+            " again, and check KAFKA_BOOTSTRAP_SERVERS"
+        ) from None
+    return report.of_state_topic(where, states.items(), hints, datetime.now(UTC))
+
+
+async def _states(
+    settings: Settings,
+) -> tuple[dict[str, State | StepError | None], list[str]]:
+    """The state of each operation, and what makes it doubtful."""
+    clients = Clients(settings)
+    topic = settings.publisher.state_topic
+    there = {each.partition for each in await partitions_of(clients, [topic])}
+    if not there:
+        raise NoAnswerError(
+            f"the state topic cannot be read: Kafka at {settings.kafka.bootstrap_servers} shows no"
+            f" topic {topic}: the service has not run with these settings yet, or READ on the topic"
+            " is not granted; check KAFKA_BOOTSTRAP_SERVERS and PUBLISHER_STATE_TOPIC"
+        )
+    names = [operation.name for operation in settings.operations]
+    wanted = sorted({partition_of(name) for name in names} & there)
+    async with reading(clients) as reader:
+        read = [await reader.decided_records(TopicPartition(topic, each)) for each in wanted]
+    live = {number: records for number, (records, _) in zip(wanted, read, strict=True)}
+    hints = [
+        f"an undecided transaction hides the end of {topic}-{number}: this answer is as old as its"
+        " begin; ask again in a minute, when Kafka has ended it"
+        for number, (_, hidden) in zip(wanted, read, strict=True)
+        if hidden
+    ]
+    return {name: _state(name, live.get(partition_of(name), {})) for name in names}, hints
+
+
+def _state(name: str, live: dict[bytes, bytes]) -> State | StepError | None:
+    mine = {key: value for key, value in live.items() if operation_of(key) == name}
+    try:
+        return state.restore(name, mine)
+    except StepError as error:
+        return error
