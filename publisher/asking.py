@@ -7,7 +7,7 @@ from publisher.job import Job, Memory
 from publisher.model import Answer
 from publisher.rules import upstream
 from publisher.rules.schedule import NARROWEST, Read
-from publisher.rules.skew import LARGEST
+from publisher.rules.skew import LARGEST, too_large
 from publisher.rules.upstream import Judgement, Verdict
 from publisher.signals import NothingFound, RequestAnswered
 
@@ -39,12 +39,7 @@ async def ask(job: Job, memory: Memory, step: Read) -> tuple[Answer, Judgement]:
     memory.puzzled = memory.puzzled + 1 if judgement.verdict is Verdict.NOT_UNDERSTOOD else 0
     _notice_404s(job, memory, judgement)
     if skew is not None and abs(skew) > LARGEST:
-        raise Held(
-            Stage.READ,
-            Reason.CLOCK_SKEW,
-            f"the server's clock and ours differ by {skew.total_seconds():.0f} s: correct the"
-            " clock of this machine (or the server's)",
-        )
+        raise Held(Stage.READ, Reason.CLOCK_SKEW, too_large(skew))
     match judgement.verdict:
         case Verdict.USE | Verdict.EMPTY:
             return answer, judgement

@@ -15,17 +15,20 @@ import aiokafka.admin.client
 import aiokafka.client
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from publisher.edges.kafka_errors import closed_door, translated
-from publisher.errors import Held, Reason, SettingsError, Stage, StepError, Transient
+from publisher.edges.kafka_errors import closed_door, no_broker, translated
+from publisher.errors import Held, Reason, SettingsError, Stage, StepError
 from publisher.settings import Settings
 
 CALL_SECONDS: Final = 30.0
 """Longest wait for a client to be ready, and for whatever is asked of it while nothing is being
 published; aiokafka itself may wait for ever (aiokafka#1101)."""
+
+DIAGNOSIS_SECONDS: Final = 10.0
+"""Longest wait for a connection that is to tell why no client could start."""
 
 REQUEST_MS: Final = 15_000
 TRANSACTION_MS: Final = 60_000
@@ -41,9 +44,11 @@ class Clients:
     def __init__(self, settings: Settings) -> None:
         told = settings.kafka
         self.compression = None if told.compression_type == "none" else told.compression_type
-        self._servers = [part.strip() for part in told.bootstrap_servers.split(",")]
+        self.servers = [part.strip() for part in told.bootstrap_servers.split(",")]
         self._security: dict[str, Any] = {"security_protocol": told.security_protocol}
-        if told.security_protocol.endswith("SSL"):
+        self.secure = told.security_protocol.endswith("SSL")
+        """TLS is spoken."""
+        if self.secure:
             self._security["ssl_context"] = _ssl_context(settings)
         if told.security_protocol.startswith("SASL"):
             self._security |= {
@@ -53,7 +58,7 @@ class Clients:
             }
         self._common = {
             **self._security,
-            "bootstrap_servers": self._servers,
+            "bootstrap_servers": self.servers,
             "request_timeout_ms": REQUEST_MS,
             "client_id": settings.publisher.transactional_id,
             "metadata_max_age_ms": 60_000,
@@ -111,30 +116,37 @@ class Clients:
             await discard(client)
             raise
 
+    async def connect(self, server: str, seconds: float) -> AIOKafkaConnection:
+        """One connection, logged in. Whatever keeps it is raised: see `closed_door`."""
+        host, port = host_and_port(server)
+        async with asyncio.timeout(seconds):
+            return await create_conn(
+                host,
+                port,
+                client_id=self._common["client_id"],
+                request_timeout_ms=int(seconds * 1000 / 2),
+                **self._security,
+            )
+
     async def _diagnosis(self) -> StepError:
         """Why no server of the list could be used: the most telling answer of them."""
         found: list[StepError] = []
-        for server in self._servers:
-            host, _, port = server.rpartition(":")
+        for server in self.servers:
             try:
-                connection = await asyncio.wait_for(
-                    create_conn(
-                        host.strip("[]"), int(port), request_timeout_ms=5_000, **self._security
-                    ),
-                    10,
-                )
+                connection = await self.connect(server, DIAGNOSIS_SECONDS)
             except Exception as error:  # whatever it is, it is the finding
-                found.append(closed_door(server, error))
+                found.append(closed_door(server, error, DIAGNOSIS_SECONDS))
             else:
                 connection.close()
         if found:
             return min(found, key=lambda told: not isinstance(told, Held))
-        return Transient(
-            Stage.RESTORE,
-            Reason.KAFKA_UNREACHABLE,
-            f"Kafka at {', '.join(self._servers)} accepts connections but names no broker that"
-            " can be reached: check KAFKA_SECURITY_PROTOCOL, and its advertised.listeners",
-        )
+        return no_broker(self.servers)
+
+
+def host_and_port(server: str) -> tuple[str, int]:
+    """The parts of one of KAFKA_BOOTSTRAP_SERVERS. Raises ValueError where it has no port."""
+    host, _, port = server.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 async def at_once(*calls: Awaitable[Any]) -> None:

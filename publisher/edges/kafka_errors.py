@@ -1,10 +1,12 @@
 """What a failure of a Kafka client means: one of our errors, in words for an operator."""
 
 import ssl
+from collections.abc import Iterable
 from typing import Final
 
 from aiokafka.errors import (
     IllegalOperation,
+    KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
@@ -72,8 +74,8 @@ def outcome_unknown(error: Exception) -> OutcomeUnknown:
     raise error
 
 
-def closed_door(server: str, error: BaseException) -> StepError:
-    """Why no connection to this server came about."""
+def closed_door(server: str, error: BaseException, seconds: float) -> StepError:
+    """Why this server did not let us in within so many seconds."""
     match error:
         case SaslAuthenticationFailed():
             why = "refuses user name or password: check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
@@ -90,24 +92,38 @@ def closed_door(server: str, error: BaseException) -> StepError:
                 " whether the broker wants a client certificate"
             )
         case _:
-            text = f"Kafka at {server} cannot be reached {_unreachable(error)}"
+            text = f"Kafka at {server} {_unreachable(error, seconds)}"
             return Transient(Stage.RESTORE, Reason.KAFKA_UNREACHABLE, text)
     return Held(Stage.RESTORE, Reason.KAFKA_AUTHENTICATION, f"Kafka at {server} {why}")
 
 
-def _unreachable(error: BaseException) -> str:
+def _unreachable(error: BaseException, seconds: float) -> str:
     match error:
         case ConnectionRefusedError():
             return (
-                "(nobody listens there): check KAFKA_BOOTSTRAP_SERVERS, and that the broker runs;"
-                " its own log tells why it ended (a full disk, for example)"
+                "cannot be reached (nobody listens there): check KAFKA_BOOTSTRAP_SERVERS, and that"
+                " the broker runs; its own log tells why it ended (a full disk, for example)"
             )
         case TimeoutError():
-            why = "no answer within 10 s"
-        case ConnectionResetError() | ConnectionAbortedError() | EOFError():
+            why = f"no answer within {seconds:g} s: it hangs, or a firewall drops what we send"
+        case (
+            ConnectionResetError() | ConnectionAbortedError() | EOFError() | KafkaConnectionError()
+        ):
             why = "it closes the connection: check KAFKA_SECURITY_PROTOCOL against the port"
         case OSError() if error.strerror:
             why = error.strerror
+        case ValueError():
+            why = "it is not written as host:port"
         case _:
             why = f"{type(error).__name__}: check KAFKA_SECURITY_PROTOCOL against the port"
-    return f"({why}): check KAFKA_BOOTSTRAP_SERVERS"
+    return f"cannot be reached ({why}): check KAFKA_BOOTSTRAP_SERVERS"
+
+
+def no_broker(servers: Iterable[str]) -> StepError:
+    """All of these let us in, and clients still find no broker."""
+    return Transient(
+        Stage.RESTORE,
+        Reason.KAFKA_UNREACHABLE,
+        f"Kafka at {', '.join(servers)} accepts connections but names no broker that"
+        " can be reached: check KAFKA_SECURITY_PROTOCOL, and its advertised.listeners",
+    )

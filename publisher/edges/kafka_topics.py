@@ -1,7 +1,7 @@
 """The three topics: created with the right settings when missing, checked when there."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from aiokafka import TopicPartition
@@ -26,8 +26,8 @@ _STATE_BYTES: Final = 600_000
 _BROKER_BYTES: Final = 1_048_588
 """The broker's default of max.message.bytes; enough for the default event size."""
 
-_AUTHORIZATION: Final = 29
-_UNKNOWN_TOPIC: Final = 3
+AUTHORIZATION: Final = 29
+UNKNOWN_TOPIC: Final = 3
 _EXISTS: Final = 36
 
 _STATE_CONFIG: Final = {
@@ -42,7 +42,9 @@ _STATE_CONFIG: Final = {
 }
 
 
-class _Wanted(NamedTuple):
+class Wanted(NamedTuple):
+    """How a topic is to be."""
+
     partitions: int
     config: dict[str, str]
 
@@ -58,27 +60,29 @@ async def ensure(
 
     Raises Held for a missing right or a wrong setting, Transient while Kafka is away.
     """
+    wanted = wanted_topics(settings, operation)
     state = settings.publisher.state_topic
-    largest = settings.publisher.max_event_bytes
-    room = largest + ENVELOPE_BYTES
-    config = {"max.message.bytes": str(room)} if room > _BROKER_BYTES else {}
-    wanted = {
-        settings.messages_topic(operation): _Wanted(MESSAGES_PARTITIONS, config),
-        settings.dead_letters_topic(operation): _Wanted(DEAD_LETTERS_PARTITIONS, config),
-        state: _Wanted(STATE_PARTITIONS, _STATE_CONFIG),
-    }
     admin = clients.admin()
     async with clients.using(admin), asyncio.timeout(CALL_SECONDS):
         topics = await _created(admin, wanted, emit)
         configs = await _configs(admin, wanted, emit)
-    if (partitions := len(topics[state]["partitions"])) < STATE_PARTITIONS:
-        raise _wrong(
-            f"topic {state} has {partitions} partitions and needs {STATE_PARTITIONS}: add some"
-            " (kafka-topics.sh --alter --partitions 12)"
-        )
+    for problem in too_few_partitions(state, len(topics[state]["partitions"])):
+        raise _wrong(problem)
     for topic, config in configs.items():
-        _check(topic, config, None if topic == state else largest)
+        for problem in wrong_settings(settings, topic, config):
+            raise _wrong(problem)
     return {topic: int(config["max.message.bytes"]) for topic, config in configs.items()}
+
+
+def wanted_topics(settings: Settings, operation: str) -> dict[str, Wanted]:
+    """The three topics of an operation."""
+    room = settings.publisher.max_event_bytes + ENVELOPE_BYTES
+    config = {"max.message.bytes": str(room)} if room > _BROKER_BYTES else {}
+    return {
+        settings.messages_topic(operation): Wanted(MESSAGES_PARTITIONS, config),
+        settings.dead_letters_topic(operation): Wanted(DEAD_LETTERS_PARTITIONS, config),
+        settings.publisher.state_topic: Wanted(STATE_PARTITIONS, _STATE_CONFIG),
+    }
 
 
 async def partitions_of(clients: Clients, topics: Iterable[str]) -> list[TopicPartition]:
@@ -93,11 +97,11 @@ async def partitions_of(clients: Clients, topics: Iterable[str]) -> list[TopicPa
 
 
 async def _created(
-    admin: AIOKafkaAdminClient, wanted: dict[str, _Wanted], emit: Emit
+    admin: AIOKafkaAdminClient, wanted: dict[str, Wanted], emit: Emit
 ) -> dict[str, Any]:
     """All topics as Kafka describes them; what was missing is there now."""
     topics = await _described(admin, wanted)
-    missing = [name for name in wanted if topics[name]["error_code"] == _UNKNOWN_TOPIC]
+    missing = [name for name in wanted if topics[name]["error_code"] == UNKNOWN_TOPIC]
     if missing:
         await _create(admin, {name: wanted[name] for name in missing}, emit)
     # Kafka answers before the brokers know their new partitions.
@@ -110,7 +114,7 @@ async def _created(
 async def _described(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, Any]:
     topics = {topic["topic"]: topic for topic in await admin.describe_topics(list(names))}
     for name, topic in topics.items():
-        if topic["error_code"] == _AUTHORIZATION:
+        if topic["error_code"] == AUTHORIZATION:
             raise _forbidden(
                 f"Kafka forbids the use of topic {name}: grant DESCRIBE and WRITE on all three"
                 " topics and READ on PUBLISHER_STATE_TOPIC"
@@ -123,28 +127,37 @@ def _ready(topic: dict[str, Any]) -> bool:
     return topic["error_code"] == 0 and all(each["leader"] >= 0 for each in topic["partitions"])
 
 
-async def _create(admin: AIOKafkaAdminClient, missing: dict[str, _Wanted], emit: Emit) -> None:
-    replicas = min(3, len((await admin.describe_cluster())["brokers"]))
-    safe = {"min.insync.replicas": "2"} if replicas == 3 else {}
-    response = await admin.create_topics(
-        [
-            NewTopic(name, new.partitions, replicas, topic_configs=new.config | safe)
-            for name, new in missing.items()
-        ]
-    )
+async def _create(admin: AIOKafkaAdminClient, missing: dict[str, Wanted], emit: Emit) -> None:
+    brokers = len((await admin.describe_cluster())["brokers"])
+    response = await admin.create_topics(new_topics(missing, brokers))
     for name, code, *_ in response.topic_errors:
         if code == 0:
             emit(TopicCreated(name, missing[name].partitions))
-        elif code == _AUTHORIZATION:
-            raise _forbidden(
-                f"topic {name} is missing and Kafka forbids its creation: create it"
-                f" with {missing[name]}, or grant CREATE"
-            )
         elif code != _EXISTS:
-            raise _wrong(
-                f"topic {name} is missing and could not be created (Kafka's error {code}):"
-                f" create it with {missing[name]}"
-            )
+            raise not_created(name, code, missing[name])
+
+
+def new_topics(missing: Mapping[str, Wanted], brokers: int) -> list[NewTopic]:
+    """The topics as this cluster can hold them: on three brokers, where there are three."""
+    replicas = min(3, brokers)
+    safe = {"min.insync.replicas": "2"} if replicas == 3 else {}
+    return [
+        NewTopic(name, new.partitions, replicas, topic_configs=new.config | safe)
+        for name, new in missing.items()
+    ]
+
+
+def not_created(name: str, code: int, wanted: Wanted) -> Held:
+    """Why a missing topic cannot be created, and how somebody else should."""
+    if code == AUTHORIZATION:
+        return _forbidden(
+            f"topic {name} is missing and Kafka forbids its creation: create it"
+            f" with {wanted}, or grant CREATE"
+        )
+    return _wrong(
+        f"topic {name} is missing and could not be created (Kafka's error {code}):"
+        f" create it with {wanted}"
+    )
 
 
 async def _configs(
@@ -156,40 +169,52 @@ async def _configs(
     [response] = await admin.describe_configs(asked)
     for code, _text, _kind, name, entries in response.resources:
         if code:
-            emit(
-                HintGiven(
-                    f"the settings of topic {name} cannot be checked: grant DESCRIBE_CONFIGS"
-                    " on it to have them checked at every start"
-                )
-            )
+            emit(HintGiven(unseen_settings(name)))
         else:
             found[name] = {entry[0]: entry[1] for entry in entries}
     return found
 
 
-def _check(topic: str, config: dict[str, str], largest: int | None) -> None:
-    """Raises Held; `largest` is the largest event in bytes, None for the state topic."""
+def wrong_settings(settings: Settings, topic: str, config: Mapping[str, str]) -> Iterator[str]:
+    """What cannot work of a topic's settings."""
+    largest = settings.publisher.max_event_bytes
     policy, room = config["cleanup.policy"], int(config["max.message.bytes"])
-    takes = f"topic {topic} takes at most {room} bytes (max.message.bytes)"
-    if largest is None:
+    if topic == settings.publisher.state_topic:
         if policy != "compact":
-            raise _wrong(
-                f"topic {topic} has cleanup.policy={policy}: with anything but compact Kafka"
-                " would forget what was published; set it to compact"
+            yield (
+                f"topic {topic} has cleanup.policy={policy}: with anything but compact Kafka would"
+                " forget what was published; set it to compact"
             )
         if room < _STATE_BYTES:
-            raise _wrong(f"{takes}: set {_BROKER_BYTES}")
+            yield f"topic {topic} takes at most {room} bytes (max.message.bytes): set 1048588"
         return
     if room < largest + HEADERS_BYTES:
-        raise _wrong(
-            f"{takes}, events may have {largest}: raise it to {largest + ENVELOPE_BYTES}, or"
-            " lower PUBLISHER_MAX_EVENT_BYTES"
+        yield (
+            f"topic {topic} takes at most {room} bytes (max.message.bytes), events may have"
+            f" {largest}: raise it to {largest + ENVELOPE_BYTES}, or lower"
+            " PUBLISHER_MAX_EVENT_BYTES"
         )
     if "compact" in policy:
-        raise _wrong(
+        yield (
             f"topic {topic} is compacted: that would keep only the last message of each"
             " conversation; set cleanup.policy=delete"
         )
+
+
+def too_few_partitions(state: str, partitions: int) -> Iterator[str]:
+    """Operations are spread over so many for ever."""
+    if partitions < STATE_PARTITIONS:
+        yield (
+            f"topic {state} has {partitions} partitions and needs {STATE_PARTITIONS}: add some"
+            " (kafka-topics.sh --alter --partitions 12)"
+        )
+
+
+def unseen_settings(topic: str) -> str:
+    return (
+        f"the settings of topic {topic} cannot be checked: grant DESCRIBE_CONFIGS on it to have"
+        " them checked at every start"
+    )
 
 
 def _wrong(text: str) -> Held:

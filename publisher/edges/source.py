@@ -40,12 +40,25 @@ _ALLOW_LIST: Final = (
 
 
 def open_session(
-    *, total_limit: float = TOTAL_LIMIT, connect_limit: float = CONNECT_LIMIT
+    *,
+    total_limit: float = TOTAL_LIMIT,
+    connect_limit: float = CONNECT_LIMIT,
+    connected: Callable[[], None] | None = None,
 ) -> aiohttp.ClientSession:
     """Everything that requests share, for `async with`; limits in seconds.
 
     Proxies come from the usual environment variables (HTTPS_PROXY, NO_PROXY).
+    `connected` is called once a connection stands, TLS included.
     """
+    traces = []
+    if connected:
+        trace = aiohttp.TraceConfig()
+
+        async def stands(*_: object) -> None:
+            connected()
+
+        trace.on_connection_create_end.append(stands)
+        traces.append(trace)
     return aiohttp.ClientSession(
         # The server closes idle connections after 5 s and we come every 5 minutes: a kept
         # connection would always be a dead one.
@@ -54,6 +67,7 @@ def open_session(
         headers={"Accept": "application/json", "Accept-Encoding": "gzip"},
         middlewares=(_send_once,),
         timeout=aiohttp.ClientTimeout(total=total_limit, connect=connect_limit),
+        trace_configs=traces,
         trust_env=True,
     )
 
@@ -70,7 +84,7 @@ class HttpSource:
     ) -> None:
         self._session = session
         self._url = base_url.rstrip("/") + _PATH
-        self._where = _host_and_port(base_url)
+        self._where = host_and_port(base_url)
         self._headers = {"wolkvox-token": token}
         self._now = now
         self._in_flight = asyncio.Lock()
@@ -163,10 +177,7 @@ def transient(error: Exception, where: str) -> Transient:
                 " check HTTPS_PROXY and NO_PROXY"
             )
         case aiohttp.ClientConnectorDNSError():
-            return _unreachable(
-                f"cannot reach {where}: its name is not known here (DNS); {_ADDRESS},"
-                " and the name servers of this machine"
-            )
+            return unknown_name(where)
         case aiohttp.ClientConnectorCertificateError():
             return _unreachable(
                 f"cannot trust {where}: {_certificate(error.certificate_error)}; {_ADDRESS},"
@@ -175,9 +186,9 @@ def transient(error: Exception, where: str) -> Transient:
         case aiohttp.ClientSSLError():
             return _unreachable(f"cannot reach {where}: TLS cannot be agreed on; {_ADDRESS}")
         case aiohttp.ClientConnectorError():
-            return _unreachable(f"cannot reach {where}: {_cause(error.os_error)}; {_ALLOW_LIST}")
+            return no_connection(where, error.os_error)
         case aiohttp.ConnectionTimeoutError():
-            return _unreachable(f"cannot reach {where}: no connection in time; {_ALLOW_LIST}")
+            return no_connection(where, TimeoutError())
         case aiohttp.ServerFingerprintMismatch():
             return _unreachable(f"cannot trust {where}: another certificate; {_ADDRESS}")
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | UnicodeError():
@@ -197,6 +208,17 @@ def transient(error: Exception, where: str) -> Transient:
             return _lost(f"{where} closed the connection before its answer was whole")
 
 
+def unknown_name(where: str) -> Transient:
+    return _unreachable(
+        f"cannot reach {where}: its name is not known here (DNS); {_ADDRESS},"
+        " and the name servers of this machine"
+    )
+
+
+def no_connection(where: str, error: OSError) -> Transient:
+    return _unreachable(f"cannot reach {where}: {_cause(error)}; {_ALLOW_LIST}")
+
+
 def _unreachable(text: str) -> Transient:
     return Transient(Stage.READ, Reason.UNREACHABLE, text)
 
@@ -207,11 +229,11 @@ def _lost(text: str) -> Transient:
 
 def _cause(error: OSError) -> str:
     """In the words of the system's table; an exception's own text may say more than it should."""
+    if isinstance(error, TimeoutError):  # the system's, or ours
+        return "no connection in time"
     match error.errno:
         case errno.ECONNREFUSED:
             return "the connection was refused"
-        case errno.ETIMEDOUT:
-            return "no connection in time"
         case int(number) if number in errno.errorcode:
             return os.strerror(number)
         case _:
@@ -224,7 +246,7 @@ def _certificate(error: Exception) -> str:
     return f"its certificate is refused ({words})" if words else "its certificate is refused"
 
 
-def _host_and_port(base_url: str) -> str:
+def host_and_port(base_url: str) -> str:
     parts = urlsplit(base_url)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -12,6 +12,15 @@ LARGEST: Final = timedelta(hours=1)
 _RESOLUTION: Final = timedelta(seconds=2)
 
 
+def too_large(skew: timedelta) -> str:
+    """What to say of a skew beyond `LARGEST`."""
+    side = "ahead of" if skew > timedelta() else "behind"
+    return (
+        f"the server's clock is {abs(skew.total_seconds()):.0f} s {side} ours: correct the"
+        " clock of this machine (or the server's)"
+    )
+
+
 @dataclass(slots=True)
 class ServerClock:
     """Our clock plus the measured skew; before the first answer simply our clock."""
