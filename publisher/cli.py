@@ -38,8 +38,23 @@ def run() -> None:
 
 
 @main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def check(*, as_json: bool) -> None:
+    """Look whether settings, API and Kafka are as they must be. Changes nothing.
+
+    It asks the API once with the real token (one of the daily quota) and ends
+    within 15 seconds. It may run beside the service.
+
+    Exit codes: 0 all good, 1 something failed, 2 settings cannot work.
+    """
+    from publisher.commands import check as command  # noqa: PLC0415 - see the module's docstring
+
+    sys.exit(command.main(as_json=as_json))
+
+
+@main.command()
 @click.option("--url", metavar="URL", help="The running service, such as http://localhost:9108.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/reference/status.md).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(url: str | None, *, as_json: bool) -> None:
     """Tell where each operation stands.
 

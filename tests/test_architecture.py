@@ -17,8 +17,7 @@ LONGEST = 300
 LEVELS = (
     ("__main__",),
     ("cli",),
-    ("commands",),
-    ("app",),
+    ("app", "commands"),
     ("flow", "edges"),
     ("asking",),
     ("job",),

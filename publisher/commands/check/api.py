@@ -1,0 +1,226 @@
+"""Whether the report is there and takes our token, and how late its rows are.
+
+One request, or two more where the token is in use at that moment: the running service
+asks with the same token, and each request costs one of the operation's quota.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from publisher.commands.check.checklist import Check, Checklist, GiveUpError, trying
+from publisher.edges import network
+from publisher.edges.clock import MachineClock
+from publisher.edges.source import (
+    TOTAL_LIMIT,
+    HttpSource,
+    host_and_port,
+    no_connection,
+    open_session,
+    unknown_name,
+)
+from publisher.errors import Reason, StepError
+from publisher.model import Answer, Window
+from publisher.rules import skew, upstream
+from publisher.rules.upstream import Judgement, Verdict
+from publisher.rules.zone import Zone
+from publisher.settings import Operation, Settings
+
+ASKED: Final = timedelta(hours=1)
+"""How far back the one request looks: wide enough for a row, narrow enough to be quick."""
+ANSWER_SECONDS: Final = 9.0
+CONNECT_SECONDS: Final = 3.0
+BUSY_PAUSES: Final = (1.0, 2.0)
+"""Seconds between two requests while somebody else uses the token."""
+SKEW_TOLD: Final = timedelta(seconds=60)
+FUTURE_TOLD: Final = timedelta(minutes=5)
+
+_MORE: Final = {
+    Reason.TOKEN_BUSY: (
+        " (if the service is running, that is it: nothing is wrong then; it was asked"
+        f" {len(BUSY_PAUSES) + 1} times)"
+    ),
+    Reason.QUOTA_SPENT: (
+        "; all tokens of the operation share it: find out who else uses it; a longer"
+        " PUBLISHER_POLL_EVERY or fewer PUBLISHER_REREADS save requests"
+    ),
+    **dict.fromkeys(
+        (Reason.FORBIDDEN, Reason.SERVER_ERROR, Reason.TIMEOUT),
+        "; try again in some minutes, and ask the vendor when it lasts",
+    ),
+    Reason.RATE_LIMITED: "; try again in some minutes: who else asks this server?",
+}
+"""What to do, where the service itself would simply wait."""
+_WAITED: Final = (
+    f" ({ANSWER_SECONDS:g} s here; the service waits for {TOTAL_LIMIT:g} s): try again in some"
+    " minutes, and ask the vendor when it lasts"
+)
+
+
+async def check(settings: Settings, operation: Operation, checklist: Checklist) -> None:
+    """Fill in the lines of one operation."""
+    secure = operation.url.startswith("https:")
+    checks = checklist.add(
+        f"API of {operation.name}, {operation.url}",
+        "name",
+        "connection",
+        *(["TLS"] if secure else []),
+        "report",
+        "clock",
+        "newest row",
+    )
+    try:
+        await _reach(operation.url, checks)
+        answer, judgement = await _ask(settings, operation, checks)
+    except GiveUpError:
+        return
+    _look_at_rows(checks["newest row"], operation, answer, judgement)
+
+
+async def _reach(url: str, checks: dict[str, Check]) -> None:
+    where = host_and_port(url)
+    host, _, port = where.rpartition(":")
+    host = host.strip("[]")
+    if network.has_proxy(url):
+        for name in ("name", "connection"):
+            checks[name].ok("left to the proxy of the environment (HTTPS_PROXY)")
+        return
+    with trying(checks["name"]) as check:
+        try:
+            found = await network.addresses(host)
+        except (OSError, UnicodeError):
+            raise unknown_name(where) from None
+        check.ok(
+            f"{host} is {', '.join(found[:3])}"
+            if found != [host]
+            else f"{host} is an address already"
+        )
+    with trying(checks["connection"]) as check:
+        try:
+            await network.knock(host, int(port))
+        except OSError as error:
+            raise no_connection(where, error) from None
+        check.ok(f"port {port} accepts connections")
+
+
+async def _ask(
+    settings: Settings, operation: Operation, checks: dict[str, Check]
+) -> tuple[Answer, Judgement]:
+    tls, report = checks.get("TLS"), checks["report"]
+    connections: list[None] = []
+    session = open_session(
+        total_limit=ANSWER_SECONDS,
+        connect_limit=CONNECT_SECONDS,
+        connected=lambda: connections.append(None),
+    )
+    (tls or report).trying = True
+    problem: StepError | None = None
+    async with session:
+        source = HttpSource(session, operation.url, operation.token, MachineClock().now)
+        try:
+            answer, judgement = await _patiently(source, settings, operation)
+        except StepError as error:
+            problem = error
+    if tls:
+        with trying(tls):
+            if problem and not connections:
+                raise problem
+            tls.ok("agreed on, and the certificate is trusted")
+    with trying(report):
+        if problem:
+            report.failed(f"{problem}{_WAITED if problem.reason is Reason.TIMEOUT else ''}")
+            raise GiveUpError
+        # Also an answer that refuses tells the time.
+        _look_at_clock(checks["clock"], answer)
+        _judge(report, answer, judgement)
+    return answer, judgement
+
+
+async def _patiently(
+    source: HttpSource, settings: Settings, operation: Operation
+) -> tuple[Answer, Judgement]:
+    """The answer; while somebody else uses the token it is asked for again."""
+    zone = Zone(operation.timezone)
+    for pause in (*BUSY_PAUSES, None):
+        now = datetime.now(UTC)
+        window = Window(now - ASKED, now)
+        answer = await source.read(
+            upstream.request_for(window, zone, settings.publisher.max_response_bytes)
+        )
+        judgement = upstream.judge(answer, lenient=True)
+        if judgement.reason is not Reason.TOKEN_BUSY or pause is None:
+            break
+        await asyncio.sleep(pause)
+    return answer, judgement
+
+
+def _judge(report: Check, answer: Answer, judgement: Judgement) -> None:
+    took = f"in {answer.took:.1f} s"
+    match judgement.verdict:
+        case Verdict.USE:
+            rows = sum(1 for _ in _dates(judgement.data))
+            report.ok(f"the token is accepted; {rows} rows of the last hour {took}")
+        case Verdict.EMPTY if judgement.not_found:
+            report.ok(
+                f"the token is accepted; no rows in the last hour {took} (a 404, which is also"
+                " what a server without this report says)"
+            )
+        case Verdict.EMPTY:
+            report.ok(f"the token is accepted; no rows in the last hour {took}")
+        case Verdict.TOO_LARGE if answer.status == 200:
+            report.ok(
+                f"the token is accepted; the last hour holds more rows than one answer may {took}:"
+                " the service asks for less at a time"
+            )
+        case _:
+            more = _MORE.get(judgement.reason, "") if judgement.reason else ""
+            report.failed(f"{judgement.text}{more}")
+
+
+def _look_at_clock(check: Check, answer: Answer) -> None:
+    date = upstream.server_time(answer)
+    if date is None:
+        check.hint("the answer has no Date header: the skew of the clocks is not known")
+        return
+    found = skew.ServerClock().observe(date, answer.received_at)
+    ahead = "ahead of" if found > timedelta() else "behind"
+    seconds = abs(found.total_seconds())
+    if abs(found) > skew.LARGEST:
+        check.failed(skew.too_large(found))
+    elif abs(found) > SKEW_TOLD:
+        check.hint(f"the server is {seconds:.0f} s {ahead} this machine: does NTP run here?")
+    else:
+        check.ok(f"the server's and ours differ by {max(0.0, seconds - 1):.0f} s")
+
+
+def _look_at_rows(check: Check, operation: Operation, answer: Answer, judgement: Judgement) -> None:
+    """How old the newest row is; one from the future means a wrong time zone."""
+    dates = sorted(_dates(judgement.data))
+    if not dates:
+        check.ok("none in the last hour")
+        return
+    try:
+        occurred_at, _ = Zone(operation.timezone).occurred_at(dates[-1])
+    except ValueError:
+        check.hint("its date is not of the form that the report is known for")
+        return
+    now = upstream.server_time(answer) or answer.received_at
+    age = now - datetime.fromisoformat(occurred_at)
+    minutes = age / timedelta(minutes=1)
+    if age < -FUTURE_TOLD:
+        check.hint(
+            f"lies {-minutes:.0f} minutes in the future by {operation.timezone}: is"
+            " WOLKVOX_TIMEZONE the operation's?"
+        )
+    else:
+        check.ok(f"{max(0.0, minutes):.0f} minutes old, by {operation.timezone}")
+
+
+def _dates(data: list[Any]) -> Iterator[str]:
+    """The dates of all rows, as they stand."""
+    for element in data:
+        rows = element.get("conversation") if isinstance(element, dict) else None
+        for row in rows if isinstance(rows, list) else []:
+            date = row.get("date") if isinstance(row, dict) else None
+            yield date if isinstance(date, str) else ""

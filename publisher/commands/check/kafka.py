@@ -1,0 +1,282 @@
+"""Whether Kafka can be reached, lets us in, and allows there what the service does.
+
+Nothing here begins a transaction or opens a producer: see `edges/kafka_probe.py`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from publisher.commands.check.checklist import Check, Checklist, GiveUpError, trying
+from publisher.edges import kafka_probe
+from publisher.edges.kafka import partition_of
+from publisher.edges.kafka_client import TRANSACTION_MS, Clients
+from publisher.edges.kafka_errors import no_broker
+from publisher.edges.kafka_probe import ClosedError, Cluster, Door
+from publisher.edges.kafka_topics import (
+    AUTHORIZATION,
+    UNKNOWN_TOPIC,
+    Wanted,
+    new_topics,
+    not_created,
+    too_few_partitions,
+    unseen_settings,
+    wanted_topics,
+    wrong_settings,
+)
+from publisher.errors import Held, Reason, StepError
+from publisher.settings import Settings
+
+NOT_CONTROLLER: Final = 41
+NAMES: Final = {
+    Door.CONNECTION: "connection",
+    Door.TLS: "TLS",
+    Door.PROTOCOL: "protocol",
+    Door.LOGIN: "login",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What is known once a broker lets us in."""
+
+    settings: Settings
+    wanted: dict[str, Wanted]
+    cluster: Cluster
+    connection: Any
+    controller: Any
+    """A connection to the controller, where one could be made."""
+
+
+async def check(settings: Settings, clients: Clients, checklist: Checklist) -> None:
+    """Fill in all lines about Kafka."""
+    wanted: dict[str, Wanted] = {}
+    for operation in settings.operations:
+        wanted |= wanted_topics(settings, operation.name)
+    group = f"Kafka, {settings.kafka.bootstrap_servers}"
+    doors = [
+        door
+        for door in Door
+        if (door is not Door.TLS or clients.secure)
+        and (door is not Door.LOGIN or settings.kafka.security_protocol.startswith("SASL"))
+    ]
+    checks = checklist.add(
+        group,
+        *(NAMES[door] for door in doors),
+        "brokers",
+        "transactional id",
+        "transaction time",
+    )
+    topics = {
+        topic: checklist.add(f"Kafka topic {topic}", "rights", "settings") for topic in wanted
+    }
+    with suppress(GiveUpError):
+        connection = await _enter(settings, clients, checks, doors)
+        open_ = [connection]
+        try:
+            inside = await _look_around(settings, clients, checks["brokers"], connection, wanted)
+            open_ += [inside.controller]
+            await asyncio.gather(
+                *(_topic(inside, topic, topics[topic]) for topic in wanted),
+                _transactions(inside, checks),
+            )
+        finally:
+            for one in open_:
+                one.close()
+
+
+async def _enter(
+    settings: Settings, clients: Clients, checks: dict[str, Check], doors: Sequence[Door]
+) -> Any:
+    """A connection to one of the servers, or why none of them lets us in."""
+    checks[NAMES[Door.CONNECTION]].trying = True
+    results = await asyncio.gather(
+        *(kafka_probe.enter(clients, server) for server in clients.servers),
+        return_exceptions=True,
+    )
+    closed = [result for result in results if isinstance(result, ClosedError)]
+    found = [result for result in results if not isinstance(result, BaseException)]
+    for spare in found[1:]:
+        spare.close()
+    best = max(closed, key=lambda one: (one.door, isinstance(one.problem, Held)), default=None)
+    for door in doors:
+        with trying(checks[NAMES[door]]) as check:
+            if not found and best and door is best.door:
+                raise best.problem
+            check.ok(_passed(door, settings, clients))
+    if closed and found:
+        told = "; ".join(str(one.problem) for one in closed)
+        connection = checks[NAMES[Door.CONNECTION]]
+        connection.hint(f"{len(found)} of {len(results)} servers let us in; {told}")
+    return found[0]
+
+
+def _passed(door: Door, settings: Settings, clients: Clients) -> str:
+    match door:
+        case Door.CONNECTION:
+            return f"{', '.join(clients.servers)} accepts connections"
+        case Door.TLS:
+            return "agreed on, and the certificate is trusted"
+        case Door.PROTOCOL:
+            return f"it speaks Kafka, {settings.kafka.security_protocol}"
+        case Door.LOGIN:
+            return f"as {settings.kafka.sasl_username}, {settings.kafka.sasl_mechanism}"
+
+
+async def _look_around(
+    settings: Settings, clients: Clients, check: Check, connection: Any, wanted: dict[str, Wanted]
+) -> Inside:
+    """Which brokers there are; each must be reachable under the name it gives itself."""
+    controller = connection
+    with suppress(GiveUpError), trying(check):
+        cluster: Cluster | None = None
+        try:
+            cluster = await kafka_probe.cluster(connection, list(wanted))
+        except StepError as error:
+            if error.reason is not Reason.KAFKA_UNREACHABLE:
+                raise
+            # It hung up: on a port for SASL the first question is one too many.
+            raise no_broker(clients.servers) from None
+        if not cluster.brokers:
+            raise no_broker(clients.servers)
+        results = dict(
+            zip(
+                cluster.brokers,
+                await asyncio.gather(
+                    *(kafka_probe.enter(clients, at) for at in cluster.brokers.values()),
+                    return_exceptions=True,
+                ),
+                strict=True,
+            )
+        )
+        closed = [result for result in results.values() if isinstance(result, ClosedError)]
+        for node, result in results.items():
+            if isinstance(result, BaseException):
+                continue
+            if node == cluster.controller:
+                controller = result
+            else:
+                result.close()
+        if closed:
+            told = ", ".join(one.server for one in closed)
+            check.failed(
+                f"Kafka says that its brokers are at {told}: from here they cannot be used there"
+                f" ({closed[0].problem}); check advertised.listeners of the brokers, and the name"
+                " servers and firewalls in between"
+            )
+        else:
+            check.ok(f"{', '.join(cluster.brokers.values())}: each as it names itself")
+    if cluster is None or not cluster.brokers:
+        raise GiveUpError
+    return Inside(settings, wanted, cluster, connection, controller)
+
+
+async def _topic(inside: Inside, topic: str, checks: dict[str, Check]) -> None:
+    with suppress(GiveUpError):
+        with trying(checks["rights"]) as check:
+            await _rights(inside, topic, check)
+        with trying(checks["settings"]) as check:
+            if inside.cluster.topics[topic].code == UNKNOWN_TOPIC:
+                check.ok("the right ones, when it is created")
+            else:
+                await _settings(inside, topic, check)
+
+
+async def _rights(inside: Inside, topic: str, check: Check) -> None:
+    seen = inside.cluster.topics[topic]
+    needed = ["Write", "Read"] if topic == inside.settings.publisher.state_topic else ["Write"]
+    missing = [right for right in needed if seen.rights is not None and right not in seen.rights]
+    if seen.code == AUTHORIZATION or missing:
+        # Who may not even see it may do nothing at all there.
+        forbidden = missing if seen.code != AUTHORIZATION else needed
+        words = " and ".join(right.upper() for right in forbidden)
+        hidden = " (or it is missing, which is hidden from us)" if seen.code else ""
+        check.failed(
+            f"Kafka forbids {words} on topic {topic}{hidden}: grant {words} on it",
+            _acl(inside.settings, forbidden, f"--topic {topic}"),
+        )
+    elif seen.code == UNKNOWN_TOPIC:
+        await _creation(inside, topic, check)
+    elif seen.code:
+        check.failed(
+            f"Kafka cannot say anything of topic {topic} now (its error {seen.code}): look at the"
+            " brokers' log"
+        )
+    else:
+        rights = f"we may {' and '.join(needed).lower()}" if seen.rights else "rights are not told"
+        check.ok(f"there (partitions {seen.partitions}); {rights}")
+
+
+async def _creation(inside: Inside, topic: str, check: Check) -> None:
+    wanted = inside.wanted[topic]
+    [new] = new_topics({topic: wanted}, len(inside.cluster.brokers))
+    code = await kafka_probe.could_create(inside.controller, new)
+    if code == NOT_CONTROLLER:
+        check.hint("missing; whether we may create it only the controller knows")
+    elif code:
+        raise not_created(topic, code, wanted)
+    else:
+        check.ok(
+            "missing; the service will create it at its first start"
+            f" (partitions {new.num_partitions}, replicas {new.replication_factor})"
+        )
+
+
+async def _settings(inside: Inside, topic: str, check: Check) -> None:
+    found = (await kafka_probe.settings_of(inside.connection, [topic])).get(topic)
+    problems = [*wrong_settings(inside.settings, topic, found)] if found else []
+    if topic == inside.settings.publisher.state_topic:
+        problems += too_few_partitions(topic, inside.cluster.topics[topic].partitions)
+    if problems:
+        check.failed("; ".join(problems))
+    elif found is None:
+        command = _acl(inside.settings, ["DescribeConfigs"], f"--topic {topic}")
+        check.hint(unseen_settings(topic), command)
+    else:
+        told = ("cleanup.policy", "max.message.bytes")
+        check.ok(", ".join(f"{name}={found[name]}" for name in told if name in found))
+
+
+async def _transactions(inside: Inside, checks: dict[str, Check]) -> None:
+    settings = inside.settings
+    prefix = settings.publisher.transactional_id
+    partitions = sorted({partition_of(operation.name) for operation in settings.operations})
+    ids = [f"{prefix}-{partition}" for partition in partitions]
+    with suppress(GiveUpError), trying(checks["transactional id"]) as check:
+        try:
+            for one in ids:
+                await kafka_probe.use_transactional_id(inside.connection, one)
+        except Held as error:
+            where = f"--transactional-id {prefix} --resource-pattern-type prefixed"
+            check.failed(str(error), _acl(settings, ["Write"], where))
+        else:
+            check.ok(f"we may write as {', '.join(ids)}")
+    with suppress(GiveUpError), trying(checks["transaction time"]) as check:
+        node = next(iter(inside.cluster.brokers))
+        longest = await kafka_probe.longest_transaction_ms(inside.connection, node)
+        needed = TRANSACTION_MS // 1000
+        if longest is None:
+            check.hint(
+                f"cannot be seen without DESCRIBE_CONFIGS on the cluster; {needed} s are needed,"
+                " Kafka allows 900 s unless it was told otherwise"
+            )
+        elif longest < TRANSACTION_MS:
+            check.failed(
+                f"the brokers allow transactions of {longest / 1000:g} s, {needed} s are needed:"
+                f" raise their transaction.max.timeout.ms to at least {TRANSACTION_MS}"
+            )
+        else:
+            check.ok(f"the brokers allow {longest / 1000:g} s, {needed} s are needed")
+
+
+def _acl(settings: Settings, operations: list[str], where: str) -> str:
+    kafka = settings.kafka
+    user = kafka.sasl_username if kafka.security_protocol.startswith("SASL") else None
+    server = kafka.bootstrap_servers.partition(",")[0].strip()
+    granted = " ".join(f"--operation {operation}" for operation in operations)
+    return (
+        f"kafka-acls.sh --bootstrap-server {server} --add --allow-principal"
+        f" User:{user or 'NAME'} {granted} {where}"
+    )
