@@ -3,10 +3,30 @@
 import gc
 import signal
 import sys
+from datetime import timedelta
+from typing import Any
 
 import click
 
 from publisher import __version__
+
+
+class Duration(click.ParamType[timedelta]):
+    """As settings write them: `90s`, `5m`, `1h`, `3d`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
+        """Refuse what the settings would refuse."""
+        from publisher.settings import duration  # noqa: PLC0415 - see the module's docstring
+
+        try:
+            found = duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if found <= timedelta():
+            self.fail("must be longer than nothing", param, ctx)
+        return found
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,6 +70,26 @@ def check(*, as_json: bool) -> None:
     from publisher.commands import check as command  # noqa: PLC0415 - see the module's docstring
 
     sys.exit(command.main(as_json=as_json))
+
+
+@main.command()
+@click.option("--last", type=Duration(), default="1h", show_default=True, help="How far back.")
+@click.option("--operation", metavar="NAME", help="One of several; all when not given.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Print so many at most.")
+@click.option("--show-text", is_flag=True, help="Show what people wrote, and who they are.")
+def preview(last: timedelta, operation: str | None, limit: int | None, *, show_text: bool) -> None:
+    """Print the events that would be published, one JSON line each. Needs no Kafka.
+
+    Asks the API with the real token; each request is one of the daily quota.
+    Messages, names, phones and customer ids are masked unless --show-text is
+    given: with it each line is byte for byte the value of the event. The summary
+    goes to standard error.
+
+    Exit codes: 0 all was read, 1 something failed, 2 settings cannot work.
+    """
+    from publisher.commands import preview as command  # noqa: PLC0415 - see the module's docstring
+
+    sys.exit(command.main(last, operation, limit, show_text=show_text))
 
 
 @main.command()

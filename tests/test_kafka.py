@@ -140,10 +140,10 @@ async def test_headers_keys_and_values_arrive_as_they_are(publisher: Publisher) 
     headers = [("empty", b""), ("ñ", "ñandú".encode()), ("long", noise(20_000)), ("empty", b"x")]
     sizes = [0, 1, 62, 63, 64, 65, 8190, 8191, 8192, 8193, 70_000]
     sent = [(b"k" * size or None, noise(size), headers[: size % 5]) for size in sizes]
-    await publisher.write(
-        *(wire.record(0, key, value, wire.headers(told)) for key, value, told in sent)
-    )
+    records = [wire.record(0, key, value, wire.headers(told)) for key, value, told in sent]
+    await publisher.write(*records)
     found = await kafka_tools.read(publisher.bootstrap, publisher.messages)
+    assert [r.value for r in found] == [wire.value_of(record) for record in records]
     assert [(r.key, r.value, list(r.headers)) for r in found] == sent
 
 

@@ -59,6 +59,25 @@ def record(partition_hash: int, key: bytes | None, value: bytes | None, headers:
     return partition_hash, sized(key) + sized(value) + headers
 
 
+def value_of(record: Record) -> bytes:
+    """The value of a record that has one, read back."""
+    _, content = record
+    size, at = _length(content, 0)
+    size, at = _length(content, at + max(size, 0))
+    return content[at : at + size]
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
+    """The length that stands there, -1 for null, and where what it counts begins."""
+    found = shift = 0
+    while True:
+        byte = data[at]
+        found |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return (found >> 1) ^ -(found & 1), at
+
+
 def beginning(offset: int, size: int) -> bytes:
     """What stands before a record's key, in a batch whose records all have one timestamp.
 

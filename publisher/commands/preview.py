@@ -1,0 +1,206 @@
+"""`preview`: asks the API and prints the events that would be published. Knows no Kafka.
+
+It is the service's own flow with another log behind it: what the flow commits is printed.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, TextIO
+
+import orjson
+
+from publisher import flow
+from publisher.edges.clock import MachineClock
+from publisher.edges.source import HttpSource, open_session
+from publisher.errors import PublisherError, Reason, SettingsError, StepError, TooLarge
+from publisher.job import Job, Memory
+from publisher.model import Batch, Restored, Window, iso
+from publisher.rules import schedule, wire
+from publisher.rules.schedule import NARROWEST, Pace, Read
+from publisher.rules.zone import Zone
+from publisher.settings import Operation, Settings, duration_text, load
+from publisher.signals import Signal, WindowPublished
+
+MASKED: Final = (
+    "message", "from_name", "to_name", "agent_name", "customer_name", "customer_phone",
+    "customer_id", "extra",
+)  # fmt: skip
+"""What people wrote, and who they are; `extra` may hold anything."""
+MASK: Final = "***"
+BUSY_PAUSES: Final = (2.0, 5.0)
+"""Seconds between two requests while somebody else, such as the service, uses the token."""
+
+
+def main(last: timedelta, operation: str | None, limit: int | None, *, show_text: bool) -> int:
+    """Print the events of the last so long; the exit code."""
+    # What libraries log of failures, we tell better.
+    logging.getLogger().addHandler(logging.NullHandler())
+    try:
+        settings = load()
+        operations = _chosen(settings, operation)
+    except SettingsError as error:
+        for problem in error.problems:
+            _say(problem)
+        return 2
+    if not show_text:
+        _say(f"masked: {', '.join(MASKED)}; --show-text shows them")
+    printer = _Printer(sys.stdout, limit, show_text=show_text)
+    try:
+        complete = [
+            asyncio.run(_preview(settings, one, last, printer))
+            for one in operations
+            if not printer.full
+        ]
+    except BrokenPipeError:  # whoever read us has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return 0 if all(complete) else 1
+
+
+def _chosen(settings: Settings, name: str | None) -> list[Operation]:
+    chosen = [one for one in settings.operations if name in (None, one.name)]
+    if not chosen:
+        names = ", ".join(one.name for one in settings.operations)
+        raise SettingsError([f"--operation: there is no {name}; there are: {names}"])
+    return chosen
+
+
+@dataclass(slots=True)
+class _Printer:
+    """Fits `job.Log`: prints the events that are committed."""
+
+    out: TextIO
+    limit: int | None
+    show_text: bool
+    printed: int = 0
+    dead_letters: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.limit is not None and self.printed >= self.limit
+
+    async def restore(self) -> Restored:
+        """Nothing was ever published here."""
+        return Restored({}, history_lost=False)
+
+    async def commit(self, batch: Batch) -> None:
+        """Print, at most as many as asked for."""
+        for event in batch.events:
+            if not self.full:
+                value = wire.value_of(event)
+                self.out.write((value if self.show_text else masked(value)).decode() + "\n")
+                self.printed += 1
+        # Consumed after the events, as Kafka's log does it.
+        self.dead_letters += sum(1 for _ in batch.dead_letters)
+        self.out.flush()
+
+
+def masked(value: bytes) -> bytes:
+    """The event with every text of people masked; empty stays empty, null stays null."""
+    event = orjson.loads(value)
+    return orjson.dumps(
+        {name: MASK if name in MASKED and field else field for name, field in event.items()}
+    )
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the flow says of its windows; fits `signals.Emit`."""
+
+    windows: int = 0
+    rows: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    cut: list[Window] = field(default_factory=list)
+
+    def __call__(self, happened: Signal) -> None:
+        if isinstance(happened, WindowPublished):
+            self.windows += 1
+            self.rows += happened.rows
+            self.rejected.update(happened.rejected)
+            if happened.possibly_cut:
+                self.cut.append(happened.window)
+
+
+async def _preview(
+    settings: Settings, operation: Operation, last: timedelta, printer: _Printer
+) -> bool:
+    """One operation; True = all of the time was read, or as much as was asked for."""
+    told = _Told()
+    began, printed, letters = time.monotonic(), printer.printed, printer.dead_letters
+    problem = ""
+    async with open_session() as session:
+        clock = MachineClock()
+        job = Job(
+            operation=operation.name,
+            zone=Zone(operation.timezone),
+            settings=settings.publisher.model_copy(
+                # Nothing is read twice: one walk from there to now.
+                update={"start": f"-{duration_text(last)}", "rereads": (), "overlap": timedelta()}
+            ),
+            source=HttpSource(session, operation.url, operation.token, clock.now),
+            log=printer,
+            clock=clock,
+            emit=told,
+            beat=lambda _: None,
+        )
+        memory = Memory(schedule.passes_of(job.settings), Pace.starting(job.settings))
+        try:
+            await _walk(job, memory, printer)
+        except PublisherError as error:
+            problem = str(error)
+    progress = memory.state.checkpoint.live if memory.state else None
+    covered = f" up to {iso(progress.covered_until)}" if progress and told.windows else ""
+    _say(
+        f"{operation.name}: {printer.printed - printed} events of the last {duration_text(last)}"
+        f"{covered}, from {told.rows} rows in {told.windows} requests,"
+        f" {time.monotonic() - began:.1f} s"
+    )
+    if printer.dead_letters > letters:
+        reasons = ", ".join(f"{why} {count}" for why, count in sorted(told.rejected.items()))
+        _say(f"{operation.name}: {printer.dead_letters - letters} to the dead letters ({reasons})")
+    for window in told.cut:
+        _say(f"{operation.name}: possibly cut by the report: {window}")
+    if printer.full and not problem:
+        _say(f"{operation.name}: ended at --limit {printer.limit}")
+    if problem:
+        _say(f"{operation.name}: FAILED, {problem}")
+    return not problem
+
+
+async def _walk(job: Job, memory: Memory, printer: _Printer) -> None:
+    """One round of the live pass, from the start to now; too large windows are narrowed."""
+    state = memory.state = await flow.begin(job, memory)
+    pauses = list(BUSY_PAUSES)
+    while not printer.full:
+        now = memory.server.now(job.clock.now())
+        step = schedule.next_step(
+            memory.passes, state.checkpoint.passes, memory.pace, now, state.read_until
+        )
+        if not isinstance(step, Read):
+            return
+        try:
+            await flow.publish(job, memory, state, step)
+        except TooLarge:
+            if step.window.width <= NARROWEST:
+                raise
+            memory.pace.narrow(step.window)
+        except StepError as error:
+            if error.reason is Reason.TOKEN_BUSY and pauses:
+                await asyncio.sleep(pauses.pop(0))
+            elif memory.puzzled != 1:  # a damaged answer is asked for again, once
+                raise
+        else:
+            if step.ends_round:
+                return
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"wolkvox-publisher: {text}\n")
