@@ -1,7 +1,8 @@
 """`make demo`: Kafka, a simulated API, the publisher, and a consumer that prints events.
 
 Ten minutes of history first, then a few messages a second. Ctrl-C ends everything; so does
-SIGTERM, or the time that `DEMO_SECONDS` gives. Exit code 1 when something could not run.
+SIGTERM, or the time that `DEMO_SECONDS` gives. Where no Kafka can be had, the publisher's
+preview shows what would be published. Exit code 1 when something could not run.
 """
 
 import asyncio
@@ -50,6 +51,8 @@ SETTINGS: Final = {
 }
 _STARTS_SECS: Final = 30.0
 _NUMBERS_EVERY_SECS: Final = 0.5
+_PREVIEWED: Final = 20
+"""Events that are enough to see what they are like."""
 
 
 class DemoError(Exception):
@@ -70,11 +73,9 @@ async def show(bootstrap: str, shown: Screen, folder: Path) -> tuple[Numbers, in
     # A Kafka that was given may hold the topics of others, or of an earlier demo.
     prefix = f"demo-{uuid4().hex[:6]}." if os.environ.get("KAFKA_BOOTSTRAP_SERVERS") else ""
     topic = f"{prefix}wolkvox.messages"
-    world = [f"--{name}={value}" for name, value in WORLD.items()]
-    command = [sys.executable, "-m", "sandbox.wolkvox", "--port=0", *world]
     with contextlib.ExitStack() as stack:
         with shown.busy("Starting the simulated API and the publisher"):
-            api = stack.enter_context(Child(command, folder / "api.log"))
+            api = stack.enter_context(_api(folder))
             url = (await api.said(r"ready at (http://\S+)", _STARTS_SECS))[1]
             publisher = stack.enter_context(
                 Child(
@@ -99,6 +100,24 @@ async def show(bootstrap: str, shown: Screen, folder: Path) -> tuple[Numbers, in
             await publisher.stop()
             await api.stop()
         return told
+
+
+async def preview(folder: Path) -> int:
+    """Print what would be published, as the publisher's own command does; its exit code."""
+    with _api(folder) as api:
+        url = (await api.said(r"ready at (http://\S+)", _STARTS_SECS))[1]
+        ours = [f"--last={WORLD['history']}", f"--limit={_PREVIEWED}", "--show-text"]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "publisher", "preview", *ours),
+            env=_environment("localhost:9092", url, ""),
+        )
+        return await process.wait()
+
+
+def _api(folder: Path) -> Child:
+    world = [f"--{name}={value}" for name, value in WORLD.items()]
+    command = [sys.executable, "-m", "sandbox.wolkvox", "--port=0", *world]
+    return Child(command, folder / "api.log")
 
 
 async def _watch(
@@ -198,14 +217,18 @@ def main() -> int:
         with screen() as shown:
             with contextlib.ExitStack() as stack:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
-                with shown.busy("Starting Kafka"):
-                    bootstrap = stack.enter_context(ensure())
+                try:
+                    with shown.busy("Starting Kafka"):
+                        bootstrap = stack.enter_context(ensure())
+                except NoKafka as error:
+                    print(f"{error}. Without Kafka, the preview:", file=sys.stderr)
+                    return asyncio.run(preview(folder))
                 numbers, seen = asyncio.run(show(bootstrap, shown, folder))
                 stack.enter_context(shown.busy("Ending Kafka"))
             shown.farewell(numbers, seen)
     except KeyboardInterrupt:
         return 0
-    except (BrokerError, ChildError, DemoError, NoKafka) as error:
+    except (BrokerError, ChildError, DemoError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

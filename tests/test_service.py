@@ -423,6 +423,17 @@ async def test_the_demo(kafka: Broker, tmp_path: Path) -> None:
         assert not [pid for pid in pids if _exists(pid)]
 
 
+async def test_the_demo_where_no_kafka_can_be_had(tmp_path: Path) -> None:
+    """No Java, no Maven, no Docker, none given: one line says so, then the preview."""
+    env = {"PATH": str(tmp_path)}
+    with Child([sys.executable, "-m", "sandbox.demo"], tmp_path / "demo.log", env) as demo:
+        assert await demo.ended(60) == 0, demo.output
+        lines = demo.output.splitlines()
+    assert len([line for line in lines if line.startswith('{"event_id":')]) == 20, demo.output
+    assert [line for line in lines if "no Kafka here" in line and "preview" in line], demo.output
+    assert "Traceback" not in demo.output
+
+
 def test_the_demo_on_a_terminal() -> None:
     """Whatever people write, each event is one line of the terminal's width at most."""
     out = io.StringIO()
