@@ -251,15 +251,23 @@ async def test_large_events_get_large_topics(topics: Env, stack: AsyncExitStack)
 
 
 WRONG = {
-    "state not compacted": ("STATE", 12, {"cleanup_policy": "delete"}, "cleanup.policy=delete"),
+    "state not compacted": (
+        "STATE", 12, {"cleanup_policy": "delete"}, "=delete: with anything but compact",
+    ),
     "state compacted and deleted": (
-        "STATE", 12, {"cleanup_policy": "compact,delete"}, "cleanup.policy=compact,delete",
+        "STATE", 12, {"cleanup_policy": "compact,delete"},
+        "=compact,delete: with anything but compact",
     ),
-    "state with too few partitions": ("STATE", 3, {"cleanup_policy": "compact"}, "3 partitions"),
+    "state with too few partitions": (
+        "STATE", 3, {"cleanup_policy": "compact"}, "3 partitions and needs 12",
+    ),
     "state with small records": (
-        "STATE", 12, {"cleanup_policy": "compact", "max_message_bytes": "1000"}, "1000 bytes",
+        "STATE", 12, {"cleanup_policy": "compact", "max_message_bytes": "1000"},
+        "1000 bytes (max.message.bytes): set",
     ),
-    "messages compacted": ("MESSAGES", 6, {"cleanup_policy": "compact"}, "is compacted"),
+    "messages compacted": (
+        "MESSAGES", 6, {"cleanup_policy": "compact"}, "is compacted: that would",
+    ),
     "messages with small records": (
         "MESSAGES", 6, {"max_message_bytes": "500000"}, "PUBLISHER_MAX_EVENT_BYTES",
     ),
@@ -559,7 +567,8 @@ async def test_a_foreign_transaction_that_hides_the_tail_is_refused(publisher: P
             await read_live_records(clients, publisher.state, blocked_after=0.5)
         assert time.monotonic() - began < 3
         assert raised.value.reason is Reason.STATE_BLOCKED
-        assert f"{publisher.state.topic}-{publisher.state.partition}" in str(raised.value)
+        where = f"{publisher.state.topic}-{publisher.state.partition}"
+        assert f"{where}: what was published is not known until it ends" in str(raised.value)
         reading = asyncio.create_task(read_live_records(clients, publisher.state))
         await asyncio.sleep(0.3)
         assert not reading.done()

@@ -348,7 +348,9 @@ async def test_a_taken_port_is_told_in_one_line() -> None:
         with pytest.raises(SettingsError) as caught:
             async with serving(Service(), port):
                 pytest.fail("must not start")
-    assert caught.value.problems == [f"PUBLISHER_HTTP_PORT: port {port} is taken (address in use)"]
+    assert caught.value.problems == [
+        f"PUBLISHER_HTTP_PORT: port {port} is taken (address in use): choose another one"
+    ]
 
 
 async def test_a_port_is_free_again_after_the_end() -> None:

@@ -132,7 +132,7 @@ async def test_a_token_in_use_for_a_moment(api: Simulator) -> None:
     [
         (["--last", "5"], {}, "number with a unit"),
         (["--last", "0s"], {}, "longer than nothing"),
-        (["--operation", "sales"], {}, "there are: wv0010"),
+        (["--operation", "sales"], {}, "--operation: there is no sales; there are: wv0010"),
         ([], {"WOLKVOX_TOKEN": ""}, "WOLKVOX_TOKEN is missing"),
     ],
 )

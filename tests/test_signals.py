@@ -445,6 +445,7 @@ def test_what_nobody_caught_is_told_by_class_and_place(log: Callable[..., Log]) 
     sys.excepthook(*raised(ValueError(SECRET)))
     [line] = written.lines
     assert (line["level"], line["exception"]) == ("error", "ValueError")
+    assert line["event"] == "Service ended by a mistake of its own, please report it"
     assert SECRET not in written.text
 
 
@@ -457,6 +458,7 @@ def test_an_error_in_a_finalizer_is_told_by_class_and_place(log: Callable[..., L
     Clumsy()
     [line] = written.lines
     assert (line["level"], line["exception"]) == ("warning", "ValueError")
+    assert line["event"] == "Mistake while cleaning up, please report it"
     assert SECRET not in written.text
 
 

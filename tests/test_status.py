@@ -198,6 +198,7 @@ async def test_an_undecided_transaction_does_not_keep_the_answer_back(
         assert told["operations"][0]["ids"] > 0
         [hint] = told["hints"]
         assert f"an undecided transaction hides the end of {topic}-" in hint
+        assert "this answer is as old as its begin" in hint
         assert (await status(one.settings, "--json")).told["hints"] == []
 
 

@@ -22,10 +22,6 @@ from publisher.errors import Held, OutcomeUnknown, Reason, Stage, StepError, Tra
 _UNREACHABLE: Final = frozenset(
     {"KafkaConnectionError", "NodeNotReadyError", "NoBrokersAvailable", "CorrelationIdError"}
 )
-_TOO_SLOW: Final = (
-    "Kafka did not take a transaction in time: it is overloaded, restarting or cut off,"
-    " or its disk is full"
-)
 
 
 def translated(error: BaseException, stage: Stage) -> StepError:
@@ -48,7 +44,8 @@ def translated(error: BaseException, stage: Stage) -> StepError:
             text = "Kafka did not answer in time: it is restarting, overloaded or cut off"
             return Transient(stage, Reason.KAFKA_TIMEOUT, text)
         case _ if isinstance(error, OSError) or type(error).__name__ in _UNREACHABLE:
-            return Transient(stage, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
+            text = "Kafka cannot be reached: look whether the brokers run"
+            return Transient(stage, Reason.KAFKA_UNREACHABLE, text)
         case _:
             text = f"Kafka refused ({type(error).__name__}): see the broker's log"
             return Transient(stage, Reason.KAFKA_REFUSED, text)
@@ -64,9 +61,15 @@ def outcome_unknown(error: Exception) -> OutcomeUnknown:
             )
             return OutcomeUnknown(Reason.KAFKA_TOPIC, text, needs_person=True)
         case TimeoutError() | KafkaTimeoutError():
-            return OutcomeUnknown(Reason.KAFKA_TIMEOUT, _TOO_SLOW, overloaded=True)
+            text = (
+                "Kafka did not take a transaction in time: it is overloaded, restarting or cut off,"
+                " or its disk is full"
+            )
+            return OutcomeUnknown(Reason.KAFKA_TIMEOUT, text, overloaded=True)
         case ProducerFenced():
-            text = "Kafka aborted our transaction because it took too long"
+            text = (
+                "Kafka aborted our transaction because it took too long: the window is made smaller"
+            )
             return OutcomeUnknown(Reason.KAFKA_TIMEOUT, text, overloaded=True)
         case KafkaError() | IllegalOperation() | OSError():
             told = translated(error, Stage.COMMIT)

@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple
 from aiokafka.admin import NewTopic
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
-    IncompatibleBrokerVersion,
     KafkaError,
     SaslAuthenticationFailed,
     TransactionalIdAuthorizationFailed,
@@ -33,7 +32,7 @@ from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 from publisher.edges import network
 from publisher.edges.kafka_client import Clients, host_and_port
 from publisher.edges.kafka_errors import closed_door, translated
-from publisher.errors import Stage, StepError
+from publisher.errors import Reason, Stage, StepError, Transient
 
 CALL_SECONDS: Final = 3.0
 """Longest wait for one answer."""
@@ -171,10 +170,11 @@ class _ShowCluster(RequestStruct):  # type: ignore[misc]
     )
 
     def prepare(self, versions: dict[int, tuple[int, int]]) -> "_ShowCluster":
-        """What a connection asks of a request before it sends it."""
+        """What a connection asks of a request before it sends it. Raises Transient."""
         lowest, highest = versions.get(self.API_KEY, (0, 0))
         if not lowest <= self.API_VERSION <= highest:
-            raise IncompatibleBrokerVersion("Kafka 2.3 or newer is needed")
+            text = "Kafka is older than 2.3 and does not tell our rights: check needs a newer one"
+            raise Transient(Stage.RESTORE, Reason.KAFKA_REFUSED, text)
         return self
 
 

@@ -123,7 +123,7 @@ def _blocked(partition: TopicPartition) -> StepError:
         Reason.STATE_BLOCKED,
         f"an undecided transaction hides the end of {partition.topic}-{partition.partition}:"
         " what was published is not known until it ends; find it with Kafka's"
-        " kafka-transactions.sh --describe-producers and abort it if it hangs",
+        " kafka-transactions.sh describe-producers, and if it hangs, end it with its abort",
     )
 
 

@@ -94,7 +94,7 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server(("", port))
     except OSError as error:
         problem = {
-            errno.EADDRINUSE: "is taken (address in use)",
+            errno.EADDRINUSE: "is taken (address in use): choose another one",
             errno.EACCES: "is not for us (permission denied): choose one above 1023",
         }.get(error.errno or 0) or f"cannot be used ({os.strerror(error.errno or errno.EIO)})"
         raise SettingsError([f"PUBLISHER_HTTP_PORT: port {port} {problem}"]) from None

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
 
 from publisher.errors import SettingsError, StepError
 
@@ -91,11 +90,8 @@ def trying(check: Check) -> Iterator[Check]:
         check.failed("; ".join(error.problems))
         raise
     except Exception as error:  # a mistake of ours: its text may hold anything
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        file = place.filename.rpartition("/")[2]
-        check.failed(f"unexpected {type(error).__name__} at {file}:{place.lineno}: {REPORT_IT}")
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
+        check.failed(f"unexpected {type(error).__name__} at {place}: please report it")
     if check.state is State.FAILED:
         raise GiveUpError
-
-
-REPORT_IT: Final = "please report it"
