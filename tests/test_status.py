@@ -352,7 +352,7 @@ def test_a_person_sees_the_last_error_and_when_it_is_tried_again() -> None:
 
 def test_the_shape_is_documented() -> None:
     """Every field of the JSON has a row in its table, and the other way round."""
-    text = (ROOT / "docs" / "reference" / "status.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     tables = [
         set(re.findall(r"^\| `(\w+)` ", part, re.MULTILINE)) for part in text.split("| Field |")[1:]
     ]

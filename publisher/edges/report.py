@@ -1,7 +1,7 @@
 """Where each operation stands, as `/status` and the command `status` tell it: one JSON object.
 
 The same shape from a running service and from the state topic. What only a
-running service knows is null in the other. `docs/reference/status.md` is its page.
+running service knows is null in the other. `docs/reference/commands.md` describes it.
 """
 
 from collections.abc import Collection, Iterable, Mapping
