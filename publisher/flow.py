@@ -7,7 +7,6 @@ decision is made by a pure function in `rules/`.
 
 import traceback
 from dataclasses import replace
-from random import random
 from typing import Final
 
 from publisher.asking import ask
@@ -192,7 +191,7 @@ async def _recover(job: Job, memory: Memory, error: PublisherError, attempt: int
             return
     if isinstance(error, Stop) or error.stage is Stage.LOOP:
         memory.state = None
-    seconds = pause(error, attempt, job.settings.poll_every, random())  # noqa: S311 - no secret
+    seconds = pause(error, attempt, job.settings.poll_every, job.jitter())
     job.emit(
         StepFailed(
             operation=job.operation,

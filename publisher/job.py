@@ -6,6 +6,7 @@ bring their own.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import random
 from typing import Protocol
 
 from publisher.model import Answer, Batch, Instant, Request, Restored, Window
@@ -77,6 +78,8 @@ class Job:
     emit: Emit
     beat: Callable[[float], None]
     """Says "alive, and again within so many seconds", for `/healthz`."""
+    jitter: Callable[[], float] = random
+    """A number in [0, 1) that spreads pauses; a test brings its own to be able to replay."""
 
 
 @dataclass(slots=True)

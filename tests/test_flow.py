@@ -77,6 +77,8 @@ class Life:
     """Until when the loop has promised to beat again, by `clock.elapsed()`."""
     late: float = 0.0
     """By how much a promise was broken at worst."""
+    rng: random.Random = field(default_factory=lambda: random.Random(1))
+    """Spreads the pauses."""
 
     def beat(self, seconds: float) -> None:
         self.late = max(self.late, self.clock.elapsed() - self.promised)
@@ -97,6 +99,7 @@ class Life:
             clock=self.clock,
             emit=self.emit,
             beat=self.beat,
+            jitter=self.rng.random,
         )
         await run(job)
         assert self.late <= 0, "a beat promised too little time"
@@ -336,6 +339,7 @@ class Trial:
                 MemoryCluster(self.kafka).log(OPERATION),
                 self.settings,
                 Zone(self.zone),
+                rng=self.rng,
             )
             if not self._calm():
                 # Somebody stops it now and then.
