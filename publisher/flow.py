@@ -59,6 +59,7 @@ async def run(job: Job) -> None:
                 case Wait(until):
                     await _sleep(job, min(until - now, job.settings.poll_every).total_seconds())
                 case Read() as step:
+                    step = schedule.short_of_jump(step, job.zone)
                     await publish(job, memory, memory.state, step)
                     attempt = 0
         except PublisherError as error:

@@ -61,6 +61,11 @@ OPERATION = "wv0010"
 POLL = timedelta(minutes=5)
 HOUR = timedelta(hours=1)
 
+MADRID_BACK = datetime(2026, 10, 25, 1, tzinfo=UTC)
+"""Summer time ends; `MADRID_ON`: it begins."""
+MADRID_ON = datetime(2026, 3, 29, 1, tzinfo=UTC)
+SANTIAGO_BACK = datetime(2026, 4, 5, 3, tzinfo=UTC)
+
 
 @dataclass
 class Life:
@@ -169,12 +174,12 @@ class Trial:
         rng = self.rng
         self.hypothesis = rng.choice(["H1", "H2", "H3"])
         # Summer time begins or ends inside some worlds.
-        self.zone, begin = rng.choice(
+        self.zone, begin, self.jump = rng.choice(
             [
-                ("America/Bogota", datetime(2026, 11, 20, 12, 0, tzinfo=UTC)),
-                ("Europe/Madrid", datetime(2026, 10, 24, 21, 0, tzinfo=UTC)),
-                ("Europe/Madrid", datetime(2026, 3, 28, 21, 0, tzinfo=UTC)),
-                ("America/Santiago", datetime(2026, 4, 4, 23, 0, tzinfo=UTC)),
+                ("America/Bogota", NOON, NOON + 4 * HOUR),  # no clock is changed
+                ("Europe/Madrid", MADRID_BACK - 4 * HOUR, MADRID_BACK),
+                ("Europe/Madrid", MADRID_ON - 4 * HOUR, MADRID_ON),
+                ("America/Santiago", SANTIAGO_BACK - 4 * HOUR, SANTIAGO_BACK),
             ]
         )
         self.rereads = rng.choice([(HOUR, 3 * HOUR), (HOUR,), (HOUR / 2, 2 * HOUR)])
@@ -202,6 +207,7 @@ class Trial:
         self.kafka.listener = self._check_order
         self.disorder: list[str] = []
         """Told at the end: raised in the middle it would be one more mistake to survive."""
+        self.cut = 0
         opens = rng.random() < 0.5
         self.report = FakeReport(
             self.clock,
@@ -232,6 +238,10 @@ class Trial:
                 )
             dates = [date.replace(microsecond=0) for date in dates]
             closed = dates[-1] + timedelta(seconds=rng.randrange(1800))
+            if rng.random() < 0.1:  # by chance alone next to nothing happens at a jump
+                near = self.jump + rng.choice([-HOUR, timedelta(), HOUR])
+                move = near + timedelta(seconds=rng.randint(-2, 2)) - rng.choice([closed, *dates])
+                dates, closed = [date + move for date in dates], closed + move
             chat = Chat(conn_id)
             for index, date in enumerate(dates):
                 filed = {"H1": closed, "H2": date, "H3": dates[0]}[self.hypothesis]
@@ -352,6 +362,8 @@ class Trial:
                 await told.run()
             except Crash:
                 self.clock.advance(self.rng.choice([1.0, 30.0, 900.0]))
+            # What is filed within the narrowest request fits: nothing may be cut.
+            self.cut += sum(window.possibly_cut for window in told.heard(WindowPublished))
         self.check()
 
     def identity(self, conn_id: str, date: str, fields: Any) -> tuple[str, ...]:
@@ -363,6 +375,7 @@ class Trial:
     def check(self) -> None:
         """Nothing lost, nothing twice, nothing altered, in order."""
         assert not self.disorder
+        assert not self.cut, "a window was cut by the report"
         world: Counter[tuple[str, ...]] = Counter()
         must: Counter[tuple[str, ...]] = Counter()
         bad = set()
@@ -515,6 +528,28 @@ async def test_between_the_narrowest_windows_nothing_is_lost() -> None:
     await told.run_for(POLL)
     published = [event["message"] for event in values(kafka.events[OPERATION])]
     assert published == [said.fields["message"] for said in chat.said]
+
+
+@pytest.mark.parametrize("cap", [60_000, 20])
+async def test_nothing_is_lost_where_the_clocks_go_back(cap: int) -> None:
+    """Rows at the very jump, exclusive ends, and more rows in the repeated hour than fit."""
+    clock, kafka = FakeClock(MADRID_BACK - 2 * HOUR), MemoryKafka()
+    chat = Chat("186067512")
+    near = [MADRID_BACK + timedelta(seconds=n) for n in range(-3, 4)]
+    often = [MADRID_BACK + timedelta(seconds=n) for n in range(-3600, 3600, 60)]
+    for said_at in sorted({*near, *often, MADRID_BACK - HOUR, MADRID_BACK + HOUR}):
+        fields = {"channel": "web", "from": "AGENT", "message": iso(said_at), "customer_id": "1"}
+        chat.said.append(Said(said_at, fields, said_at, said_at))
+    report = FakeReport(
+        clock, [chat], random.Random(1), zone="Europe/Madrid", closes=False, kindly=True, cap=cap
+    )
+    settings = PublisherSettings(rereads=(), overlap=timedelta())
+    told = Life(clock, report, MemoryCluster(kafka).log(OPERATION), settings, Zone("Europe/Madrid"))
+    clock.advance(0.4)  # windows do not begin with whole seconds
+    await told.run_for(4 * HOUR)
+    published = [event["message"] for event in values(kafka.events[OPERATION])]
+    assert sorted(published) == [said.fields["message"] for said in chat.said]
+    assert not any(window.possibly_cut for window in told.heard(WindowPublished))
 
 
 async def test_an_answer_that_cannot_be_read_at_all_is_tried_again_slowly() -> None:

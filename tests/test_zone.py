@@ -129,20 +129,30 @@ def test_the_oracle_knows_transitions() -> None:
 def test_bounds_contain_every_instant_of_the_padded_window(
     told: tuple[str, Window], share: float
 ) -> None:
-    """Whatever instant a window holds, its local text lies between the bounds; never inverted."""
+    """Whatever instant a window holds, its local text lies between the bounds; never inverted.
+
+    Truly between, for both bounds may be exclusive; also at the edges of a repeated hour.
+    """
     name, window = told
+    window = Zone(name).cut(window)
     first, last = asked(name, window)
     assert first < last
-    begin, end = window.start - PADDING, window.end + PADDING
-    inside = [begin, end, window.start, window.end, begin + share * (end - begin)]
+    until = window.end - timedelta.resolution
+    inside = [window.start, until, window.start + share * (until - window.start)]
     inside += [
         at + shift
-        for at, _, _ in transitions(name)
-        for shift in (-SECOND, timedelta(), SECOND)
-        if begin <= at + shift <= end
+        for at, before, after in transitions(name)
+        for edge in (timedelta(), before - after, after - before)
+        for shift in (edge - SECOND, edge, edge + SECOND)
+        if window.start <= at + shift <= until
     ]
     for instant in inside:
-        assert first <= wall(name, instant) <= last
+        assert first < wall(name, instant) < last
+    begin, end = window.start - PADDING, window.end + PADDING
+    jumps = any(begin <= at <= end for at, _, _ in transitions(name))
+    if window.width >= NARROW or not jumps:
+        assert first <= wall(name, begin)
+        assert last >= wall(name, end)
 
 
 @settings(max_examples=200, deadline=None)
@@ -202,6 +212,26 @@ def test_halving_inside_the_repeated_hour_ends_in_small_questions(name: str) -> 
             assert spans[0] >= repeat
             assert spans[-1] <= 4 * SECOND
             assert spans == sorted(spans, reverse=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_narrowest_window_asks_for_little_where_the_clocks_go_back(name: str) -> None:
+    """It is cut at the jump; both sides in one request would ask for the whole repeated hour."""
+    zone = Zone(name)
+    for at, before, after in around(name):
+        for start in (-1.4, -1, -0.4, 0, 0.6, 1.6):
+            window = Window(at + start * SECOND, at + start * SECOND + SECOND)
+            back = after < before and window.start < at < window.end
+            pieces = [zone.cut(window)]
+            if back:
+                assert pieces == [Window(window.start, at)]
+                pieces.append(zone.cut(Window(at, window.end)))
+            assert (pieces[0].start, pieces[-1].end) == (window.start, window.end)
+            for piece in pieces if after < before else ():
+                first, last = asked(name, piece, SECOND)
+                assert last - first <= 4 * SECOND
+        wide = Window(at - NARROW / 2, at + NARROW / 2)
+        assert zone.cut(wide) == wide
 
 
 def test_windows_side_by_side_ask_for_both_readings_of_the_repeated_hour() -> None:

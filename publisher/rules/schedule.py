@@ -11,12 +11,13 @@ Rules of this file:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final, TypeAlias
 
 from publisher.model import SECOND, Instant, Progress, Window
 from publisher.rules.records import LIVE
+from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings, duration_text
 
 TARGET_ROWS: Final = 10_000
@@ -156,6 +157,12 @@ def next_step(
         # answer's date tells whose clock is wrong.
         return Read(pass_, Window(position - pass_.cadence, position), ends_round=True)
     return Wait(min(wakes, default=now + passes[0].cadence))
+
+
+def short_of_jump(step: Read, zone: Zone) -> Read:
+    """The step, or the part of it that one request can ask for where the clocks go back."""
+    window = zone.cut(step.window)
+    return step if window == step.window else replace(step, window=window, ends_round=False)
 
 
 def advanced(

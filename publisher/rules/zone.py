@@ -4,6 +4,9 @@ Rules of this file:
 - The only place where a local time is read or written.
 - A request that touches the repeated hour (end of summer time) asks for all of
   it, because nobody knows which of its two readings the server means.
+- Narrow windows ask for their own text only. They are cut where the clocks go
+  back, so that each lies on one side of the jump.
+- Both bounds may be exclusive, so all of them are padded, widened or not.
 - A time inside the skipped hour is never asked: it is made from UTC, where it
   does not exist.
 
@@ -77,20 +80,38 @@ class Zone:
         """
         start = _floor(window.start - padding)
         end = _ceil(window.end + padding)
-        spared = window.width < NARROW and self._offset(start) == self._offset(end)
         first, last = self._local(start), self._local(end)
-        if not spared:
+        if window.width < NARROW and self.cut(window) == window:
+            # Only the padding may reach over a jump: it goes on as if there were none.
+            offset = self._offset(window.start)
+            first = min(first, start.replace(tzinfo=None) + offset)
+            last = max(last, end.replace(tzinfo=None) + offset)
+        else:
             for instant in (start, end):
                 repeated = self._repeated(instant)
                 if repeated:
-                    first, last = min(first, repeated[0]), max(last, repeated[1])
+                    first = min(first, repeated[0] - padding)
+                    last = max(last, repeated[1] + padding)
             if self._offset(end) < self._offset(start):
                 # The clocks went back inside: every reading of the repeated stretch.
                 shift = self._offset(start) - self._offset(end)
                 jump = self._transition(start, end)
-                first = min(first, self._local(jump))
-                last = max(last, self._local(jump) + shift)
+                first = min(first, self._local(jump) - padding)
+                last = max(last, self._local(jump) + shift + padding)
         return f"{first:%Y%m%d%H%M%S}", f"{last:%Y%m%d%H%M%S}"
+
+    def cut(self, window: Window) -> Window:
+        """The window, or the part of a narrow one before the clocks go back inside it.
+
+        Both sides of that jump in one request would ask for the whole repeated hour,
+        which may be too much however narrow the window is.
+        """
+        if window.width >= NARROW:
+            return window
+        inside = window.end - timedelta.resolution
+        if self._offset(inside) >= self._offset(window.start):
+            return window
+        return Window(window.start, self._transition(_floor(window.start), _ceil(inside)))
 
     def _local(self, instant: Instant) -> datetime:
         return instant.astimezone(self._zone).replace(tzinfo=None)
