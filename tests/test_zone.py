@@ -77,7 +77,7 @@ def exists(name: str, local: datetime) -> bool:
 
 
 def as_rows_say(local: datetime) -> str:
-    return f"{local:%Y-%m-%d %H:%M:%S}"
+    return local.isoformat(" ", "seconds")  # strftime leaves out zeros of early years
 
 
 def readings(name: str, local: datetime) -> list[datetime]:
