@@ -84,15 +84,21 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
     memory.window = step.window
     answer, judgement = await ask(job, memory, step)
     now = memory.server.now(answer.sent_at)
+    # Neither what the server has not lived through nor what is younger than the pass wants it.
+    covered_until = min(
+        step.window.end, upstream.server_time(answer) or now, now - step.pass_.delay
+    )
     publication = prepare(
         known, step, answer, judgement, job.zone,
         Limits(job.settings.horizon, job.settings.max_event_bytes),
         now=now,
-        covered_until=min(step.window.end, upstream.server_time(answer) or now),
+        covered_until=covered_until,
         possibly_cut=judgement.verdict is Verdict.TOO_LARGE,
     )  # fmt: skip
     took = await commit(job, publication.batch)
     known.apply(publication.successor, job.settings.horizon)
+    if covered_until < step.window.end:
+        step = replace(step, ends_round=True)  # the rest is read from the cursor, when it is due
     memory.pace.answered(step, now, publication.rows, answer.took + took)
     job.emit(
         WindowPublished(

@@ -302,7 +302,7 @@ class Trial:
             return None
         real = self.report.data(request)
         whole = orjson.dumps({"code": "200", "error": None, "msg": "", "data": real})
-        match rng.randrange(17):
+        match rng.randrange(20):
             case 0:
                 raise Crash
             case 1:
@@ -337,6 +337,19 @@ class Trial:
             case 15:  # no strict decoder takes a byte order mark; the rows are right
                 self.report.answered.append(real)
                 return answer(clock, b"\xef\xbb\xbf" + whole) if real else nothing(clock)
+            case 16:  # the right rows from a server whose clock is wrong
+                wrong = clock.true + timedelta(seconds=rng.uniform(-1500, 1500))
+                date = {"date": format(wrong, "%a, %d %b %Y %H:%M:%S GMT")}
+                self.report.answered.append(real)
+                return answer(clock, whole, headers=date)
+            case 17:  # our clock is set before the request
+                clock.skew = timedelta(seconds=rng.uniform(-1500, 1500))
+                return None
+            case 18:  # or while it is on its way
+                sent = clock.now()
+                clock.skew = timedelta(seconds=rng.uniform(-1500, 1500))
+                self.report.answered.append(real)
+                return replace(answer(clock, whole), sent_at=sent)
             case _:
                 skewed = format(clock.true + 3 * HOUR, "%a, %d %b %Y %H:%M:%S GMT")
                 return answer(clock, whole, headers={"date": skewed})
@@ -528,6 +541,38 @@ async def test_between_the_narrowest_windows_nothing_is_lost() -> None:
     await told.run_for(POLL)
     published = [event["message"] for event in values(kafka.events[OPERATION])]
     assert published == [said.fields["message"] for said in chat.said]
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("rereads", [(HOUR,), ()])
+async def test_one_wrong_date_of_the_server_settles_nothing(
+    rereads: tuple[timedelta, ...], seed: int
+) -> None:
+    """Minutes ahead, told once: neither the overlap nor a re-read is over before its time."""
+    rng = random.Random(seed)
+    clock, kafka = FakeClock(), MemoryKafka()
+    latest = (rereads[0] if rereads else 3 * POLL) - timedelta(seconds=10)
+    chats = []
+    for number in range(60):
+        said_at = NOON + timedelta(minutes=number)
+        fields = {"channel": "web", "from": "AGENT", "message": str(number), "customer_id": "1"}
+        late = latest * rng.choice([rng.random(), 1])
+        said = Said(said_at, fields, said_at, said_at + late)
+        chats.append(Chat(f"18600{number}", [said]))
+    left = iter(range(rng.randrange(15, 35) if rereads else rng.randrange(12), -1, -1))
+    ahead = timedelta(minutes=rng.choice([4, 4, 50]))
+
+    def trouble(request: Request) -> Answer | None:
+        if next(left, None) != 0:
+            return None
+        date = f"{clock.true + ahead:%a, %d %b %Y %H:%M:%S GMT}"
+        return found(clock, report.data(request), headers={"date": date})
+
+    report = FakeReport(clock, chats, rng, kindly=True, trouble=trouble)
+    settings = PublisherSettings(rereads=rereads, overlap=3 * POLL)
+    told = Life(clock, report, MemoryCluster(kafka).log(OPERATION), settings)
+    await told.run_for(4 * HOUR)
+    assert len(kafka.events[OPERATION]) == len(chats)
 
 
 @pytest.mark.parametrize("cap", [60_000, 20])

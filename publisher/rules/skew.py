@@ -23,14 +23,20 @@ def too_large(skew: timedelta) -> str:
 
 @dataclass(slots=True)
 class ServerClock:
-    """Our clock plus the measured skew; before the first answer simply our clock."""
+    """Our clock plus the measured skew; before the first answer, simply our clock."""
 
     skew: timedelta = timedelta()
-    """The server's clock minus ours."""
+    """The server's clock minus ours, by the last answer."""
+    before: timedelta = timedelta()
+    """The same by the answer before it; by no answer, our clock is right."""
 
     def now(self, ours: Instant) -> Instant:
-        """The server's time at our time `ours`; never ahead of the truth by design."""
-        return ours + self.skew
+        """The server's time at our time `ours`; never ahead of the truth by design.
+
+        The smaller skew counts: a single wrong `Date` may cost a poll, but must not
+        settle time too early.
+        """
+        return ours + min(self.skew, self.before)
 
     def observe(self, date: Instant, received_at: Instant) -> timedelta:
         """Learn from an answer's `Date`; returns the skew.
@@ -40,6 +46,7 @@ class ServerClock:
         which keeps the server's time from jumping back and forth.
         """
         seen = date - received_at
+        self.before = self.skew
         close = abs(seen - self.skew) <= _RESOLUTION
         self.skew = max(self.skew, seen) if close else seen
         return self.skew
