@@ -133,12 +133,11 @@ async def begin(job: Job, memory: Memory) -> State:
     began = job.clock.elapsed()
     restored = await job.log.restore()
     known = state.restore(job.operation, restored.records)
-    now = memory.server.now(job.clock.now())
     first_start = known is None
     if known is None:
         if restored.history_lost:
             raise _history_lost(job)
-        start = start_instant(job.settings.start, now)
+        start = start_instant(job.settings.start, memory.server.now(job.clock.now()))
         names = [pass_.name for pass_ in memory.passes]
         known, record = state.first(job.operation, job.zone.name, start, job.settings.start, names)
         await commit(job, Batch(job.operation, None, 0, iter(()), iter(()), [record]))
@@ -153,7 +152,7 @@ async def begin(job: Job, memory: Memory) -> State:
                 job.operation,
             )
         )
-    passes = schedule.with_passes(checkpoint.passes, memory.passes, checkpoint.start, now)
+    passes = schedule.with_passes(checkpoint.passes, memory.passes, checkpoint.start)
     known.checkpoint = replace(checkpoint, passes=passes)
     memory.pace.begin(known.checkpoint.live.cursor)
     job.emit(

@@ -575,6 +575,28 @@ async def test_one_wrong_date_of_the_server_settles_nothing(
     assert len(kafka.events[OPERATION]) == len(chats)
 
 
+async def test_a_new_re_read_does_not_trust_a_clock_that_nobody_has_measured() -> None:
+    """Added while our clock was days ahead: it still finds what is shown late."""
+    clock, kafka = FakeClock(), MemoryKafka()
+    fields = {"channel": "web", "from": "AGENT", "message": "late", "customer_id": "1"}
+    said_at = NOON + HOUR
+    chat = Chat("186067512", [Said(said_at, fields, said_at, said_at + HOUR * 0.8)])
+    report = FakeReport(clock, [chat], random.Random(1), kindly=True)
+    log = MemoryCluster(kafka).log
+    await Life(clock, report, log(OPERATION), PublisherSettings(rereads=())).run_for(2 * HOUR)
+    told = Life(clock, report, log(OPERATION), PublisherSettings(rereads=(HOUR,)))
+    clock.skew = timedelta(days=10)
+
+    def put_right(signal: Signal) -> None:
+        if isinstance(signal, StepFailed):
+            clock.skew = timedelta()
+
+    told.listener = put_right
+    await told.run_for(2 * HOUR)
+    assert {failure.reason for failure in told.failures} == {Reason.CLOCK_SKEW}
+    assert len(kafka.events[OPERATION]) == 1
+
+
 @pytest.mark.parametrize("cap", [60_000, 20])
 async def test_nothing_is_lost_where_the_clocks_go_back(cap: int) -> None:
     """Rows at the very jump, exclusive ends, and more rows in the repeated hour than fit."""

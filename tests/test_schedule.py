@@ -91,7 +91,7 @@ class Simulation:
     def restart(self) -> None:
         """Width and positions are lost; what was committed is not."""
         checkpoint = self.state.checkpoint
-        progress = with_passes(checkpoint.passes, self.passes, checkpoint.start, self.now)
+        progress = with_passes(checkpoint.passes, self.passes, checkpoint.start)
         assert progress == checkpoint.passes
         self.pace = Pace.starting(self.settings)
         self.pace.begin(checkpoint.live.cursor)
@@ -457,7 +457,7 @@ def test_a_new_re_read_begins_one_and_a_half_ages_ago() -> None:
     passes = passes_of(SETTINGS)
     now = START + 4 * DAY
     known = {"live": Progress(now, now), "reread-gone": Progress(now, now)}
-    found = with_passes(known, passes, START, now)
+    found = with_passes(known, passes, START)
     assert found["live"] == known["live"]
     assert "reread-gone" not in found
     assert found["reread-1d"].cursor == now - 36 * HOUR

@@ -187,11 +187,16 @@ def advanced(
 
 
 def with_passes(
-    progress: Mapping[str, Progress], passes: Sequence[Pass], start: Instant, now: Instant
+    progress: Mapping[str, Progress], passes: Sequence[Pass], start: Instant
 ) -> dict[str, Progress]:
-    """The progress of exactly these passes; a re-read that is new begins 1.5 ages ago."""
+    """The progress of exactly these passes; a re-read that is new begins 1.5 ages ago.
+
+    Ago = before what live has covered: at a start nobody knows yet whether our clock is
+    right, and a cursor that begins too late passes over what it should find.
+    """
+    covered = progress[LIVE].covered_until
     found = {}
     for pass_ in passes:
-        begin = max(start, now - pass_.delay * 1.5)
+        begin = max(start, covered - pass_.delay * 1.5)
         found[pass_.name] = progress.get(pass_.name, Progress(begin, begin))
     return found
