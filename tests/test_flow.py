@@ -187,7 +187,8 @@ class Trial:
         self.begin = begin + timedelta(seconds=rng.randrange(86_400) / 100)
         self.span = HOUR * rng.uniform(3, 7)
         self.chats = list(self._chats())
-        self.quiet_from = self.begin + self.span + self.longest
+        filed = max(said.filed for chat in self.chats for said in chat.said)
+        self.quiet_from = max(filed, self.begin + self.span) + self.longest
         self.end = self.quiet_from + 1.6 * self.longest + 12 * POLL
         skew = timedelta(seconds=rng.choice([0, 0, rng.uniform(-1800, 1800)]))
         self.clock = FakeClock(self.begin, until=self.end, skew=skew)
