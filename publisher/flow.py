@@ -6,6 +6,7 @@ decision is made by a pure function in `rules/`.
 """
 
 import traceback
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -22,7 +23,7 @@ from publisher.errors import (
     Transient,
 )
 from publisher.job import Job, Memory
-from publisher.model import Batch, iso
+from publisher.model import Batch, Instant, iso
 from publisher.rules import schedule, state, upstream
 from publisher.rules.publication import Limits, prepare
 from publisher.rules.retry import pause
@@ -51,6 +52,7 @@ async def run(job: Job) -> None:
         job.beat(STEP_LIMIT)
         try:
             memory.state = memory.state or await begin(job, memory)
+            memory.state = await begin_earlier(job, memory, memory.state)
             now = memory.server.now(job.clock.now())
             match schedule.next_step(
                 memory.passes, memory.state.checkpoint.passes, memory.pace, now,
@@ -83,6 +85,8 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
     """
     memory.window = step.window
     answer, judgement = await ask(job, memory, step)
+    if state.earlier_start(known.checkpoint, memory.server.skew):
+        return  # `run` moves the start first
     now = memory.server.now(answer.sent_at)
     # Neither what the server has not lived through nor what is younger than the pass wants it.
     covered_until = min(
@@ -138,9 +142,7 @@ async def begin(job: Job, memory: Memory) -> State:
         if restored.history_lost:
             raise _history_lost(job)
         start = start_instant(job.settings.start, memory.server.now(job.clock.now()))
-        names = [pass_.name for pass_ in memory.passes]
-        known, record = state.first(job.operation, job.zone.name, start, job.settings.start, names)
-        await commit(job, Batch(job.operation, None, 0, iter(()), iter(()), [record]))
+        known = await _begin_at(job, start, [pass_.name for pass_ in memory.passes])
     checkpoint = known.checkpoint
     if checkpoint.timezone != job.zone.name:
         raise _zone_changed(job, checkpoint.timezone)
@@ -167,6 +169,27 @@ async def begin(job: Job, memory: Memory) -> State:
             took_seconds=job.clock.elapsed() - began,
         )
     )
+    return known
+
+
+async def begin_earlier(job: Job, memory: Memory, known: State) -> State:
+    """The same state, unless its start was told by a clock that ran ahead of the server's."""
+    start = state.earlier_start(known.checkpoint, memory.server.skew)
+    if start is None:
+        return known
+    memory.pace.begin(start)
+    return await _begin_at(job, start, known.checkpoint.passes, known.checkpoint.sequence)
+
+
+async def _begin_at(
+    job: Job, start: Instant, passes: Iterable[str], follows: int | None = None
+) -> State:
+    """Make it durable that the operation begins there."""
+    sequence = 0 if follows is None else follows + 1
+    known, record = state.first(
+        job.operation, job.zone.name, start, job.settings.start, passes, sequence
+    )
+    await commit(job, Batch(job.operation, follows, sequence, iter(()), iter(()), [record]))
     return known
 
 

@@ -910,13 +910,43 @@ async def test_an_empty_state_beside_events_is_held() -> None:
 
 
 async def test_a_clock_that_is_hours_wrong_is_held() -> None:
-    """More than an hour between the server's clock and ours: nothing moves."""
+    """More than an hour between the server's clock and ours: nothing moves but the start."""
     alive, _, kafka = life()
     alive.clock.skew = 2 * HOUR
     await alive.run_for(HOUR)
     assert {failure.reason for failure in alive.failures} == {Reason.CLOCK_SKEW}
     assert "the server's clock is 7200 s behind ours" in alive.failures[0].text
-    assert len(kafka.committed) == 1
+    assert kafka.committed == [[], []]  # the start by our clock, and by the server's
+    assert known(kafka).checkpoint.live.cursor == known(kafka).checkpoint.start
+    assert abs(known(kafka).checkpoint.start - NOON) < timedelta(seconds=3)
+
+
+@pytest.mark.parametrize("skew", [timedelta(minutes=10), timedelta(days=2), timedelta(minutes=-10)])
+@pytest.mark.parametrize("crash", [False, True])
+async def test_a_first_start_by_a_wrong_clock_loses_nothing(skew: timedelta, crash: bool) -> None:
+    """`now` is the server's now: what was said between it and a fast clock's is published, too."""
+    clock, kafka = FakeClock(skew=skew), MemoryKafka()
+    chat = Chat("186067512")
+    for minute in range(1, 120):
+        said_at = NOON + timedelta(minutes=minute)
+        fields = {"channel": "web", "from": "AGENT", "message": iso(said_at), "customer_id": "1"}
+        chat.said.append(Said(said_at, fields, said_at, said_at))
+    report = FakeReport(clock, [chat], random.Random(1), closes=False, kindly=True)
+    log = MemoryCluster(kafka).log
+    told = Life(clock, report, log(OPERATION), PublisherSettings(rereads=()))
+
+    def put_right(signal: Signal) -> None:
+        if isinstance(signal, StepFailed):
+            clock.skew = timedelta()
+
+    told.listener = put_right
+    if crash:
+        await told.run_for(POLL)
+        told = Life(clock, report, log(OPERATION), PublisherSettings(rereads=()))
+        told.listener = put_right
+    await told.run_for(3 * HOUR)
+    published = [event["message"] for event in values(kafka.events[OPERATION])]
+    assert sorted(published) == [said.fields["message"] for said in chat.said]
 
 
 async def test_a_steady_day_costs_what_it_should() -> None:

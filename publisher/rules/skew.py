@@ -9,7 +9,8 @@ from publisher.model import Instant
 LARGEST: Final = timedelta(hours=1)
 """A larger skew is a wrong clock or a wrong server, not a drift: the operation is held."""
 
-_RESOLUTION: Final = timedelta(seconds=2)
+RESOLUTION: Final = timedelta(seconds=2)
+"""Skews that differ by less are the same one."""
 
 
 def too_large(skew: timedelta) -> str:
@@ -47,6 +48,6 @@ class ServerClock:
         """
         seen = date - received_at
         self.before = self.skew
-        close = abs(seen - self.skew) <= _RESOLUTION
+        close = abs(seen - self.skew) <= RESOLUTION
         self.skew = max(self.skew, seen) if close else seen
         return self.skew

@@ -11,7 +11,7 @@ How it is written down: `rules/records.py`.
 
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
@@ -31,6 +31,7 @@ from publisher.rules.records import (
     journal_key,
     journal_parts,
 )
+from publisher.rules.skew import RESOLUTION
 
 TOMBSTONES_PER_COMMIT: Final = 500
 
@@ -108,14 +109,32 @@ class State:
 
 
 def first(
-    operation: str, timezone: str, start: Instant, start_setting: str, passes: Sequence[str]
+    operation: str,
+    timezone: str,
+    start: Instant,
+    start_setting: str,
+    passes: Iterable[str],
+    sequence: int = 0,
 ) -> tuple[State, StateRecord]:
     """The state of an operation that was never read, and the record that makes it durable."""
     begin = Progress(start, start)
     checkpoint = Checkpoint(
-        operation, timezone, start, start_setting, 0, 0, dict.fromkeys(passes, begin)
+        operation, timezone, start, start_setting, sequence, 0, dict.fromkeys(passes, begin)
     )
     return State(checkpoint), encode_checkpoint(checkpoint)
+
+
+def earlier_start(checkpoint: Checkpoint, skew: timedelta) -> Instant | None:
+    """Where an operation must begin instead, because our clock runs ahead of the server's.
+
+    A start told relative to now was resolved by our clock; the stretch between
+    the two would never be asked for. `skew` is the server's clock minus ours.
+    Only before anything else was committed: later nothing moves the start.
+    """
+    relative = checkpoint.start_setting == "now" or checkpoint.start_setting.startswith("-")
+    if checkpoint.sequence == 0 and relative and skew < -RESOLUTION:
+        return checkpoint.start + skew
+    return None
 
 
 def restore(operation: str, records: MutableMapping[bytes, bytes]) -> State | None:
