@@ -39,7 +39,7 @@ ROUNDS ?= 30
 chaos: install   ## As many kills as asked: make chaos ROUNDS=100.
 	CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/test_chaos.py
 
-bench: install   ## CPU per message against the floor, side by side; then the ledger at 10 million ids.
+bench: install   ## The publisher beside a floor and a naive script; then the ledger at 10 million ids.
 	$(BIN)/python -m benchmarks.flood
 	$(BIN)/python -m benchmarks.ledger
 

@@ -1,175 +1,91 @@
-"""CPU per message of the publisher against the floor, side by side in one run.
+"""The publisher beside a naive script and a floor: speed, CPU, memory, time to the first request.
 
-    python -m benchmarks.flood [--rounds 5] [--windows 20] [--rows 10000]
+    python -m benchmarks.flood [--rounds 5] [--windows 20] [--rows 10000] [--idle 30]
 
 A local server answers the first requests with prepared windows, of which every
-fifth row stood in the window before, then with "no rows". CPU is what the
-client process used between its first and its last answer, so start-up does not
-count; real Kafka; the two alternate, the ratio is taken pair by pair.
+fifth row stood in the window before, then with "no rows". A message is a row of
+an answer. Kafka is real. The three take turns, and ratios are taken within a
+round: on a busy machine only they can be compared.
 """
 
 import argparse
-import os
-import random
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-import orjson
-
+from benchmarks.answers import windows
+from benchmarks.meter import Run, measure
 from sandbox.kafka import ensure
 
-TICKS = os.sysconf("SC_CLK_TCK")
-WORDS = [
-    "hola",
-    "gracias",
-    "factura",
-    "pago",
-    "ayuda",
-    "pedido",
-    "número",
-    "mañana",
-    "línea",
-    "señor",
-    "quiero",
-    "saber",
-]
+FLOOR = [sys.executable, "-m", "benchmarks.floor"]
+NAIVE = [sys.executable, "-m", "benchmarks.naive"]
+PUBLISHER = [sys.executable, "-m", "publisher", "run"]
+STARTS = 5
 
 
-def windows(count: int, rows: int) -> list[bytes]:
-    """Answers of `rows` messages in conversations of eight; a fifth repeats the one before."""
-    rng = random.Random(7)
-    begin = datetime(2026, 11, 20, 8)  # noqa: DTZ001 - the report's local time
-    answers, before = [], []
-    for window in range(count):
-        fresh = [
-            _conversation(rng, window * rows + chat, begin + timedelta(minutes=5 * window))
-            for chat in range((rows if not before else rows * 4 // 5) // 8)
-        ]
-        data = before + fresh
-        rng.shuffle(data)
-        answers.append(orjson.dumps({"code": 200, "error": None, "msg": "", "data": data}))
-        before = fresh[: rows // 5 // 8]
-    return answers
-
-
-def _conversation(rng: random.Random, number: int, begin: datetime) -> dict[str, Any]:
-    dates = sorted(begin + timedelta(seconds=rng.randrange(300)) for _ in range(8))
+def environment(kafka: str, count: int, topic: str) -> dict[str, str]:
+    """What all three need. A publisher begins anew where the topics are new."""
     return {
-        "conn_id": str(180_000_000 + number),
-        "agent_name": "Agente Uno",
-        "customer_name": "Cliente Dos",
-        "conversation": [
-            {
-                "channel": "whatsapp",
-                "from": "AGENT" if turn % 2 else "CUSTOMER",
-                "from_name": "Cliente Dos",
-                "to_name": "chat_bot",
-                "date": f"{date:%Y-%m-%d %H:%M:%S}",
-                "message": " ".join(rng.choices(WORDS, k=10)),
-                "customer_id": "1020304050",
-                "customer_phone": "573001112233",
-                "feeling": "neutral",
-            }
-            for turn, date in enumerate(dates)
-        ],
-    }
-
-
-@dataclass
-class Flood:
-    """Serves the windows to one client process and reads its CPU clock."""
-
-    answers: list[bytes]
-    pid: int = 0
-    asked: int = 0
-    cpu: list[float] = field(default_factory=list)
-    done: threading.Event = field(default_factory=threading.Event)
-
-    def serve(self) -> ThreadingHTTPServer:
-        flood = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                flood.answer(self)
-
-            def handle(self) -> None:
-                with suppress(ConnectionResetError):  # a client may close as it likes
-                    super().handle()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return server
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        number, self.asked = self.asked, self.asked + 1
-        self.cpu.append(cpu_seconds(self.pid))
-        last = number >= len(self.answers)
-        body = b'{"code":"404","msg":"Validate dates entered"}' if last else self.answers[number]
-        request.send_response(404 if last else 200)
-        request.send_header("Content-Type", "application/json")
-        request.send_header("Content-Length", str(len(body)))
-        request.end_headers()
-        request.wfile.write(body)
-        if last:
-            self.done.set()
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def peak_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def measure(command: list[str], answers: list[bytes], rows: int, kafka: str, name: str) -> float:
-    """Microseconds of CPU per message."""
-    flood = Flood(answers)
-    server = flood.serve()
-    environment = os.environ | {
-        "WOLKVOX_URL": f"http://127.0.0.1:{server.server_port}",
         "WOLKVOX_SERVER": "0010",
         "WOLKVOX_TOKEN": "flood",
         "KAFKA_BOOTSTRAP_SERVERS": kafka,
-        # The floor uses the topic that the warm-up has made; every publisher begins anew.
-        "PUBLISHER_MESSAGES_TOPIC": f"flood.{'warm-up' if name == 'floor' else name}",
-        "PUBLISHER_DEAD_LETTERS_TOPIC": "flood.dead-letters",
-        "PUBLISHER_STATE_TOPIC": f"flood.state.{name}",
+        "PUBLISHER_MESSAGES_TOPIC": topic,
+        "PUBLISHER_DEAD_LETTERS_TOPIC": f"{topic}.dead-letters",
+        "PUBLISHER_STATE_TOPIC": f"{topic}.state",
         "PUBLISHER_START": "-30d",
         "PUBLISHER_HTTP_PORT": "0",
         "PUBLISHER_HORIZON": "60d",
         "PUBLISHER_REREADS": "",
-        "FLOOD_WINDOWS": str(len(answers)),
+        "FLOOD_WINDOWS": str(count),
     }
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        flood.pid = process.pid
-        if not flood.done.wait(120):
-            raise SystemExit(f"{name} did not finish")
-        peak = peak_mib(process.pid)
-        process.terminate()
-    server.shutdown()
-    server.server_close()
-    used = flood.cpu[len(answers)] - flood.cpu[0]
-    per_message = used / (rows * len(answers)) * 1e6
-    print(f"  {name:<12} {per_message:6.2f} µs/message   peak {peak:4.0f} MiB", flush=True)
-    return per_message
+
+
+def flood(answers: list[bytes], rounds: int, idle: float, kafka: str) -> dict[str, list[Run]]:
+    """The runs of each, round by round; the last publisher rests before it ends."""
+    count = len(answers)
+    measure(PUBLISHER, answers[:2], environment(kafka, 2, "flood.others"))  # makes their topic
+    others = environment(kafka, count, "flood.others")
+    runs: dict[str, list[Run]] = {"floor": [], "naive": [], "publisher": []}
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        runs["floor"].append(measure(FLOOR, answers, others))
+        runs["naive"].append(measure(NAIVE, answers, others))
+        anew = environment(kafka, count, f"flood.{number}")
+        rest = idle if number == rounds - 1 else 0
+        runs["publisher"].append(measure(PUBLISHER, answers, anew, rest))
+    return runs
+
+
+def starts(kafka: str, topic: str) -> tuple[list[float], list[float]]:
+    """Seconds to the first request: again, on the state of a flood; and with no topics there."""
+    again = environment(kafka, 0, topic)
+    first = [environment(kafka, 0, f"flood.first-{number}") for number in range(STARTS)]
+    return (
+        [measure(PUBLISHER, [], again).start for _ in range(STARTS)],
+        [measure(PUBLISHER, [], told).start for told in first],
+    )
+
+
+def table(runs: dict[str, list[Run]], messages: int) -> Iterable[str]:
+    """A line each: medians, and medians of the ratios to the floor of the same round."""
+
+    def row(name: str, value: Callable[[Run], float]) -> tuple[float, float]:
+        mine, floor = map(value, runs[name]), map(value, runs["floor"])
+        pairs = [(one, one / other) for one, other in zip(mine, floor, strict=True)]
+        return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
+
+    yield "            messages/s  to floor   CPU µs  to floor  peak MiB"
+    for name in runs:
+        speed, faster = row(name, lambda run: messages / run.wall)
+        cpu, dearer = row(name, lambda run: run.cpu / messages * 1e6)
+        peak, _ = row(name, lambda run: run.peak_mib)
+        yield f"{name:<11} {speed:>10,.0f} {faster:>9.2f} {cpu:>8.1f} {dearer:>9.2f} {peak:>9.0f}"
+    for name in ("naive", "publisher"):
+        pairs = zip(runs[name], runs["floor"], strict=True)
+        every = ", ".join(f"{ratio:.2f}" for ratio in sorted(a.cpu / b.cpu for a, b in pairs))
+        yield f"CPU, {name} to floor, every round: {every}"
 
 
 def main() -> None:
@@ -177,21 +93,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--windows", type=int, default=20)
     parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--idle", type=float, default=30)
     told = parser.parse_args()
     answers = windows(told.windows, told.rows)
-    ratios = []
     with tempfile.TemporaryDirectory() as data, ensure(Path(data)) as kafka:
-        ours = [sys.executable, "-m", "publisher", "run"]
-        measure(ours, answers[:2], told.rows, kafka, "warm-up")  # makes the topics
-        for number in range(told.rounds):
-            print(f"round {number + 1}")
-            floor = measure(
-                [sys.executable, "-m", "benchmarks.floor"], answers, told.rows, kafka, "floor"
-            )
-            publisher = measure(ours, answers, told.rows, kafka, f"publisher.{number}")
-            ratios.append(publisher / floor)
-    every = sorted(round(ratio, 2) for ratio in ratios)
-    print(f"publisher / floor: median {statistics.median(ratios):.2f}, all {every}")
+        runs = flood(answers, told.rounds, told.idle, kafka)
+        again, first = starts(kafka, f"flood.{told.rounds - 1}")
+    messages = told.rows * told.windows
+    print(f"{messages:,} messages in {told.windows} answers, medians of {told.rounds} rounds")
+    print(*table(runs, messages), sep="\n")
+    print(f"publisher at rest, {told.idle:g} s later: {runs['publisher'][-1].idle_mib:.0f} MiB")
+    for name, took in ("restart", again), ("very first start, makes its topics", first):
+        print(f"publisher's first request, {name}: {statistics.median(took):.2f} s, of {len(took)}")
 
 
 if __name__ == "__main__":
