@@ -102,7 +102,10 @@ def main() -> None:
     messages = told.rows * told.windows
     print(f"{messages:,} messages in {told.windows} answers, medians of {told.rounds} rounds")
     print(*table(runs, messages), sep="\n")
-    print(f"publisher at rest, {told.idle:g} s later: {runs['publisher'][-1].idle_mib:.0f} MiB")
+    rest = runs["publisher"][-1]
+    print(
+        f"publisher at rest for {told.idle:g} s: {rest.idle_mib:.0f} MiB, {rest.idle_cpu:.2f} s CPU"
+    )
     for name, took in ("restart", again), ("very first start, makes its topics", first):
         print(f"publisher's first request, {name}: {statistics.median(took):.2f} s, of {len(took)}")
 

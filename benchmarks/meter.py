@@ -29,6 +29,8 @@ class Run:
     peak_mib: float
     idle_mib: float
     """Memory after doing nothing for as long as asked."""
+    idle_cpu: float
+    """Seconds of CPU that doing nothing took."""
 
 
 @dataclass
@@ -87,15 +89,16 @@ def measure(
         try:
             if not served.done.wait(PATIENCE_SECS):
                 raise SystemExit(f"{' '.join(command)} did not finish")
-            peak = mib(process.pid, "VmHWM")
+            peak, used = mib(process.pid, "VmHWM"), cpu_seconds(process.pid)
             time.sleep(idle)
-            resting = mib(process.pid, "VmRSS") if idle else 0
+            resting, idle_cpu = mib(process.pid, "VmRSS"), cpu_seconds(process.pid) - used
         finally:
             process.terminate()
     server.shutdown()
     server.server_close()
     first, last = served.seen[0], served.seen[len(answers)]
-    return Run(first[0] - began, last[0] - first[0], last[1] - first[1], peak, resting)
+    wall, cpu = last[0] - first[0], last[1] - first[1]
+    return Run(first[0] - began, wall, cpu, peak, resting, idle_cpu)
 
 
 def cpu_seconds(pid: int) -> float:
