@@ -18,7 +18,7 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
-from publisher.edges import kafka_client, kafka_reader, kafka_shard, kafka_topics
+from publisher.edges import kafka_client, kafka_reader, kafka_topics, kafka_transaction
 from publisher.edges.kafka import Cluster, partition_of
 from publisher.edges.kafka_client import Clients
 from publisher.edges.kafka_reader import read_live_records
@@ -96,8 +96,8 @@ def noise(size: int, seed: int = 1) -> bytes:
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch, seconds: float = 1.5) -> None:
-    monkeypatch.setattr(kafka_shard, "SEND_SECONDS", seconds)
-    monkeypatch.setattr(kafka_shard, "COMMIT_SECONDS", seconds)
+    monkeypatch.setattr(kafka_transaction, "SEND_SECONDS", seconds)
+    monkeypatch.setattr(kafka_transaction, "COMMIT_SECONDS", seconds)
 
 
 # --- what is written ------------------------------------------------------------------
@@ -749,7 +749,7 @@ async def test_hints_come_once_and_name_what_to_grant(publisher: Publisher) -> N
     )
     assert kafka_reader.BLOCKED_SECONDS > kafka_client.TRANSACTION_MS / SECONDS + 10
     assert (
-        kafka_shard.SEND_SECONDS + kafka_shard.COMMIT_SECONDS
+        kafka_transaction.SEND_SECONDS + kafka_transaction.COMMIT_SECONDS
         < kafka_client.TRANSACTION_MS / SECONDS
     )
     assert kafka_topics.STATE_PARTITIONS == 12

@@ -1,4 +1,4 @@
-"""Kafka as the log of all operations of this process. The transactions are in `kafka_shard.py`."""
+"""Kafka as the log of all operations of this process, in shards (`kafka_shard.py`)."""
 
 import asyncio
 from collections import Counter

@@ -1,58 +1,38 @@
-"""One shard of the log: the takeover, the restore, the commit.
+"""One shard of the log: the takeover, the restore, the commit. The bytes: `kafka_transaction.py`.
 
 Rules of this file (each one a way in which exactly-once was seen to break):
 - Take over first, then read: only the takeover settles our open transaction, and
   only what is read after it is known.
-- Every batch's future is awaited before the commit: a failed batch does not
-  stop aiokafka from committing the others.
 - A producer that saw any error is thrown away: its abort may send nothing, and
   its next commit would publish what was aborted.
 - An unknown outcome is never retried; the log tells what happened.
-- No transaction is empty: an empty one "commits" even for an owner that was fenced.
 - Every wait is bounded.
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Iterable
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 import orjson
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import (
-    IllegalOperation,
-    InvalidTxnState,
-    ProducerFenced,
-)
+from aiokafka.errors import ProducerFenced
 
-from publisher.edges.kafka_batch import RecordBatch, pack
 from publisher.edges.kafka_client import BATCH_BYTES, CALL_SECONDS, Clients, at_once, discard
 from publisher.edges.kafka_errors import outcome_unknown
 from publisher.edges.kafka_reader import Reader, read_live_records, reading
 from publisher.edges.kafka_topics import STATE_PARTITIONS, ensure
+from publisher.edges.kafka_transaction import build, send_and_commit
 from publisher.errors import Fenced, OutcomeUnknown, PublisherError, Reason, StepError
-from publisher.model import Batch, Record, Restored, StateRecord
-from publisher.rules import wire
+from publisher.model import Batch, Restored, StateRecord
 from publisher.rules.records import FORMAT, checkpoint_key, decode_checkpoint, operation_of
 from publisher.settings import Settings
 from publisher.signals import Emit
-
-SEND_SECONDS: Final = 20.0
-COMMIT_SECONDS: Final = 15.0
-"""Long enough for another broker to take over, together far below the 60 s after which the
-broker aborts the transaction by itself. aiokafka alone would go on trying for ever."""
 
 CLOSE_SECONDS: Final = 2.0
 """Longest time for the end of a producer, with what must be settled before."""
 
 RECORDS_PER_PRODUCER: Final = 2**30
 """aiokafka counts sequence numbers over 2**31 wrongly: a fresh producer long before."""
-
-NO_HEADERS: Final = wire.headers(())
-
-Records = dict[TopicPartition, list[Record]]
-Batches = dict[TopicPartition, list[RecordBatch]]
 
 
 class Shard:
@@ -182,56 +162,18 @@ class Shard:
         return live
 
     async def _transact(self, producer: AIOKafkaProducer, batch: Batch) -> None:
-        async with asyncio.timeout(SEND_SECONDS):
-            batches = await self._build(producer, batch)
+        to = [
+            (self._settings.messages_topic(batch.operation), batch.events),
+            (self._settings.dead_letters_topic(batch.operation), batch.dead_letters),
+        ]
+        state = [*batch.state] if self._owner_written else [*batch.state, self._owner()]
+        limit = min([BATCH_BYTES, *self._room.values()])
+        batches = await build(producer, to, self._state, state, self._clients.compression, limit)
         # Nothing was sent so far. From here on the log may hold something of it.
         self._unsettled = True
-        async with asyncio.timeout(SEND_SECONDS):
-            await producer.begin_transaction()
-            sent: list[asyncio.Future[Any]] = []
-            failures = await _failures(
-                _send(producer, where, those, sent) for where, those in batches.items()
-            )
-            if failures and sent:
-                # Once a batch is refused no other is taken; the refused one tells why.
-                sent = list((await asyncio.wait(sent, timeout=1.0))[0])
-            failures += await _failures(sent)
-            if failures:
-                raise min(failures, key=lambda failure: isinstance(failure, _CONSEQUENCES))
-        async with asyncio.timeout(COMMIT_SECONDS):
-            await producer.commit_transaction()
+        await send_and_commit(producer, batches)
         self._unsettled = False
         self._records += sum(b.record_count() for those in batches.values() for b in those)
-
-    async def _build(self, producer: AIOKafkaProducer, batch: Batch) -> Batches:
-        """All record batches of the transaction, complete before it begins."""
-        now = time.time_ns() // 1_000_000
-        limit = min([BATCH_BYTES, *self._room.values()])
-        records: Records = {self._state: []}
-        messages = self._settings.messages_topic(batch.operation)
-        letters = self._settings.dead_letters_topic(batch.operation)
-        await self._distribute(producer, records, messages, batch.events)
-        await self._distribute(producer, records, letters, batch.dead_letters)
-        for key, value in [*batch.state, *([] if self._owner_written else [self._owner()])]:
-            records[self._state].append(wire.record(0, key, value, NO_HEADERS))
-        compression = self._clients.compression
-        # Taken out one by one: what is packed need not be kept in its full size.
-        return {
-            where: batches
-            for where in [*records]
-            if (batches := pack(records.pop(where), now, compression, limit))
-        }
-
-    async def _distribute(
-        self, producer: AIOKafkaProducer, to: Records, topic: str, records: Iterable[Record]
-    ) -> None:
-        """Choose partitions as Java's default partitioner would."""
-        count = len(await producer.partitions_for(topic))
-        by_partition = [
-            to.setdefault(TopicPartition(topic, partition), []) for partition in range(count)
-        ]
-        for record in records:
-            by_partition[record[0] % count].append(record)
 
     def _owner(self) -> StateRecord:
         """Who writes here: how a fenced process tells a successor from its own slowness."""
@@ -271,25 +213,3 @@ class Shard:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
             self._producer = None
-
-
-_CONSEQUENCES: Final = (IllegalOperation, InvalidTxnState)
-"""How the others fail when one partition is refused."""
-
-
-async def _send(
-    producer: AIOKafkaProducer,
-    where: TopicPartition,
-    batches: list[RecordBatch],
-    sent: list["asyncio.Future[Any]"],
-) -> None:
-    """Hand the batches of one partition over in order; the futures tell when they are safe."""
-    for batch in batches:
-        future = await producer.send_batch(batch, where.topic, partition=where.partition)
-        sent.append(future)
-
-
-async def _failures(calls: Iterable[Awaitable[Any]]) -> list[BaseException]:
-    """How those failed that did, once all have ended."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    return [result for result in results if isinstance(result, BaseException)]
