@@ -36,7 +36,7 @@ def main() -> None:
         # Twelve windows fill an hour, as twelve polls do.
         for _ in range(12):
             new = [rng.getrandbits(64) for _ in range(each // 12)]
-            ledger.add({hour: array("Q", sorted(new))}, at)
+            ledger.add({hour: array("Q", sorted(new))}, at, at)
             sample += [(hour, id_) for id_ in new[:12]]
     grown = rss_mib() - empty
     print(f"{len(ledger):,} ids: {ledger.size_bytes / len(ledger):.2f} bytes an id in its arrays,")

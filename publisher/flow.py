@@ -11,31 +11,34 @@ from dataclasses import replace
 from typing import Final
 
 from publisher.asking import ask
+from publisher.committing import commit
 from publisher.errors import (
-    Fenced,
     Held,
     OutcomeUnknown,
     PublisherError,
     Reason,
     Stage,
+    StepError,
     Stop,
     TooLarge,
     Transient,
 )
 from publisher.job import Job, Memory
 from publisher.model import Batch, Instant, iso
+from publisher.parking import park, probe
 from publisher.rules import schedule, state, upstream
+from publisher.rules.parking import Next, own
 from publisher.rules.publication import Limits, prepare
 from publisher.rules.retry import pause
-from publisher.rules.schedule import NARROWEST, Pace, Read, Wait
+from publisher.rules.schedule import NARROWEST, REPAIRING, Pace, Read, Wait
 from publisher.rules.state import State
 from publisher.rules.upstream import Verdict
 from publisher.settings import start_instant
 from publisher.signals import (
     HintGiven,
+    RepairFailed,
     StateRestored,
     StepFailed,
-    TransactionEnded,
     WindowNarrowed,
     WindowPublished,
 )
@@ -47,7 +50,6 @@ STEP_LIMIT: Final = 420.0
 async def run(job: Job) -> None:
     """Publish window after window until a stop is requested. No fault ends it."""
     memory = Memory(schedule.passes_of(job.settings), Pace.starting(job.settings))
-    attempt = 0
     while not job.clock.stopping:
         job.beat(STEP_LIMIT)
         try:
@@ -56,20 +58,23 @@ async def run(job: Job) -> None:
             now = memory.server.now(job.clock.now())
             match schedule.next_step(
                 memory.passes, memory.state.checkpoint.passes, memory.pace, now,
-                memory.state.read_until,
+                memory.state.read_until, memory.state.checkpoint.gaps,
             ):  # fmt: skip
                 case Wait(until):
                     await _sleep(job, min(until - now, job.settings.poll_every).total_seconds())
                 case Read() as step:
                     step = schedule.short_of_jump(step, job.zone)
-                    await publish(job, memory, memory.state, step)
-                    attempt = 0
+                    match memory.suspect.next(step):
+                        case Next.ASK:
+                            await publish(job, memory, memory.state, step)
+                        case Next.PROBE:
+                            await probe(job, memory, memory.state, step)
+                        case Next.PARK:
+                            await park(job, memory, memory.state)
         except PublisherError as error:
-            attempt += 1
-            await _recover(job, memory, error, attempt)
+            await _recover(job, memory, error)
         except Exception as error:  # a mistake of ours must not end the service either
-            attempt += 1
-            await _recover(job, memory, _unexpected(error), attempt)
+            await _recover(job, memory, _unexpected(error))
 
 
 async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
@@ -83,7 +88,7 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
     A failure before 3 leaves no trace, so the caller may simply try again; after
     a failure in 3 only a restore tells what happened.
     """
-    memory.window = step.window
+    memory.step = step
     answer, judgement = await ask(job, memory, step)
     if state.earlier_start(known.checkpoint, memory.server.skew):
         return  # `run` moves the start first
@@ -104,6 +109,8 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
     if covered_until < step.window.end:
         step = replace(step, ends_round=True)  # the rest is read from the cursor, when it is due
     memory.pace.answered(step, now, publication.rows, answer.took + took)
+    memory.suspect.answered(step)
+    memory.attempt, memory.step = 0, None
     job.emit(
         WindowPublished(
             operation=job.operation,
@@ -120,6 +127,7 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
             cursor=known.checkpoint.live.cursor,
             covered_until=known.checkpoint.live.covered_until,
             passes=known.checkpoint.passes,
+            gaps=known.checkpoint.gaps,
             ledger_ids=len(known.ledger),
             next_width=memory.pace.width,
             request_seconds=answer.took,
@@ -164,6 +172,7 @@ async def begin(job: Job, memory: Memory) -> State:
             cursor=known.checkpoint.live.cursor,
             covered_until=known.checkpoint.live.covered_until,
             passes=known.checkpoint.passes,
+            gaps=known.checkpoint.gaps,
             journal_entries=len(known.journal),
             ledger_ids=len(known.ledger),
             took_seconds=job.clock.elapsed() - began,
@@ -193,33 +202,31 @@ async def _begin_at(
     return known
 
 
-async def commit(job: Job, batch: Batch) -> float:
-    """Commit the batch; returns the seconds it took."""
-    began = job.clock.elapsed()
-    result = "failed"
-    try:
-        await job.log.commit(batch)
-        result = "committed"
-    except Fenced:
-        result = "fenced"
-        raise
-    finally:
-        took = job.clock.elapsed() - began
-        job.emit(TransactionEnded(job.operation, result, took))
-    return took
-
-
-async def _recover(job: Job, memory: Memory, error: PublisherError, attempt: int) -> None:
+async def _recover(job: Job, memory: Memory, error: PublisherError) -> None:
     """Tell what failed and wait as long as that calls for."""
-    window = memory.window
+    step, memory.step = memory.step, None
     overloaded = isinstance(error, OutcomeUnknown) and error.overloaded
-    if window is not None and (overloaded or isinstance(error, TooLarge)):
-        memory.pace.narrow(window)
-        job.emit(WindowNarrowed(job.operation, error.reason, window, memory.pace.width))
-        if isinstance(error, TooLarge) and window.width > NARROWEST:
+    if step is not None and step.pass_ is REPAIRING:
+        now = memory.server.now(job.clock.now())
+        memory.pace.repair.failed(step.window, now, halve=overloaded or own(error))
+        if isinstance(error, StepError) and error.stage in (Stage.READ, Stage.PARSE):
+            job.emit(
+                RepairFailed(job.operation, step.window, error.stage, error.reason, str(error))
+            )
+            await _sleep(job, error.retry_after or 0.0)
             return
+    elif step is not None:
+        if overloaded or isinstance(error, TooLarge):
+            memory.pace.narrow(step.window)
+            job.emit(WindowNarrowed(job.operation, error.reason, step.window, memory.pace.width))
+            if isinstance(error, TooLarge) and step.window.width > NARROWEST:
+                return
+        memory.suspect.failed(step, error)
+    memory.attempt += 1
     if isinstance(error, Stop) or error.stage is Stage.LOOP:
         memory.state = None
+    # A guilty window is parked now, unless the server may still be busy with it.
+    attempt = 1 if memory.suspect.guilty else memory.attempt
     seconds = pause(error, attempt, job.settings.poll_every, job.jitter())
     job.emit(
         StepFailed(
@@ -229,7 +236,7 @@ async def _recover(job: Job, memory: Memory, error: PublisherError, attempt: int
             text=str(error),
             needs_person=error.needs_person,
             retry_in_seconds=seconds,
-            attempt=attempt,
+            attempt=memory.attempt,
         )
     )
     await _sleep(job, seconds)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from random import random
 from typing import Protocol
 
-from publisher.model import Answer, Batch, Instant, Request, Restored, Window
-from publisher.rules.schedule import Pace, Pass
+from publisher.model import Answer, Batch, Instant, Request, Restored
+from publisher.rules.parking import Suspect
+from publisher.rules.schedule import Pace, Pass, Read
 from publisher.rules.skew import ServerClock
 from publisher.rules.state import State
 from publisher.rules.zone import Zone
@@ -91,8 +92,11 @@ class Memory:
     server: ServerClock = field(default_factory=ServerClock)
     state: State | None = None
     """None = must be restored before the next step."""
-    window: Window | None = None
-    """The window in hand."""
+    step: Read | None = None
+    """The step in hand."""
+    attempt: int = 0
+    """Steps in a row that failed."""
+    suspect: Suspect = field(default_factory=Suspect)
     puzzled: int = 0
     """Answers in a row that were not understood; after the first the decoder forgives."""
     only_404_since: Instant | None = None

@@ -43,6 +43,7 @@ class StateRestored:
     covered_until: Instant
     """Of the live pass, like `cursor`."""
     passes: Mapping[str, Progress]
+    gaps: tuple[Window, ...]
     journal_entries: int
     ledger_ids: int
     took_seconds: float
@@ -88,6 +89,7 @@ class WindowPublished:
     covered_until: Instant
     """Of the live pass, like `cursor`."""
     passes: Mapping[str, Progress]
+    gaps: tuple[Window, ...]
     ledger_ids: int
     next_width: timedelta
     request_seconds: float
@@ -106,6 +108,31 @@ class StepFailed:
     retry_in_seconds: float
     attempt: int
     """From 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowParked:
+    """A window that fails while others answer was set aside: it is one of the gaps now."""
+
+    operation: str
+    pass_label: str
+    window: Window
+    cursor: Instant
+    covered_until: Instant
+    """Of the live pass, like `cursor`."""
+    passes: Mapping[str, Progress]
+    gaps: tuple[Window, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepairFailed:
+    """A piece of a gap could not be read; it stays where it is."""
+
+    operation: str
+    window: Window
+    stage: Stage
+    reason: Reason
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +181,8 @@ Signal: TypeAlias = (
     | TransactionEnded
     | WindowPublished
     | StepFailed
+    | WindowParked
+    | RepairFailed
     | WindowNarrowed
     | NothingFound
     | OffsetsCompared

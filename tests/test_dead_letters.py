@@ -295,10 +295,10 @@ def test_re_reads_do_not_repeat_dead_letters() -> None:
     ledger = Ledger()
     fresh = unknown_to(ledger, letters)
     assert [letter.position for letter in fresh] == ["data[0]", "data[1]"]
-    ledger.add(ids_of({f"{REJECTED}2026-11-20": [letters[1].id]}), START)
+    ledger.add(ids_of({f"{REJECTED}2026-11-20": [letters[1].id]}), START, START)
     assert [letter.raw for letter in unknown_to(ledger, letters)] == [b"1"]
     # A message with the same number is no dead letter.
-    ledger.add(ids_of({"2026-11-20 10": [letters[0].id]}), START)
+    ledger.add(ids_of({"2026-11-20 10": [letters[0].id]}), START, START)
     assert [letter.raw for letter in unknown_to(ledger, letters)] == [b"1"]
 
 

@@ -71,6 +71,7 @@ NO_MESSAGES: Final = {
     # the events that carry a message, which stand in the introduction
     "Something looks wrong", "Step failed, somebody must act",
     # what went well
+    "Parked window repaired",
     "First start, state created", "Request not answered",
     # words of the vendor that are looked for
     "does not exist",
@@ -81,6 +82,7 @@ NO_MESSAGES: Final = {
     "The running service at {}, version {}", "No running service; the state topic {}",
     "All times are UTC; it is {}", "has not begun yet", ", possibly cut",
     "last window  {}, {} to {}: {} rows, {} new, {} known before, {} rejected",
+    "parked       {} to {}: could not be read yet",
     "published    {} events since the service started", "{}, next attempt in {}",
     # what `check` prints
     "Checking, at most 15 seconds ...", "Nothing failed, hints: {}. ", "{}The service can run.",
@@ -602,6 +604,10 @@ ELSEWHERE: Final = {
     "Mistake while cleaning up": (
         "test_signals.py::test_an_error_in_a_finalizer_is_told_by_class_and_place"
     ),
+    "Window parked, the others are read on": (
+        "test_signals.py::test_a_parked_window_and_its_repair_are_told"
+    ),
+    "Parked window failed again": "test_signals.py::test_a_parked_window_and_its_repair_are_told",
     "no answer on port": "test_container.py::test_no_service_is_unhealthy_with_one_line",
     "does NTP run here?": "test_check.py::test_clocks_that_differ",
     "minutes in the future by": "test_check.py::test_a_wrong_time_zone_shows",

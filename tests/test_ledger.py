@@ -52,7 +52,7 @@ class LedgerMachine(RuleBasedStateMachine):
             bucket: {id_ for id_ in those if not self.ledger.knows(bucket, id_)}
             for bucket, those in told.items()
         }
-        self.ledger.add(ids_of(fresh), end)
+        self.ledger.add(ids_of(fresh), end, end)
         self.model.add(fresh, end)
         self.ever.update(*told.values())
 
@@ -89,7 +89,7 @@ def test_the_order_of_adding_does_not_matter(ids: set[int], random: object) -> N
     rest = sorted(ids, key=lambda id_: hash((id_, str(random))))
     while rest:
         some, rest = rest[: max(1, len(rest) // 3)], rest[max(1, len(rest) // 3) :]
-        ledger.add(ids_of({HOURS[0]: some}), START)
+        ledger.add(ids_of({HOURS[0]: some}), START, START)
     assert all(ledger.knows(HOURS[0], id_) for id_ in ids)
     assert not any(ledger.knows(HOURS[1], id_) for id_ in ids)
     assert len(ledger) == len(ids)
@@ -99,9 +99,9 @@ def test_a_bucket_is_kept_as_long_as_its_latest_window() -> None:
     """One late window keeps the hour: forgetting begins only behind the last one's end."""
     ledger = Ledger()
     day = timedelta(days=1)
-    ledger.add(ids_of({HOURS[0]: [1]}), START)
-    ledger.add(ids_of({HOURS[0]: [2]}), START + day)
-    ledger.add(ids_of({HOURS[0]: [3]}), START)
+    ledger.add(ids_of({HOURS[0]: [1]}), START, START)
+    ledger.add(ids_of({HOURS[0]: [2]}), START + day, START + day)
+    ledger.add(ids_of({HOURS[0]: [3]}), START, START)
     ledger.forget(START + day)
     assert [ledger.knows(HOURS[0], id_) for id_ in (1, 2, 3)] == [True] * 3
     ledger.forget(START + day + timedelta(microseconds=1))
@@ -115,7 +115,7 @@ def test_an_id_takes_eight_to_nine_bytes(total: int, per_window: int) -> None:
     """Memory grows by the ids alone, whether they come few or many at a time."""
     ledger = Ledger()
     for begin in range(0, total, per_window):
-        ledger.add(ids_of({HOURS[0]: range(begin, min(total, begin + per_window))}), START)
+        ledger.add(ids_of({HOURS[0]: range(begin, min(total, begin + per_window))}), START, START)
     assert len(ledger) == total
     assert 8 * total <= ledger.size_bytes <= 9.2 * total
     assert ledger.known(HOURS[0], set(range(-1, total + 1))) == set(range(total))

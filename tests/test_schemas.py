@@ -28,7 +28,6 @@ from publisher.rules.publication import Limits, prepare
 from publisher.rules.records import (
     Checkpoint,
     Entry,
-    Gap,
     decode_checkpoint,
     decode_journal,
     encode_checkpoint,
@@ -340,7 +339,7 @@ def test_a_gap_fits() -> None:
     told = decode_checkpoint(example("checkpoint"))
     with_gap = Checkpoint(
         told.operation, told.timezone, told.start, told.start_setting, told.sequence,
-        told.journal_records, told.passes, (Gap(START, START + MINUTE),),
+        told.journal_records, told.passes, (Window(START, START + MINUTE),),
     )  # fmt: skip
     value = encode_checkpoint(with_gap).value
     assert value

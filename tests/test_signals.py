@@ -36,6 +36,7 @@ from publisher.signals import (
     HintGiven,
     NothingFound,
     OffsetsCompared,
+    RepairFailed,
     RequestAnswered,
     ServiceStarted,
     ServiceStopped,
@@ -46,6 +47,7 @@ from publisher.signals import (
     TopicCreated,
     TransactionEnded,
     WindowNarrowed,
+    WindowParked,
     WindowPublished,
 )
 
@@ -68,6 +70,7 @@ PUBLISHED = WindowPublished(
     cursor=NOON - timedelta(minutes=15),
     covered_until=NOON,
     passes={"live": Progress(NOON - timedelta(minutes=15), NOON)},
+    gaps=(),
     ledger_ids=1_234_965,
     next_width=timedelta(minutes=5),
     request_seconds=1.0,
@@ -77,12 +80,22 @@ FAILED = StepFailed(
     "wv0010", Stage.READ, Reason.UNREACHABLE, "cannot reach it",
     needs_person=False, retry_in_seconds=5.0, attempt=1,
 )  # fmt: skip
+PARKED = WindowParked(
+    operation="wv0010",
+    pass_label="live",
+    window=WINDOW,
+    cursor=NOON - timedelta(minutes=15),
+    covered_until=NOON,
+    passes={"live": Progress(NOON - timedelta(minutes=15), NOON)},
+    gaps=(Window(NOON - timedelta(hours=5), NOON - timedelta(hours=4)), WINDOW),
+)
 RESTORED = StateRestored(
     operation="wv0010",
     first_start=False,
     cursor=NOON - timedelta(minutes=18),
     covered_until=NOON - timedelta(minutes=3),
     passes={"live": Progress(NOON - timedelta(minutes=18), NOON - timedelta(minutes=3))},
+    gaps=(),
     journal_entries=300,
     ledger_ids=1_234_567,
     took_seconds=0.5,
@@ -104,6 +117,12 @@ CASES: list[tuple[Signal, int]] = [
     (replace(PUBLISHED, possibly_cut=True), logging.ERROR),
     (FAILED, logging.WARNING),
     (replace(FAILED, needs_person=True), logging.ERROR),
+    (PARKED, logging.WARNING),
+    (replace(PUBLISHED, pass_label="repair"), logging.INFO),
+    (
+        RepairFailed("wv0010", WINDOW, Stage.READ, Reason.SERVER_ERROR, "a problem of its own"),
+        logging.INFO,
+    ),
     (WindowNarrowed("wv0010", Reason.TOO_LARGE, WINDOW, MINUTE), logging.INFO),
     (NothingFound("wv0010", NOON), logging.ERROR),
     (OffsetsCompared({"wolkvox.messages": 0}), logging.DEBUG),
@@ -209,6 +228,8 @@ def test_no_signal_has_room_for_what_people_wrote() -> None:
         ("WindowPublished", "operation"), ("WindowPublished", "pass_label"),
         ("StepFailed", "operation"), ("StepFailed", "text"), ("WindowNarrowed", "operation"),
         ("NothingFound", "operation"), ("StopRequested", "by"),
+        ("WindowParked", "operation"), ("WindowParked", "pass_label"),
+        ("RepairFailed", "operation"), ("RepairFailed", "text"),
     }  # fmt: skip
 
 
@@ -225,6 +246,42 @@ def test_a_window_is_told_with_its_pass_bounds_and_counts(log: Callable[..., Log
         "rejected": {"row_invalid": 2}, "next_width": "5m",
     }  # fmt: skip
     assert expected.items() <= line.items()
+
+
+def test_a_parked_window_and_its_repair_are_told(log: Callable[..., Log]) -> None:
+    written = log()
+    logs.record(PARKED)
+    logs.record(replace(PUBLISHED, pass_label="repair"))
+    logs.record(RepairFailed("wv0010", WINDOW, Stage.READ, Reason.SERVER_ERROR, "of its own"))
+    parked, repaired, failed = written.lines
+    bounds = {"from": "2026-11-20T11:40:00Z", "to": "2026-11-20T12:00:00Z"}
+    assert parked["event"] == "Window parked, the others are read on"
+    assert bounds.items() <= parked.items()
+    assert parked["gaps"] == [
+        "2026-11-20T07:00:00Z/2026-11-20T08:00:00Z", "2026-11-20T11:40:00Z/2026-11-20T12:00:00Z"
+    ]  # fmt: skip
+    assert repaired["event"] == "Parked window repaired"
+    assert bounds.items() <= repaired.items()
+    assert "gaps" not in repaired
+    assert failed["event"] == "Parked window failed again"
+    assert {**bounds, "reason": "server_error", "problem": "of its own"}.items() <= failed.items()
+
+
+def test_gaps_are_gauges_from_the_start() -> None:
+    """Zero before anything is known; a restore, a parked window and a repair set them."""
+    scraped = Scraped()
+
+    def shown() -> tuple[float | None, float | None]:
+        return scraped.value("parked_windows"), scraped.value("gap_seconds")
+
+    assert shown() == (0, 0)
+    scraped.tell(replace(RESTORED, gaps=PARKED.gaps[:1]))
+    assert shown() == (1, 3600)
+    scraped.tell(PARKED)
+    assert shown() == (2, 3600 + 1200)
+    assert scraped.value("lag_seconds") == 0  # a gap counts as covered
+    scraped.tell(replace(PUBLISHED, pass_label="repair"))
+    assert shown() == (0, 0)
 
 
 def test_a_failure_is_told_with_its_reason_its_text_and_the_next_attempt(
@@ -466,6 +523,8 @@ def test_an_error_in_a_finalizer_is_told_by_class_and_place(log: Callable[..., L
 
 PROMISED = {
     "lag_seconds": {"operation"},
+    "gap_seconds": {"operation"},
+    "parked_windows": {"operation"},
     "message_delay_seconds": {"operation"},
     "message_lateness_seconds": {"operation"},
     "messages_published_total": {"operation", "pass"},
@@ -483,7 +542,7 @@ PROMISED = {
     "unstable_offsets": {"topic"},
     "build_info": {"version"},
 }
-"""Design §10, but for `gap_seconds`, `quota_used` and `quota_limit`, which nothing feeds yet."""
+"""Design §10, but for `quota_used` and `quota_limit`, which nothing feeds yet."""
 
 
 class Scraped:
@@ -546,7 +605,7 @@ def test_labels_are_closed_sets(scraped: Scraped) -> None:
         "topic": {"wolkvox.messages"},
         "version": {"0.1.0"},
         "pass": {*PASSES, ""},
-        "result": {*TRANSACTION_RESULTS, "published", "possibly_cut", "narrowed"},
+        "result": {*TRANSACTION_RESULTS, "published", "possibly_cut", "narrowed", "parked"},
         "verdict": set(map(str, VERDICTS)),
         "stage": set(map(str, Stage)),
         "reason": set(map(str, (*Reason, *RejectReason))),

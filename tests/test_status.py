@@ -312,6 +312,7 @@ FAILING: Final[report.OperationReport] = {
     "cursor": "2026-11-20T09:45:00Z",
     "ids": 1_234_567,
     "passes": {},
+    "gaps": [],
     "last_window": None,
     "last_error": {
         "stage": "read",
@@ -357,7 +358,8 @@ def test_the_shape_is_documented() -> None:
         set(re.findall(r"^\| `(\w+)` ", part, re.MULTILINE)) for part in text.split("| Field |")[1:]
     ]
     shapes = (
-        report.Report, report.OperationReport, report.WindowReport, report.ErrorReport,
+        report.Report, report.OperationReport, report.GapReport, report.WindowReport,
+        report.ErrorReport,
     )  # fmt: skip
     assert tables == [set(shape.__annotations__) for shape in shapes]
 

@@ -182,7 +182,12 @@ async def _walk(job: Job, memory: Memory, printer: _Printer) -> None:
     while not printer.full:
         now = memory.server.now(job.clock.now())
         step = schedule.next_step(
-            memory.passes, state.checkpoint.passes, memory.pace, now, state.read_until
+            memory.passes,
+            state.checkpoint.passes,
+            memory.pace,
+            now,
+            state.read_until,
+            state.checkpoint.gaps,
         )
         if not isinstance(step, Read):
             return

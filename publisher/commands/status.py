@@ -129,6 +129,8 @@ def _details(operation: OperationReport) -> Iterator[str]:
         )
     if operation["published"] is not None:
         yield f"published    {operation['published']:,} events since the service started"
+    for gap in operation["gaps"]:
+        yield f"parked       {_moment(gap['from'])} to {_moment(gap['to'])}: could not be read yet"
     error = operation["last_error"]
     if error:
         yield f"last error   {error['problem']}"

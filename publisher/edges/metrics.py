@@ -21,23 +21,25 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from publisher.edges.status import Status
 from publisher.errors import Reason, Stage
-from publisher.rules.records import LIVE
+from publisher.rules.records import LIVE, REPAIR
 from publisher.rules.rows import RejectReason
 from publisher.rules.upstream import Verdict
 from publisher.signals import (
     NothingFound,
     OffsetsCompared,
+    RepairFailed,
     RequestAnswered,
     Signal,
     StepFailed,
     TransactionEnded,
     WindowNarrowed,
+    WindowParked,
     WindowPublished,
 )
 
 PREFIX: Final = "wolkvox_publisher"
 
-PASSES: Final = (LIVE, "reread", "repair", "backfill")
+PASSES: Final = (LIVE, "reread", REPAIR, "backfill")
 NO_PASS: Final = ""
 """An empty label is an absent one: the signals of failures do not tell the pass."""
 VERDICTS: Final = (*Verdict, "failed")
@@ -123,6 +125,8 @@ class Standing(Collector):
         success = gauge(
             "last_success_timestamp_seconds", "When a window was last committed, Unix time."
         )
+        parked = gauge("parked_windows", "Recorded gaps: windows that failed and were set aside.")
+        missing = gauge("gap_seconds", "Time that lies in parked windows.")
         now = self._status.now()
         for name, operation in self._status.operations.items():
             behind = operation.lag_seconds(now)
@@ -131,7 +135,9 @@ class Standing(Collector):
                 ids.add_metric([name], operation.ledger_ids)
             if operation.window:
                 success.add_metric([name], operation.window.committed_at.timestamp())
-        yield from (lag, ids, success)
+            parked.add_metric([name], len(operation.gaps))
+            missing.add_metric([name], operation.gap_seconds)
+        yield from (lag, ids, success, parked, missing)
 
 
 class Metrics:
@@ -202,7 +208,7 @@ class Metrics:
         self._duplicate.labels(operation)
         for label in PASSES:
             self._published.labels(operation, label)
-            for result in ("published", "possibly_cut"):
+            for result in ("published", "possibly_cut", "parked"):
                 self._windows.labels(operation, label, result)
         for result in ("failed", "narrowed"):
             self._windows.labels(operation, NO_PASS, result)
@@ -233,6 +239,11 @@ class Metrics:
                 self._errors.labels(operation, signal.stage, signal.reason).inc()
                 if signal.stage in WINDOW_STAGES:
                     self._windows.labels(operation, NO_PASS, "failed").inc()
+            case RepairFailed(operation=operation):
+                self._errors.labels(operation, signal.stage, signal.reason).inc()
+                self._windows.labels(operation, NO_PASS, "failed").inc()
+            case WindowParked(operation=operation):
+                self._windows.labels(operation, signal.pass_label, "parked").inc()
             case WindowNarrowed(operation=operation):
                 self._windows.labels(operation, NO_PASS, "narrowed").inc()
             case NothingFound(operation=operation):

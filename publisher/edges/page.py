@@ -14,6 +14,7 @@ from publisher.signals import WindowPublished
 
 REFRESH_SECONDS: Final = 5
 _UNKNOWN: Final = "&ndash;"
+_GAPS_SHOWN: Final = 5
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'",
@@ -127,6 +128,8 @@ def _operation(operation: OperationStatus, now: Instant, *, hangs: bool, stoppin
         ("Published", f"{operation.published:,} <small>since the start of this process</small>"),
         ("Remembered ids", f"{operation.ledger_ids:,}"),
     ]
+    if operation.gaps:
+        rows.append(("Parked", _gaps(operation)))
     facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>\n" for name, value in rows)
     return f"""<article>
 <div class="top"><h2>{escape(operation.name)}</h2><span class="state {tone}">{word}</span></div>
@@ -178,6 +181,18 @@ def _window(window: WindowPublished | None, now: Instant) -> str:
     ago = duration((now - window.committed_at).total_seconds())
     return (
         f"{start} &ndash; {end}<br><small>{escape(window.pass_label)}, {ago} ago; {counts}</small>"
+    )
+
+
+def _gaps(operation: OperationStatus) -> str:
+    shown = operation.gaps[-_GAPS_SHOWN:]
+    lines = [f"{_moment(gap.start)} &ndash; {_moment(gap.end)}" for gap in shown]
+    if len(shown) < len(operation.gaps):
+        lines.insert(0, f"{len(operation.gaps)} windows, the last of them:")
+    return (
+        "<br>".join(lines)
+        + f"<br><small>{duration(operation.gap_seconds)} that could not be read; it is tried"
+        " again at low priority</small>"
     )
 
 

@@ -11,7 +11,7 @@ import orjson
 
 from publisher.edges.status import OperationStatus, Status
 from publisher.errors import StepError
-from publisher.model import Instant, Progress, iso
+from publisher.model import Instant, Progress, Window, iso
 from publisher.rules.state import State
 from publisher.signals import WindowPublished
 
@@ -22,6 +22,9 @@ STATE_TOPIC: Final = "state_topic"
 class PassReport(TypedDict):
     cursor: str
     covered_until: str
+
+
+GapReport = TypedDict("GapReport", {"from": str, "to": str})
 
 
 WindowReport = TypedDict(  # `from` is a word of the language
@@ -59,6 +62,7 @@ class OperationReport(TypedDict):
     cursor: str | None
     ids: int | None
     passes: dict[str, PassReport]
+    gaps: list[GapReport]
     last_window: WindowReport | None
     last_error: ErrorReport | None
     published: int | None
@@ -106,6 +110,7 @@ def _of_operation(
         "cursor": _iso(operation.cursor),
         "ids": operation.ledger_ids if operation.covered_until else None,
         "passes": _passes(operation.passes),
+        "gaps": _gaps(operation.gaps),
         "last_window": _window(operation.window),
         "last_error": _error(operation, now),
         "published": operation.published,
@@ -171,6 +176,7 @@ def _of_state(name: str, found: State | StepError | None, now: Instant) -> Opera
         "cursor": None,
         "ids": None,
         "passes": {},
+        "gaps": [],
         "last_window": None,
         "last_error": None,
         "published": None,
@@ -193,6 +199,7 @@ def _of_state(name: str, found: State | StepError | None, now: Instant) -> Opera
         report["cursor"] = iso(live.cursor)
         report["ids"] = len(found.ledger)
         report["passes"] = _passes(found.checkpoint.passes)
+        report["gaps"] = _gaps(found.checkpoint.gaps)
         if found.journal:
             last = found.journal[-1]
             report["last_window"] = {
@@ -214,6 +221,10 @@ def _passes(passes: Mapping[str, Progress]) -> dict[str, PassReport]:
         name: {"cursor": iso(progress.cursor), "covered_until": iso(progress.covered_until)}
         for name, progress in passes.items()
     }
+
+
+def _gaps(gaps: Iterable[Window]) -> list[GapReport]:
+    return [{"from": iso(gap.start), "to": iso(gap.end)} for gap in gaps]
 
 
 def _iso(instant: Instant | None) -> str | None:

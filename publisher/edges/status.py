@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from publisher.errors import Stage
-from publisher.model import Instant, Progress
+from publisher.model import Instant, Progress, Window
 from publisher.signals import (
     HintGiven,
     RequestAnswered,
@@ -14,6 +14,7 @@ from publisher.signals import (
     StepFailed,
     StopRequested,
     TransactionEnded,
+    WindowParked,
     WindowPublished,
 )
 
@@ -42,6 +43,7 @@ class OperationStatus:
     covered_until: Instant | None = None
     """Of the live pass, like `cursor`."""
     passes: Mapping[str, Progress] = field(default_factory=dict)
+    gaps: tuple[Window, ...] = ()
     ledger_ids: int = 0
     clock_skew_seconds: float = 0.0
     """The server's clock minus ours."""
@@ -60,6 +62,11 @@ class OperationStatus:
         if self.covered_until is None:
             return None
         return max((now - self.covered_until).total_seconds() + self.clock_skew_seconds, 0.0)
+
+    @property
+    def gap_seconds(self) -> float:
+        """How much time lies in parked windows."""
+        return sum(gap.width.total_seconds() for gap in self.gaps)
 
     def retry_in_seconds(self, now: Instant) -> float:
         """How long until the step that fails is tried again; 0 = nothing is waited for."""
@@ -106,12 +113,15 @@ class Status:
     def __call__(self, signal: Signal) -> None:
         """Remember what happened."""
         match signal:
-            case StateRestored() | WindowPublished():
+            case StateRestored() | WindowPublished() | WindowParked():
                 operation = self._of(signal.operation)
                 operation.failing = False
                 operation.cursor = signal.cursor
                 operation.covered_until = signal.covered_until
                 operation.passes = signal.passes
+                operation.gaps = signal.gaps
+                if isinstance(signal, WindowParked):
+                    return
                 operation.ledger_ids = signal.ledger_ids
                 if isinstance(signal, StateRestored):
                     operation.restored = True

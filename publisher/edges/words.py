@@ -9,13 +9,14 @@ from typing import Any, Final, TypeAlias, assert_never
 
 from publisher import signals
 from publisher.model import Window, iso
+from publisher.rules.records import REPAIR
 from publisher.settings import duration_text
 from publisher.signals import Signal, WindowPublished
 
 Line: TypeAlias = dict[str, Any]
 
 _SAID_BY_THE_SENTENCE: Final = {"first_start", "needs_person", "clean", "possibly_cut", "lenient"}
-_NOT_WORTH_A_LINE: Final = {"cursor", "ledger_ids", "committed_at", "occurred"}
+_NOT_WORTH_A_LINE: Final = {"cursor", "gaps", "ledger_ids", "committed_at", "occurred"}
 """Of a window: there is such a line every few minutes."""
 
 
@@ -50,6 +51,11 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
             return ERROR, "Step failed, somebody must act", {}
         case signals.StepFailed():
             return WARNING, "Step failed", {}
+        case signals.WindowParked():
+            hint = "repair reads it again, piece by piece; gap_seconds tells what is missing"
+            return WARNING, "Window parked, the others are read on", {"hint": hint}
+        case signals.RepairFailed():
+            return INFO, "Parked window failed again", {}
         case signals.WindowNarrowed():
             return INFO, "Window too large, narrowed", {}
         case signals.NothingFound():
@@ -72,7 +78,8 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
 
 
 def _window(signal: WindowPublished) -> tuple[int, str, Line]:
-    level, event, more = INFO, "Window published", {}
+    repaired = signal.pass_label == REPAIR
+    level, event, more = INFO, "Parked window repaired" if repaired else "Window published", {}
     if signal.lenient:
         level, event = WARNING, "Window published from a damaged answer"
         more["hint"] = "its bytes lie in the dead letters"
@@ -98,7 +105,7 @@ def _fields(signal: Signal) -> Line:
         value = getattr(signal, field.name)
         if isinstance(value, Window):
             line |= {"from": iso(value.start), "to": iso(value.end)}
-        elif field.name not in left_out and value not in ("", {}):
+        elif field.name not in left_out and value not in ("", {}, ()):
             line[names.get(field.name, field.name)] = _plain(value)
     return line
 
@@ -115,5 +122,9 @@ def _plain(value: object) -> object:
             return round(value, 3)
         case Mapping():
             return dict(value)
+        case tuple():
+            return [_plain(each) for each in value]
+        case Window():
+            return str(value)
         case _:
             return value

@@ -10,7 +10,7 @@ Rules of this file:
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
@@ -39,8 +39,10 @@ _BISECTION_COST: Final = 16
 class _Bucket:
     runs: "list[array[Id]]"
     """Each sorted; the first holds most."""
+    since: Instant
+    """The earliest start of a window that put an id in here."""
     keep_until: Instant
-    """The latest end of a window that put an id in here."""
+    """The latest end of one."""
 
     def __len__(self) -> int:
         return sum(map(len, self.runs))
@@ -83,26 +85,36 @@ class Ledger:
         """Whether these bytes have been dead-lettered."""
         return any(self.knows(bucket, id_) for bucket in self._rejected)
 
-    def add(self, ids: Ids, window_end: Instant) -> None:
+    def add(self, ids: Ids, window_start: Instant, window_end: Instant) -> None:
         """Remember what a committed window has published; none of it is known yet."""
         for hour, new in ids.items():
             if not new:
                 continue
             bucket = self._buckets.get(hour)
             if bucket is None:
-                self._buckets[hour] = _Bucket([new], window_end)
+                self._buckets[hour] = _Bucket([new], window_start, window_end)
                 if hour.startswith(REJECTED):
                     self._rejected.append(hour)
                 continue
+            bucket.since = min(bucket.since, window_start)
             bucket.keep_until = max(bucket.keep_until, window_end)
             bucket.runs.append(new)
             if len(bucket) <= _SMALL or len(bucket.runs) > _RUNS:
                 # Timsort merges sorted runs in linear time.
                 bucket.runs = [array("Q", sorted(chain.from_iterable(bucket.runs)))]
 
-    def forget(self, before: Instant) -> None:
-        """Drop the buckets whose every window ended before that instant."""
-        gone = [hour for hour, bucket in self._buckets.items() if bucket.keep_until < before]
+    def forget(
+        self, before: Instant, spared: Callable[[Instant, Instant], bool] = lambda *_: False
+    ) -> None:
+        """Drop the buckets whose every window ended before that instant.
+
+        `spared` tells of a stretch that windows lie in whether it must stay all the same.
+        """
+        gone = [
+            hour
+            for hour, bucket in self._buckets.items()
+            if bucket.keep_until < before and not spared(bucket.since, bucket.keep_until)
+        ]
         for hour in gone:
             del self._buckets[hour]
         if gone:

@@ -21,6 +21,7 @@ from publisher.model import Answer, Batch, Instant, Record
 from publisher.rules import dead_letters
 from publisher.rules.dead_letters import DeadLetter
 from publisher.rules.events import Encoder
+from publisher.rules.gaps import removed
 from publisher.rules.ledger import REJECTED, Id, Ledger
 from publisher.rules.records import Entry
 from publisher.rules.rows import Reading, RejectReason, Row, read_rows
@@ -109,8 +110,9 @@ def prepare(
         rejected=len(reading.rejects),
         possibly_cut=possibly_cut,
     )
-    passes = advanced(state.checkpoint.passes, step, covered_until, now)
-    successor = state.successor(entry, passes, ids, limits.horizon)
+    gaps = removed(state.checkpoint.gaps, entry.start, entry.end)
+    passes = advanced(state.checkpoint.passes, step, covered_until, now, gaps)
+    successor = state.successor(entry, passes, ids, limits.horizon, gaps)
     origin = dead_letters.Origin(operation, step.pass_.label, step.window, answer.received_at)
     batch = Batch(
         operation=operation,

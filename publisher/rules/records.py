@@ -21,21 +21,14 @@ from typing import Any, Final
 import orjson
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import Instant, Progress, StateRecord, iso
+from publisher.model import Instant, Progress, StateRecord, Window, iso
 from publisher.rules.ledger import Id, Ids
 
 FORMAT: Final = 1
 PART_BYTES: Final = 250_000
 """Ids and names of buckets in one journal record; the rest of it takes less than 1,000 bytes."""
 LIVE: Final = "live"
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A stretch of time that could not be read and was set aside."""
-
-    start: Instant
-    end: Instant
+REPAIR: Final = "repair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +46,8 @@ class Checkpoint:
     journal_records: int
     """Journal records alive in the state topic; a restore that finds fewer refuses."""
     passes: Mapping[str, Progress]
-    gaps: tuple[Gap, ...] = ()
+    gaps: tuple[Window, ...] = ()
+    """Parked windows: stretches of time that could not be read and were set aside."""
 
     @property
     def live(self) -> Progress:
@@ -125,7 +119,7 @@ def decode_checkpoint(value: bytes) -> Checkpoint:
             name: Progress(_instant(p["cursor"]), _instant(p["covered_until"]))
             for name, p in told["passes"].items()
         },
-        gaps=tuple(Gap(_instant(gap["start"]), _instant(gap["end"])) for gap in told["gaps"]),
+        gaps=tuple(Window(_instant(gap["start"]), _instant(gap["end"])) for gap in told["gaps"]),
     )
 
 

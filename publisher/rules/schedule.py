@@ -4,6 +4,7 @@ Rules of this file:
 - A pass is a cursor that walks the timeline at a distance behind now. `live` and
   the re-reads are the same code with other numbers.
 - A step takes the most urgent pass that is due; nothing here sleeps.
+- No pass asks for what lies in a recorded gap: `repair` does, when nothing else is due.
 - "Now" is the server's clock. Window width and the position inside a round are
   not state: a restart begins with them anew and reads a little twice.
 - Only time read later than `settle` after it happened is settled: the cursor
@@ -16,7 +17,9 @@ from datetime import timedelta
 from typing import Final, TypeAlias
 
 from publisher.model import SECOND, Instant, Progress, Window
-from publisher.rules.records import LIVE
+from publisher.rules.gaps import Gaps, before_next, beyond
+from publisher.rules.records import LIVE, REPAIR
+from publisher.rules.repair import Repair
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings, duration_text
 
@@ -75,12 +78,17 @@ def passes_of(settings: PublisherSettings) -> tuple[Pass, ...]:
     )
 
 
+REPAIRING: Final = Pass(REPAIR, REPAIR, timedelta(), timedelta(), timedelta())
+"""Reads what lies in gaps, hence without a cursor of its own."""
+
+
 @dataclass(slots=True)
 class Pace:
     """How fast and where in the current rounds: in memory only."""
 
     width: timedelta
     widest: timedelta
+    repair: Repair
     positions: dict[str, Instant] = field(default_factory=dict)
     """Where the round of a pass goes on; passes between two rounds are not in here."""
     last_read: Instant | None = None
@@ -89,7 +97,9 @@ class Pace:
     @classmethod
     def starting(cls, settings: PublisherSettings) -> "Pace":
         """Begin narrow: nobody knows yet how dense the messages are."""
-        return cls(min(settings.poll_every, settings.max_window), settings.max_window)
+        width = min(settings.poll_every, settings.max_window)
+        repair = Repair(settings.overlap, settings.poll_every, settings.max_window)
+        return cls(width, settings.max_window, repair)
 
     def begin(self, live_cursor: Instant) -> None:
         """After a restore: a live round at once, however short ago the last one was."""
@@ -101,16 +111,29 @@ class Pace:
 
     def answered(self, step: Read, now: Instant, rows: int, took: float) -> None:
         """The window was published: go on behind it, wider when it was small and quick."""
+        if step.pass_ is REPAIRING:
+            self.repair.answered(step.window, now)
+            return
+        self._go_on(step, now)
+        if rows > TARGET_ROWS:
+            self.narrow(step.window)
+        elif rows * 2 <= TARGET_ROWS and took <= QUICK and step.window.width >= self.width:
+            self.width = min(self.width * 2, self.widest)
+
+    def parked(self, step: Read, now: Instant) -> None:
+        """The window was set aside: go on behind it, narrower in case it was the width."""
+        self._go_on(step, now)
+        self.narrow(step.window)
+        if not self.repair.pieces:
+            self.repair.due = now + self.repair.settle
+
+    def _go_on(self, step: Read, now: Instant) -> None:
         if not step.pass_.delay:
             self.last_read = now
         if step.ends_round:
             self.positions.pop(step.pass_.name, None)
         else:
             self.positions[step.pass_.name] = step.window.end
-        if rows > TARGET_ROWS:
-            self.narrow(step.window)
-        elif rows * 2 <= TARGET_ROWS and took <= QUICK and step.window.width >= self.width:
-            self.width = min(self.width * 2, self.widest)
 
 
 def next_step(
@@ -119,11 +142,12 @@ def next_step(
     pace: Pace,
     now: Instant,
     read_until: Callable[[Instant, timedelta], Instant],
+    gaps: Gaps = (),
 ) -> Step:
     """The most urgent window that is due, or how long there is none.
 
     `read_until(instant, age)` answers how far from there on everything was read
-    when it was at least that old: a re-read passes over it without a request.
+    when it was at least that old, or is parked: a re-read passes over it without a request.
     """
     wakes: list[Instant] = []
     for pass_ in passes:
@@ -146,8 +170,9 @@ def next_step(
             position = position or done.cursor
         elif pass_.delay:
             position = read_until(position, pass_.delay)
+        position = beyond(gaps, position)
         if position < target:
-            end = min(position + pace.width, target)
+            end = before_next(gaps, position, min(position + pace.width, target))
             return Read(pass_, Window(position, end), ends_round=end == target)
         if pass_.delay:
             pace.positions.pop(pass_.name, None)
@@ -155,7 +180,14 @@ def next_step(
             continue
         # The clock is behind what was read: ask for the last stretch again, the
         # answer's date tells whose clock is wrong.
-        return Read(pass_, Window(position - pass_.cadence, position), ends_round=True)
+        start = max([position - pass_.cadence, *(gap.end for gap in gaps if gap.end <= position)])
+        window = Window(start, position) if start < position else Window(start, start + SECOND)
+        return Read(pass_, window, ends_round=True)
+    match pace.repair.next(gaps, now):
+        case Window() as piece:
+            return Read(REPAIRING, piece, ends_round=True)
+        case Instant() as wake:
+            wakes.append(wake)
     return Wait(min(wakes, default=now + passes[0].cadence))
 
 
@@ -166,17 +198,24 @@ def short_of_jump(step: Read, zone: Zone) -> Read:
 
 
 def advanced(
-    progress: Mapping[str, Progress], step: Read, covered_until: Instant, now: Instant
+    progress: Mapping[str, Progress],
+    step: Read,
+    covered_until: Instant,
+    now: Instant,
+    gaps: Gaps = (),
 ) -> dict[str, Progress]:
     """The progress of all passes once the step's window is committed.
 
     `covered_until` is the window's end or the answer's date, whichever is
     earlier; `now` the server's time when the request was sent.
     """
+    if step.pass_ is REPAIRING:
+        return dict(progress)
     old = progress[step.pass_.name]
     settled = min(covered_until, now - step.pass_.settle)
     # A window inside the unsettled stretch settles nothing before itself.
-    cursor = settled if step.window.start <= old.cursor or step.pass_.delay else old.cursor
+    joins = step.window.start <= beyond(gaps, old.cursor)
+    cursor = settled if joins or step.pass_.delay else old.cursor
     return {
         **progress,
         step.pass_.name: Progress(

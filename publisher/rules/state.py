@@ -19,6 +19,7 @@ from typing import Final
 
 from publisher.errors import Held, Reason, Stage
 from publisher.model import SECOND, Instant, Progress, StateRecord
+from publisher.rules.gaps import Gaps, beyond, near
 from publisher.rules.ledger import Ids, Ledger
 from publisher.rules.records import (
     LIVE,
@@ -43,8 +44,8 @@ class Successor:
     checkpoint: Checkpoint
     entry: Entry | None
     ids: Ids
-    forgotten: int
-    """How many journal entries, from the oldest, are tombstoned."""
+    forgotten: Sequence[Entry]
+    """The journal entries that are tombstoned, oldest first."""
     records: Sequence[StateRecord]
 
 
@@ -58,17 +59,24 @@ class State:
     ledger: Ledger = field(default_factory=Ledger)
 
     def successor(
-        self, entry: Entry, passes: Mapping[str, Progress], ids: Ids, horizon: timedelta
+        self,
+        entry: Entry,
+        passes: Mapping[str, Progress],
+        ids: Ids,
+        horizon: timedelta,
+        gaps: Gaps | None = None,
     ) -> Successor:
         """The state after a window: one journal entry more, old ones tombstoned.
 
         An entry goes when its window lies more than `horizon` behind the live
-        cursor (not the clock: an outage must not forget) and behind every cursor.
+        cursor (not the clock: an outage must not forget), behind every cursor, and
+        not near a gap. Without `gaps` they stay as they are.
         """
+        gaps = self.checkpoint.gaps if gaps is None else tuple(gaps)
         parts = list(journal_parts(self.checkpoint.operation, entry, ids))
         entry = replace(entry, parts=len(parts))
         bound = _forget_before(passes, horizon)
-        old = list(_leading(self.journal, bound))
+        old = list(islice(_old(self.journal, bound, gaps), TOMBSTONES_PER_COMMIT))
         tombstones = [
             StateRecord(journal_key(self.checkpoint.operation, gone.sequence, part), None)
             for gone in old
@@ -79,28 +87,38 @@ class State:
             sequence=entry.sequence,
             journal_records=self.checkpoint.journal_records + len(parts) - len(tombstones),
             passes=passes,
+            gaps=gaps,
         )
         records = [*parts, *tombstones, encode_checkpoint(checkpoint)]
-        return Successor(checkpoint, entry, ids, len(old), records)
+        return Successor(checkpoint, entry, ids, old, records)
 
     def apply(self, successor: Successor, horizon: timedelta) -> None:
         """Become the successor; only after its records are committed."""
         self.checkpoint = successor.checkpoint
-        for _ in range(successor.forgotten):
-            self.journal.popleft()
+        kept = []
+        for gone in successor.forgotten:
+            while (entry := self.journal.popleft()) is not gone:
+                kept.append(entry)
+        self.journal.extendleft(reversed(kept))
         if successor.entry is not None:
             self.journal.append(successor.entry)
-            self.ledger.add(successor.ids, successor.entry.end)
+            self.ledger.add(successor.ids, successor.entry.start, successor.entry.end)
         if successor.forgotten:
             # An old entry behind a younger one stays in the journal, and so do its ids here.
+            gaps = self.checkpoint.gaps
+            ends = [each.end for each in self.journal if not near(gaps, each.start, each.end)]
             bound = _forget_before(self.checkpoint.passes, horizon)
-            self.ledger.forget(min((entry.end for entry in self.journal), default=bound))
+            self.ledger.forget(min(ends, default=bound), lambda start, end: near(gaps, start, end))
 
     def read_until(self, instant: Instant, age: timedelta) -> Instant:
-        """How far from `instant` on everything has been read when it was at least `age` old."""
+        """How far from `instant` on everything has been read when it was at least `age` old.
+
+        What lies in a gap is left to `repair`.
+        """
         moved = True
         while moved:
-            moved = False
+            beyond_gap = beyond(self.checkpoint.gaps, instant)
+            moved, instant = beyond_gap > instant, beyond_gap
             for entry in self.journal:
                 until = min(entry.end, entry.read_at - age)
                 if entry.start <= instant < until:
@@ -163,20 +181,20 @@ def restore(operation: str, records: MutableMapping[bytes, bytes]) -> State | No
             " messages twice; restore the topic from a backup",
         )
     entries: dict[int, Entry] = {}
-    ids: dict[str, tuple[array[int], Instant]] = {}
+    ids: dict[str, tuple[array[int], Instant, Instant]] = {}
     for key in list(records):
         entry, buckets = decode_journal(records.pop(key))
         known = entries.get(entry.sequence)
         parts = known.parts + 1 if known else 1
         entries[entry.sequence] = replace(entry, parts=parts)
         for bucket, found in buckets:
-            have, until = ids.get(bucket, (array("Q"), entry.end))
+            have, since, until = ids.get(bucket, (array("Q"), entry.start, entry.end))
             have.extend(found)
-            ids[bucket] = have, max(until, entry.end)
+            ids[bucket] = have, min(since, entry.start), max(until, entry.end)
     state = State(checkpoint, deque(entries[sequence] for sequence in sorted(entries)))
     for bucket in list(ids):
-        have, until = ids.pop(bucket)
-        state.ledger.add({bucket: array("Q", sorted(have))}, until)
+        have, since, until = ids.pop(bucket)
+        state.ledger.add({bucket: array("Q", sorted(have))}, since, until)
     return state
 
 
@@ -186,8 +204,10 @@ def _forget_before(passes: Mapping[str, Progress], horizon: timedelta) -> Instan
     return min(passes[LIVE].cursor - horizon, oldest - 60 * SECOND)
 
 
-def _leading(journal: deque[Entry], bound: Instant) -> Iterator[Entry]:
-    for entry in islice(journal, TOMBSTONES_PER_COMMIT):
-        if entry.end >= bound:
-            return
-        yield entry
+def _old(journal: deque[Entry], bound: Instant, gaps: Gaps) -> Iterator[Entry]:
+    """The entries that may go, up to the first that is too young; those near a gap stay."""
+    for entry in journal:
+        if not near(gaps, entry.start, entry.end):
+            if entry.end >= bound:
+                return
+            yield entry

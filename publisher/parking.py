@@ -1,0 +1,46 @@
+"""Set aside the window that fails while others answer, so that live goes on behind it."""
+
+from publisher.asking import ask
+from publisher.committing import commit
+from publisher.job import Job, Memory
+from publisher.model import Batch
+from publisher.rules.parking import parked
+from publisher.rules.schedule import Read
+from publisher.rules.state import State
+from publisher.signals import WindowParked
+
+
+async def probe(job: Job, memory: Memory, known: State, step: Read) -> None:
+    """Ask for another window than the one that fails; its answer is proof and nothing more."""
+    other = memory.suspect.probe(step, known.checkpoint.gaps)
+    await ask(job, memory, other)
+    memory.suspect.answered(other)
+
+
+async def park(job: Job, memory: Memory, known: State) -> None:
+    """Record the window as a gap: a commit without events."""
+    step = memory.suspect.step
+    memory.suspect.acquit()
+    now = memory.server.now(job.clock.now())
+    if step is None or step.window.end > now:
+        return  # our idea of the server's clock was wrong: nothing of the future is a gap
+    successor = parked(known, step, now, job.settings.horizon)
+    before, checkpoint = known.checkpoint.sequence, successor.checkpoint
+    await commit(
+        job,
+        Batch(job.operation, before, checkpoint.sequence, iter(()), iter(()), successor.records),
+    )
+    known.apply(successor, job.settings.horizon)
+    memory.pace.parked(step, now)
+    memory.attempt = 0
+    job.emit(
+        WindowParked(
+            operation=job.operation,
+            pass_label=step.pass_.label,
+            window=step.window,
+            cursor=checkpoint.live.cursor,
+            covered_until=checkpoint.live.covered_until,
+            passes=checkpoint.passes,
+            gaps=checkpoint.gaps,
+        )
+    )

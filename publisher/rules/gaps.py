@@ -1,0 +1,49 @@
+"""Recorded gaps: parked windows, sorted, none touching another. Pure."""
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Final, TypeAlias
+
+from publisher.model import Instant, Window
+
+Gaps: TypeAlias = Sequence[Window]
+
+NEAR: Final = timedelta(hours=3)
+"""A row may come with windows this far apart: an hour each at the repeated hour, and padding."""
+
+
+def added(gaps: Gaps, window: Window) -> tuple[Window, ...]:
+    """The gaps with this one more; adjacent ones become one."""
+    touching = [gap for gap in gaps if gap.start <= window.end and window.start <= gap.end]
+    whole = Window(
+        min(gap.start for gap in [window, *touching]), max(gap.end for gap in [window, *touching])
+    )
+    return _sorted([whole, *(gap for gap in gaps if gap not in touching)])
+
+
+def removed(gaps: Gaps, start: Instant, end: Instant) -> tuple[Window, ...]:
+    """What is left of the gaps once this stretch has been read."""
+    left: list[Window] = []
+    for gap in gaps:
+        sides = ((gap.start, min(gap.end, start)), (max(gap.start, end), gap.end))
+        left += [Window(*side) for side in sides if side[0] < side[1]]
+    return _sorted(set(left))
+
+
+def beyond(gaps: Gaps, instant: Instant) -> Instant:
+    """The instant, or the end of the gap that it lies in."""
+    return next((gap.end for gap in gaps if gap.start <= instant < gap.end), instant)
+
+
+def before_next(gaps: Gaps, start: Instant, end: Instant) -> Instant:
+    """How far a window from `start` may go without reaching into a gap."""
+    return min([end, *(gap.start for gap in gaps if gap.start > start)])
+
+
+def near(gaps: Gaps, start: Instant, end: Instant) -> bool:
+    """Whether rows of a window may come again when a gap is read."""
+    return any(start < gap.end + NEAR and gap.start - NEAR < end for gap in gaps)
+
+
+def _sorted(gaps: Iterable[Window]) -> tuple[Window, ...]:
+    return tuple(sorted(gaps, key=lambda gap: gap.start))
