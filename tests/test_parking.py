@@ -307,7 +307,7 @@ def test_near_a_gap_nothing_is_forgotten_and_elsewhere_as_before() -> None:
 class World:
     """A message every 20 seconds, and seconds that fail."""
 
-    def __init__(self, how: str, hours: int, *, overlap: str = "15m") -> None:
+    def __init__(self, how: str, hours: int) -> None:
         self.how = how
         self.bad: set[str] = set()
         self.down = False
@@ -322,7 +322,7 @@ class World:
             self.clock, [self.chat], Random(1), kindly=True, trouble=self._trouble
         )
         self.kafka = MemoryKafka()
-        self.settings = PublisherSettings(rereads="1h", overlap=overlap)  # type: ignore[arg-type]
+        self.settings = PublisherSettings.model_validate({"rereads": "1h"})
         self.lag = timedelta()
         self.life = self.start()
 
@@ -418,10 +418,10 @@ async def test_what_is_about_us_never_parks(status: int, msg: str) -> None:
 async def test_a_row_that_repair_publishes_long_after_does_not_come_twice() -> None:
     """Days behind live, far beyond the horizon: what lay around the gap is still known."""
     world = World("server_error", 3)
-    world.settings = world.settings.model_copy(update={"horizon": DAY})
+    world.settings = world.settings.model_copy(update={"horizon": DAY / 2})
     world.start()
     world.fails_at(NOON + HOUR + 7 * SECOND)
-    await world.life.run_for(4 * DAY)
+    await world.life.run_for(2 * DAY)
     assert world.gaps
     assert known(world.kafka).journal[0].end < NOON + 5 * HOUR
     assert len(known(world.kafka).journal) < 2500
