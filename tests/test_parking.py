@@ -259,6 +259,18 @@ def test_failures_that_say_nothing_about_a_piece_halve_nothing() -> None:
 # --- what is remembered near a gap -----------------------------------------------------
 
 
+def test_of_a_piece_that_was_cut_where_the_clocks_go_back_the_rest_is_asked() -> None:
+    """One request asks for one side of the jump only; the other side is not forgotten."""
+    repair = Repair(15 * MINUTE, POLL, DAY)
+    now = NOON + HOUR
+    gaps = [Window(NOON, NOON + MINUTE)]
+    piece = repair.next(gaps, now)
+    assert piece == gaps[0]
+    jump = NOON + 20 * SECOND
+    repair.answered(Window(NOON, jump), now)
+    assert repair.next([Window(jump, NOON + MINUTE)], now) == Window(jump, NOON + MINUTE)
+
+
 def test_near_a_gap_nothing_is_forgotten_and_elsewhere_as_before() -> None:
     """A year with a second that fails: its hours stay, the others go; in topic and memory."""
     horizon = 2 * DAY

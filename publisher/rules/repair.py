@@ -64,7 +64,7 @@ class Repair:
         """The piece was published: go on with the next one at once."""
         self.asked.append(now)
         self.fruitless, self.brought, self.due = 0, True, None
-        self.pieces = [each for each in self.pieces if each != piece]
+        self._take(piece)
         self._end_round(now)
 
     def failed(self, piece: Window, now: Instant, *, halve: bool) -> None:
@@ -74,13 +74,23 @@ class Repair:
         if not halve:
             return
         self.fruitless += 1
-        self.pieces = [each for each in self.pieces if each != piece]
+        self._take(piece)
         if piece.width > SECOND:
             middle = piece.start + piece.width / 2
             self.pieces = [
                 Window(piece.start, middle), *self.pieces, Window(middle, piece.end)
             ]  # fmt: skip
         self._end_round(now)
+
+    def _take(self, piece: Window) -> None:
+        """It was asked; where the clocks go back only the first part of what `next` offered."""
+        left = []
+        for each in self.pieces:
+            if each.start != piece.start:
+                left.append(each)
+            elif piece.end < each.end:
+                left.append(Window(piece.end, each.end))
+        self.pieces = left
 
     def _end_round(self, now: Instant) -> None:
         """When all is asked, or so much was in vain that the whole may be readable sooner."""
