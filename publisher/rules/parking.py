@@ -1,7 +1,7 @@
 """Which window is parked: the one that fails while another answers. Pure.
 
 It fails twice, another window answers, it fails again: only then it is the
-window, and not the API (docs/decisions/0014).
+window, and not the API (docs/decisions/0016).
 """
 
 from dataclasses import dataclass
