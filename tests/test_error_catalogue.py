@@ -58,7 +58,8 @@ ENTRIES: Final = catalogue()
 FILES: Final = [*sorted((ROOT / "publisher").rglob("*.py")), ROOT / "deploy" / "healthcheck.py"]
 
 SILENT: Final = {
-    "publisher/cli.py": "help texts",
+    "publisher/cli/__init__.py": "help texts",
+    "publisher/cli/looking.py": "help texts",
     "publisher/edges/metrics.py": "descriptions of metrics",
     "publisher/edges/page.py": "the page, which shows messages of others",
     "publisher/rules/dead_letters.py": "mistakes of ours, told as unexpected",
