@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+import msgspec
 import orjson
 import pytest
 
@@ -257,7 +258,7 @@ def test_mutated_bodies(seed: int) -> None:
         }
         intact = Counter(
             told
-            for chat in orjson.loads(orjson.dumps(judgement.data))
+            for chat in orjson.loads(msgspec.json.encode(judgement.data))
             if isinstance(chat, dict) and isinstance(chat.get("conversation"), list)
             for row in chat["conversation"]
             if isinstance(row, dict)

@@ -240,7 +240,7 @@ def test_a_broken_conversation_is_rejected_whole(element: Any, reason: RejectRea
     """Its neighbours are read all the same."""
     reading = read([chat(row("a")), element, chat(row("b"))])
     assert reading.rejects == [Reject(reason, 1, None)]
-    assert [row[3]["message"] for row in reading.rows] == ["a", "b"]
+    assert [row[3].message for row in reading.rows] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_one_bad_row_never_stops_its_neighbours(broken: Any, reason: RejectReaso
     """Only the row is rejected, and its place is told."""
     reading = read([chat(), chat(row("a"), broken, row("b"))])
     assert reading.rejects == [Reject(reason, 1, 1)]
-    assert [(row[3]["message"], row[5]) for row in reading.rows] == [("a", 0), ("b", 2)]
+    assert [(row[3].message, row[5]) for row in reading.rows] == [("a", 0), ("b", 2)]
 
 
 @settings(max_examples=80, deadline=None)

@@ -161,9 +161,6 @@ def _letter_records(
 ) -> Iterator[Record]:
     """Consumed after the events: only then it is known which of them were too large."""
     yield from dead_letters.records(letters, origin, limits.max_event_bytes)
-    late = [
-        *dead_letters.of_rows(body, RejectReason.EVENT_TOO_LARGE, encoder.oversized),
-        *dead_letters.of_rows(body, RejectReason.ROW_INVALID, encoder.unencodable),
-    ]
+    late = dead_letters.of_rows(body, RejectReason.EVENT_TOO_LARGE, encoder.oversized)
     rejected.update(letter.reason.value for letter in late)
     yield from dead_letters.records(late, origin, limits.max_event_bytes)

@@ -19,8 +19,9 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import NAMESPACE_URL, uuid5
 
-import orjson
+from msgspec import UNSET
 
+from publisher.rules.shapes import Chat, Message, canonical, chat_of, message_of, told_by
 from publisher.rules.zone import Zone
 
 NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:wolkvox:chat_2").bytes
@@ -44,7 +45,7 @@ class Conversation(NamedTuple):
 
     position: int
     """Of the element in `data`, from 0."""
-    raw: dict[str, Any]
+    chat: Chat
     conn_id: str
     """As text; a placeholder stays what it is."""
     placeholder: bool
@@ -61,13 +62,13 @@ class Moment(NamedTuple):
     """`date` lies in a repeated hour; `occurred_at` is its first occurrence."""
 
 
-Row: TypeAlias = tuple[str, bytes, Moment, dict[str, Any], Conversation, int]
+Row: TypeAlias = tuple[str, bytes, Moment, Message, Conversation, int]
 """One message of the answer, identified. A plain tuple, because there is one per message:
 
 - date: `YYYY-MM-DD HH:MM:SS`, checked;
 - digest: SHA-1 of the identity's name, 20 bytes;
 - moment: what the date means;
-- raw: the row's fields without `date`;
+- message: the row's fields;
 - conversation: whose message it is;
 - position of the row in its conversation, from 0.
 """
@@ -116,29 +117,27 @@ def _read_conversation(
     reading: Reading,
 ) -> None:
     rejects = reading.rejects
-    if not isinstance(element, dict) or not isinstance(element.get("conversation"), list):
+    chat = element if type(element) is Chat else chat_of(element)
+    if chat is None:
         rejects.append(Reject(RejectReason.CONVERSATION_INVALID, position, None))
         return
-    conn_id = element.get("conn_id")
-    if conn_id is None:
-        conn_id = ""
-    elif type(conn_id) is int:
-        conn_id = str(conn_id)
-    elif type(conn_id) is not str:
+    told: Any = chat.conn_id
+    if type(told) not in (str, int) and told not in (None, UNSET):
         # A float has lost digits already; anything else identifies nothing.
         rejects.append(Reject(RejectReason.CONN_ID_INVALID, position, None))
         return
+    conn_id = "" if told in (None, UNSET) else str(told)
     placeholder = conn_id in PLACEHOLDERS
-    conversation = Conversation(position, element, conn_id, placeholder)
+    conversation = Conversation(position, chat, conn_id, placeholder)
     begin += f"{_clean(conn_id)}\0".encode()
     rows = reading.rows
     first = len(rows)
-    for index, row in enumerate(element["conversation"]):
-        if type(row) is not dict:
+    for index, row in enumerate(chat.conversation):
+        message = row if type(row) is Message else message_of(row)
+        if message is None:
             rejects.append(Reject(RejectReason.ROW_INVALID, position, index))
             continue
-        # Taken out, so that what is left can be encoded as it stands.
-        date = row.pop("date", None)
+        date: Any = message.date
         try:
             moment = moments.get(date)
             if moment is None:
@@ -146,18 +145,18 @@ def _read_conversation(
         except (ValueError, TypeError):
             rejects.append(Reject(RejectReason.DATE_INVALID, position, index))
             continue
-        sender, message = row.get("from"), row.get("message")
-        name = f"{date}\0{sender}\0{message}\x001"
+        sender, text = message.from_, message.message
+        name = f"{date}\0{sender}\0{text}\x001"
         if (
             placeholder
             or type(sender) is not str
-            or type(message) is not str
+            or type(text) is not str
             or "\0" in sender
-            or "\0" in message
+            or "\0" in text
         ):
-            name = _name(date, row, 1, placeholder=placeholder)
+            name = _name(message, 1, placeholder=placeholder)
         digest = sha1(begin + name.encode()).digest()  # noqa: S324 - see the import
-        rows.append((date, digest, moment, row, conversation, index))
+        rows.append((date, digest, moment, message, conversation, index))
     if len(set(map(_DIGEST, rows[first:]))) < len(rows) - first:
         _number_twins(begin, rows, first)
 
@@ -165,11 +164,12 @@ def _read_conversation(
 _DIGEST: Final = itemgetter(1)
 
 
-def _name(date: str, row: dict[str, Any], number: int, *, placeholder: bool) -> str:
+def _name(message: Message, number: int, *, placeholder: bool) -> str:
     """The end of an identity's name: what tells the rows of one conn_id apart."""
-    parts = ("from", "message", "channel", "customer_id", "customer_phone")
-    texts = [_text(row.get(part)) for part in (parts if placeholder else parts[:2])]
-    return "\0".join([date, *texts, str(number)])
+    parts = [message.from_, message.message]
+    if placeholder:
+        parts += [message.channel, message.customer_id, message.customer_phone]
+    return "\0".join([str(message.date), *map(_text, parts), str(number)])
 
 
 def _number_twins(begin: bytes, rows: list[Row], first: int) -> None:
@@ -182,33 +182,21 @@ def _number_twins(begin: bytes, rows: list[Row], first: int) -> None:
     for place in range(first, len(rows)):
         places[rows[place][1]].append(place)
     for equal in places.values():
-        equal.sort(key=lambda place: canonical(rows[place][3]))
+        equal.sort(key=lambda place: canonical(told_by(rows[place][3])))
         for number, place in enumerate(equal[1:], start=2):
-            date, _, moment, raw, conversation, index = rows[place]
-            name = _name(date, raw, number, placeholder=conversation.placeholder)
+            date, _, moment, message, conversation, index = rows[place]
+            name = _name(message, number, placeholder=conversation.placeholder)
             digest = sha1(begin + name.encode()).digest()  # noqa: S324 - see the import
-            rows[place] = date, digest, moment, raw, conversation, index
+            rows[place] = date, digest, moment, message, conversation, index
 
 
 def _text(value: Any) -> str:
     """A field as identity sees it: null, missing and "" are equal, 1 equals "1"."""
-    if value is None:
+    if value is None or value is UNSET:
         return ""
     if isinstance(value, str):
         return _clean(value)
     return canonical(value).decode()
-
-
-def canonical(value: Any) -> bytes:
-    """JSON with sorted keys; nothing for what is nested too deep to be written again.
-
-    orjson reads 1,024 levels and writes 254: such a row is rejected when its
-    event is encoded.
-    """
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError:
-        return b""
 
 
 def _clean(text: str) -> str:

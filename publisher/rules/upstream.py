@@ -26,6 +26,8 @@ import orjson
 
 from publisher.errors import Reason
 from publisher.model import SECOND, Answer, Instant, Request, Window
+from publisher.rules import shapes
+from publisher.rules.shapes import Chat
 from publisher.rules.zone import Zone
 
 ROW_CAP: Final = 59_000
@@ -64,6 +66,7 @@ class Judgement:
     retry_after: float | None = None
     """Seconds the server asked us to wait."""
     data: list[Any] = field(default_factory=list)
+    """Conversations: as `Chat` where the answer is as documented, else as they came."""
     lenient: bool = False
     """Decoded only by replacing what no strict decoder accepts."""
     not_found: bool = False
@@ -196,6 +199,9 @@ def _status(http: int, envelope: Any) -> int | None:
 
 def _decode(body: bytes, *, lenient: bool) -> tuple[Any, bool]:
     """(value, leniently) of a JSON body; the value is None where there is none."""
+    documented = shapes.decode(body)
+    if documented is not None:
+        return documented, False
     try:
         return orjson.loads(body), False
     except orjson.JSONDecodeError:
@@ -276,6 +282,8 @@ def _http_date(text: str | None) -> datetime | None:
 
 
 def _messages(element: Any) -> int:
+    if type(element) is Chat:
+        return len(element.conversation)
     rows = element.get("conversation") if isinstance(element, dict) else None
     return len(rows) if isinstance(rows, list) else 0
 

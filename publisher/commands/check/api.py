@@ -23,6 +23,7 @@ from publisher.edges.source import (
 from publisher.errors import Reason, StepError
 from publisher.model import Answer, Window
 from publisher.rules import skew, upstream
+from publisher.rules.shapes import Chat, Message, chat_of, message_of
 from publisher.rules.upstream import Judgement, Verdict
 from publisher.rules.zone import Zone
 from publisher.settings import Operation, Settings
@@ -220,7 +221,8 @@ def _look_at_rows(check: Check, operation: Operation, answer: Answer, judgement:
 def _dates(data: list[Any]) -> Iterator[str]:
     """The dates of all rows, as they stand."""
     for element in data:
-        rows = element.get("conversation") if isinstance(element, dict) else None
-        for row in rows if isinstance(rows, list) else []:
-            date = row.get("date") if isinstance(row, dict) else None
+        chat = element if isinstance(element, Chat) else chat_of(element)
+        for row in chat.conversation if chat else []:
+            message = row if isinstance(row, Message) else message_of(row)
+            date = message.date if message else None
             yield date if isinstance(date, str) else ""
