@@ -14,7 +14,7 @@ from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.record.util import calc_crc32c
 
 from publisher.model import Record
-from publisher.rules.wire import beginning
+from publisher.rules.wire import framed
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 """BaseOffset, Length, LeaderEpoch, Magic, CRC, Attributes, LastOffsetDelta, FirstTimestamp,
@@ -96,7 +96,7 @@ def pack(
         if total > limit and count:
             batches.append(RecordBatch(count, b"".join(pieces), timestamp, compression))
             pieces, count, total = [], 0, size + _BEGINNING
-        pieces += beginning(count, size), content
+        pieces += framed(count, content)
         count += 1
     if count:
         batches.append(RecordBatch(count, b"".join(pieces), timestamp, compression))

@@ -29,6 +29,8 @@ EVENT_TYPE: Final = "wolkvox.chat.message.v1"
 DATA_SCHEMA: Final = "urn:wolkvox:schema:chat.message.v1"
 
 _OPEN: Final = b'{"event_id":"'
+_OPENED: Final = [wire.varint(size) + _OPEN for size in range(4096)]
+"""The beginning of a value of that size, behind its size."""
 _ID: Final = wire.sized(b"ce_id") + wire.varint(36)
 _TIME: Final = wire.sized(b"ce_time") + wire.varint(len("2026-11-20T15:00:01Z"))
 _SUBJECT: Final = wire.sized(b"ce_subject")
@@ -124,9 +126,8 @@ class Encoder:
             size = fixed + len(body) + len(tail)
             hash_ = int.from_bytes(digest[:4]) & 0x7FFFFFFF if its_hash is None else its_hash
             if size <= room:
-                content = join(
-                    (key, varint(size), _OPEN, id_, head, body, tail, headers, id_, time)
-                )
+                opened = _OPENED[size] if size < 4096 else varint(size) + _OPEN
+                content = join((key, opened, id_, head, body, tail, headers, id_, time))
                 found[date].append((hash_, content))
                 continue
             self.oversized.append((date, digest, moment, message, conversation, index))

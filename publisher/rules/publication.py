@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from struct import Struct
 from typing import Final
 
@@ -127,15 +128,18 @@ def prepare(
 
 def _fresh(rows: list[Row], ledger: Ledger) -> tuple[list[Row], dict[str, "array[Id]"]]:
     """The rows never published, each once, in the answer's order, and their ids by hour, sorted."""
-    ids = [id_ for (id_,) in _IDS.iter_unpack(b"".join([row[1] for row in rows]))]
+    ids = [*chain.from_iterable(_IDS.iter_unpack(b"".join([row[1] for row in rows])))]
     found = dict(zip(ids, rows, strict=True))
     if len(found) < len(rows):  # of equal rows the first
         found = {}
         for id_, row in zip(ids, rows, strict=True):
             found.setdefault(id_, row)
-    for hour in {row[2][0] for row in rows}:
+    hours = {row[2][0] for row in rows}
+    for hour in hours:
         for id_ in ledger.known(hour, found.keys()):
             del found[id_]
+    if len(hours) == 1 and found:
+        return [*found.values()], {hours.pop(): array("Q", sorted(found))}
     by_hour: defaultdict[str, list[Id]] = defaultdict(list)
     for id_, row in found.items():
         by_hour[row[2][0]].append(id_)

@@ -78,11 +78,11 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
             return (found >> 1) ^ -(found & 1), at
 
 
-def beginning(offset: int, size: int) -> bytes:
-    """What stands before a record's key, in a batch whose records all have one timestamp.
+def framed(offset: int, content: bytes) -> tuple[bytes, bytes, bytes]:
+    """The whole record, in pieces: its length, what stands before its key, and the rest.
 
-    `size` is that of key, value and headers together.
+    In a batch whose records all have one timestamp; `content` is key, value and headers.
     """
     begin = _BEGIN[offset] if offset < _TABLE else _ATTRIBUTES + _varint(offset)
-    length = size + len(begin)
-    return (_SHORT[length] if length < _TABLE else _varint(length)) + begin
+    length = len(content) + len(begin)
+    return (_SHORT[length] if length < _TABLE else _varint(length)), begin, content
