@@ -5,11 +5,11 @@ from typing import Final
 from publisher.errors import Held, Reason, Stage, StepError, TooLarge, Transient
 from publisher.job import Job, Memory
 from publisher.model import Answer
-from publisher.rules import upstream
+from publisher.rules import quota, upstream
 from publisher.rules.schedule import NARROWEST, REPAIRING, Read
 from publisher.rules.skew import LARGEST, too_large
 from publisher.rules.upstream import Judgement, Verdict
-from publisher.signals import NothingFound, RequestAnswered
+from publisher.signals import NothingFound, QuotaTold, RequestAnswered
 
 NOT_FOUND_POLLS: Final = 288
 """So many polls with nothing but 404 (a day, at 5 minutes) are reported."""
@@ -38,6 +38,7 @@ async def ask(job: Job, memory: Memory, step: Read) -> tuple[Answer, Judgement]:
     )
     memory.puzzled = memory.puzzled + 1 if judgement.verdict is Verdict.NOT_UNDERSTOOD else 0
     _notice_404s(job, memory, judgement)
+    memory.quota.counted(spent=judgement.reason is Reason.QUOTA_SPENT)
     if skew is not None and abs(skew) > LARGEST:
         raise Held(Stage.READ, Reason.CLOCK_SKEW, too_large(skew))
     match judgement.verdict:
@@ -51,6 +52,21 @@ async def ask(job: Job, memory: Memory, step: Read) -> tuple[Answer, Judgement]:
             raise _error(Held, judgement)
         case Verdict.WAIT | Verdict.NOT_UNDERSTOOD:
             raise _error(Transient, judgement)
+
+
+async def ask_quota(job: Job, memory: Memory) -> None:
+    """Ask how much of the daily quota is used; a server that does not tell disturbs nothing."""
+    told, busy = None, 0.0
+    try:
+        told = quota.told_by(await job.source.token_info())
+    except StepError as error:
+        busy = error.retry_after or 0.0
+    memory.quota.asked(memory.server.now(job.clock.now()), told)
+    if told is not None:
+        used, limit = told
+        job.emit(QuotaTold(job.operation, used, limit))
+    # The server may still be working on the question, and refuses a second one at a time.
+    await job.clock.sleep(busy)
 
 
 def _notice_404s(job: Job, memory: Memory, judgement: Judgement) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from publisher.asking import ask
+from publisher.asking import ask, ask_quota
 from publisher.committing import commit
 from publisher.errors import (
     Held,
@@ -30,7 +30,7 @@ from publisher.rules import schedule, state, upstream
 from publisher.rules.parking import Next, own
 from publisher.rules.publication import Limits, prepare
 from publisher.rules.retry import pause
-from publisher.rules.schedule import NARROWEST, REPAIRING, Pace, Read, Wait
+from publisher.rules.schedule import NARROWEST, REPAIRING, Read, Wait
 from publisher.rules.state import State
 from publisher.rules.upstream import Verdict
 from publisher.settings import start_instant
@@ -49,7 +49,7 @@ STEP_LIMIT: Final = 420.0
 
 async def run(job: Job) -> None:
     """Publish window after window until a stop is requested. No fault ends it."""
-    memory = Memory(schedule.passes_of(job.settings), Pace.starting(job.settings))
+    memory = Memory.starting(job.settings)
     while not job.clock.stopping:
         job.beat(STEP_LIMIT)
         try:
@@ -59,7 +59,10 @@ async def run(job: Job) -> None:
             match schedule.next_step(
                 memory.passes, memory.state.checkpoint.passes, memory.pace, now,
                 memory.state.read_until, memory.state.checkpoint.gaps,
+                frugal=memory.quota.holds_back(now),
             ):  # fmt: skip
+                case Wait() if memory.quota.due(now):
+                    await ask_quota(job, memory)
                 case Wait(until):
                     await _sleep(job, min(until - now, job.settings.poll_every).total_seconds())
                 case Read() as step:

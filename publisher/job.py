@@ -11,7 +11,8 @@ from typing import Protocol
 
 from publisher.model import Answer, Batch, Instant, Request, Restored
 from publisher.rules.parking import Suspect
-from publisher.rules.schedule import Pace, Pass, Read
+from publisher.rules.quota import Quota
+from publisher.rules.schedule import Pace, Pass, Read, passes_of
 from publisher.rules.skew import ServerClock
 from publisher.rules.state import State
 from publisher.rules.zone import Zone
@@ -24,6 +25,10 @@ class Source(Protocol):
 
     async def read(self, request: Request) -> Answer:
         """Ask once. Raises Transient when there is no whole answer; never retries."""
+        ...
+
+    async def token_info(self) -> Answer:
+        """Ask for the daily quota, under the same terms; it costs one of it."""
         ...
 
 
@@ -89,6 +94,7 @@ class Memory:
 
     passes: tuple[Pass, ...]
     pace: Pace
+    quota: Quota
     server: ServerClock = field(default_factory=ServerClock)
     state: State | None = None
     """None = must be restored before the next step."""
@@ -100,3 +106,8 @@ class Memory:
     puzzled: int = 0
     """Answers in a row that were not understood; after the first the decoder forgives."""
     only_404_since: Instant | None = None
+
+    @classmethod
+    def starting(cls, settings: PublisherSettings) -> "Memory":
+        """Know nothing yet."""
+        return cls(passes_of(settings), Pace.starting(settings), Quota(settings.poll_every))

@@ -154,6 +154,16 @@ class NothingFound:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaTold:
+    """The server told how many of the day's requests are used."""
+
+    operation: str
+    used: int
+    """By all tokens of the operation."""
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class OffsetsCompared:
     """High watermark minus last stable offset, summed over the partitions of a topic."""
 
@@ -185,6 +195,7 @@ Signal: TypeAlias = (
     | RepairFailed
     | WindowNarrowed
     | NothingFound
+    | QuotaTold
     | OffsetsCompared
     | StopRequested
     | ServiceStopped

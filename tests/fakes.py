@@ -161,6 +161,9 @@ class ScriptedSource:
         reply = self._script.pop(0) if self._script else self._then
         return reply(self._clock)
 
+    async def token_info(self) -> Answer:
+        return nothing(self._clock)
+
 
 @dataclass(frozen=True)
 class Said:
@@ -225,6 +228,10 @@ class FakeReport:
 
     def date_of(self, said: Said) -> str:
         return "0000-00-00 00:00:00" if said.bad else f"{self.local(said.date):%Y-%m-%d %H:%M:%S}"
+
+    async def token_info(self) -> Answer:
+        """This server has no such report."""
+        return nothing(self._clock)
 
     async def read(self, request: Request) -> Answer:
         wrong = self._trouble(request)

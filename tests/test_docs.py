@@ -27,6 +27,7 @@ from publisher.edges.status import Status
 from publisher.errors import PublisherError, Reason
 from publisher.rules import upstream
 from publisher.rules.events import EVENT_TYPE
+from publisher.rules.quota import EVERY_POLLS
 from publisher.rules.records import FORMAT
 from publisher.rules.schedule import passes_of
 from publisher.rules.shapes import CHAT_FIELDS, MESSAGE_FIELDS
@@ -397,9 +398,10 @@ def test_the_quota_is_what_the_schedule_asks_for() -> None:
     rows = table(page("docs/how-to/sizing.md"), "What")
     passes = passes_of(PublisherSettings())
     asked = [round(timedelta(days=1) / pass_.cadence, 3) for pass_ in passes]
-    *told, total = [int(row[1]) for row in rows]
+    *told, information, total = [int(row[1]) for row in rows]
     assert told == [round(requests) for requests in asked]
-    assert total == sum(told)
+    assert information == timedelta(days=1) / (PublisherSettings().poll_every * EVERY_POLLS)
+    assert total == sum([*told, information])
 
 
 # --- commands, files, language --------------------------------------------------------------------

@@ -22,7 +22,7 @@ from publisher.errors import PublisherError, Reason, SettingsError, StepError, T
 from publisher.job import Job, Memory
 from publisher.model import Batch, Restored, Window, iso
 from publisher.rules import schedule, wire
-from publisher.rules.schedule import NARROWEST, Pace, Read
+from publisher.rules.schedule import NARROWEST, Read
 from publisher.rules.zone import Zone
 from publisher.settings import Operation, Settings, duration_text, load
 from publisher.signals import Signal, WindowPublished
@@ -151,7 +151,7 @@ async def _preview(
             emit=told,
             beat=lambda _: None,
         )
-        memory = Memory(schedule.passes_of(job.settings), Pace.starting(job.settings))
+        memory = Memory.starting(job.settings)
         try:
             await _walk(job, memory, printer)
         except PublisherError as error:

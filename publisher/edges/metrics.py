@@ -27,6 +27,7 @@ from publisher.rules.upstream import Verdict
 from publisher.signals import (
     NothingFound,
     OffsetsCompared,
+    QuotaTold,
     RepairFailed,
     RequestAnswered,
     Signal,
@@ -190,6 +191,13 @@ class Metrics:
             ("operation",),
             registry=self.registry,
         )
+        self._quota = {
+            name: Gauge(f"{PREFIX}_quota_{name}", text, ("operation",), registry=self.registry)
+            for name, text in (
+                ("used", "Requests of the day that all tokens of the operation have made."),
+                ("limit", "Requests that the operation may make in a day."),
+            )
+        }
         self._unstable = Gauge(
             f"{PREFIX}_unstable_offsets",
             "High watermark minus last stable offset, over a topic's partitions.",
@@ -248,6 +256,9 @@ class Metrics:
                 self._windows.labels(operation, NO_PASS, "narrowed").inc()
             case NothingFound(operation=operation):
                 self._errors.labels(operation, Stage.READ, Reason.ONLY_NOT_FOUND).inc()
+            case QuotaTold(operation=operation):
+                self._quota["used"].labels(operation).set(signal.used)
+                self._quota["limit"].labels(operation).set(signal.limit)
             case OffsetsCompared():
                 for topic, count in signal.unstable.items():
                     self._unstable.labels(topic).set(count)

@@ -31,7 +31,10 @@ CONNECT_LIMIT: Final = 10.0
 TOTAL_LIMIT: Final = SERVER_LIMIT.total_seconds()
 """Seconds from sending to the last byte: the server ends a call after as many."""
 
-_PATH: Final = "/api/v2/reports_manager.php"
+_REPORTS: Final = "/api/v2/reports_manager.php"
+_INFORMATION: Final = "/api/v2/information.php"
+_INFORMATION_BYTES: Final = 65_536
+"""Three numbers; more is something else."""
 _ADDRESS: Final = "check WOLKVOX_SERVER or WOLKVOX_URL"
 _ALLOW_LIST: Final = (
     "check WOLKVOX_SERVER or WOLKVOX_URL, and that the vendor's allow-list of client addresses"
@@ -83,7 +86,7 @@ class HttpSource:
         now: Callable[[], Instant],
     ) -> None:
         self._session = session
-        self._url = base_url.rstrip("/") + _PATH
+        self._url = base_url.rstrip("/")
         self._where = host_and_port(base_url)
         self._headers = {"wolkvox-token": token}
         self._now = now
@@ -95,21 +98,28 @@ class HttpSource:
         Raises Transient when there is no whole answer. Cancelled, it closes the
         connection; the server may then be busy with the question for a while.
         """
+        params = {"api": "chat_2", "date_ini": request.date_ini, "date_end": request.date_end}
+        return await self._get(_REPORTS, params, request.max_bytes)
+
+    async def token_info(self) -> Answer:
+        """Ask for the daily quota, likewise; never beside another request."""
+        return await self._get(_INFORMATION, {"api": "token_info"}, _INFORMATION_BYTES)
+
+    async def _get(self, path: str, params: dict[str, str], max_bytes: int) -> Answer:
         async with self._in_flight:
             try:
-                return await self._ask(request)
+                return await self._ask(path, params, max_bytes)
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 # `from None`, because tracebacks print the text of causes.
                 raise transient(error, self._where) from None
 
-    async def _ask(self, request: Request) -> Answer:
-        params = {"api": "chat_2", "date_ini": request.date_ini, "date_end": request.date_end}
+    async def _ask(self, path: str, params: dict[str, str], max_bytes: int) -> Answer:
         sent_at, began = self._now(), time.monotonic()
         async with self._session.get(
-            self._url, params=params, headers=self._headers, allow_redirects=False
+            self._url + path, params=params, headers=self._headers, allow_redirects=False
         ) as response:
             received_at = self._now()
-            body = await _read(response.content, request.max_bytes)
+            body = await _read(response.content, max_bytes)
             return Answer(
                 status=response.status,
                 headers={name.lower(): value for name, value in response.headers.items()},

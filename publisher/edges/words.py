@@ -64,6 +64,8 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
                 " check WOLKVOX_SERVER, WOLKVOX_URL and the token"
             )
             return ERROR, "Nothing but 404 for implausibly long", {"problem": problem}
+        case signals.QuotaTold():
+            return DEBUG, "Quota told", {}
         case signals.OffsetsCompared():
             return DEBUG, "Offsets compared", {}
         case signals.StopRequested():

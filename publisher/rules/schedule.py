@@ -143,14 +143,17 @@ def next_step(
     now: Instant,
     read_until: Callable[[Instant, timedelta], Instant],
     gaps: Gaps = (),
+    *,
+    frugal: bool = False,
 ) -> Step:
     """The most urgent window that is due, or how long there is none.
 
     `read_until(instant, age)` answers how far from there on everything was read
     when it was at least that old, or is parked: a re-read passes over it without a request.
+    `frugal`: only the first pass may ask, for the daily quota is nearly spent.
     """
     wakes: list[Instant] = []
-    for pass_ in passes:
+    for pass_ in passes[:1] if frugal else passes:
         done = progress[pass_.name]
         target = now - pass_.delay
         position = pace.positions.get(pass_.name)
@@ -183,7 +186,7 @@ def next_step(
         start = max([position - pass_.cadence, *(gap.end for gap in gaps if gap.end <= position)])
         window = Window(start, position) if start < position else Window(start, start + SECOND)
         return Read(pass_, window, ends_round=True)
-    match pace.repair.next(gaps, now):
+    match None if frugal else pace.repair.next(gaps, now):
         case Window() as piece:
             return Read(REPAIRING, piece, ends_round=True)
         case Instant() as wake:
