@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from publisher.model import Window
 from publisher.rules.dead_letters import (
     DeadLetter,
+    Event,
     Origin,
     cut_out,
     of_answer,
@@ -224,8 +225,15 @@ def test_a_row_is_cut_out_alone_and_a_conversation_whole() -> None:
     judgement = judge(answer(200, body))
     reading = read_rows(judgement.data, "wv0010", Zone("America/Bogota"))
     context = b'{"conn_id":"7","agent_name":"L"}'
+    identity = sha1(b"7\0x\0\0\x001").digest()
     assert list(cut_out(body, reading.rejects)) == [
-        DeadLetter(RejectReason.DATE_INVALID, "data[0].conversation[0]", b'{"date":"x"}', context),
+        DeadLetter(
+            RejectReason.DATE_INVALID,
+            "data[0].conversation[0]",
+            b'{"date":"x"}',
+            context,
+            identity,
+        ),
         DeadLetter(RejectReason.ROW_INVALID, "data[0].conversation[1]", b"5", context),
         DeadLetter(
             RejectReason.CONN_ID_INVALID,
@@ -268,10 +276,13 @@ def test_rows_too_large_for_an_event_are_kept_whole() -> None:
     encoder_ = encoder(max_event_bytes=1000)
     rows = read_rows(judge(answer(200, body)).data, "wv0010", Zone("America/Bogota")).rows
     assert len(list(encoder_.encode(rows))) == 2
-    (letter,) = of_rows(body, RejectReason.EVENT_TOO_LARGE, encoder_.oversized)
+    (letter,) = of_rows(
+        body, RejectReason.EVENT_TOO_LARGE, encoder_.oversized, encoder_.unpublished
+    )
     assert letter.raw == json.dumps(large).encode()
     assert letter.reason is RejectReason.EVENT_TOO_LARGE
     assert letter.position == "data[0].conversation[1]"
+    assert (letter.identity, letter.event) == (rows[1][1], Event.WITHOUT_MESSAGE)
 
 
 def test_an_answer_that_was_decoded_leniently_is_kept_whole() -> None:
@@ -302,6 +313,45 @@ def test_re_reads_do_not_repeat_dead_letters() -> None:
     assert [letter.raw for letter in unknown_to(ledger, letters)] == [b"1"]
 
 
+def letters_of(*rows: dict[str, Any], conn_id: Any = "7", **fields: Any) -> list[DeadLetter]:
+    """What is cut out where every one of these rows is rejected."""
+    chat = {"conn_id": conn_id, **fields, "conversation": rows}
+    body = json.dumps({"code": 200, "data": [chat]}).encode()
+    return cut_out(body, [Reject(BAD, 0, number) for number in range(len(rows))])
+
+
+def test_a_broken_row_has_the_identity_of_a_message() -> None:
+    """Equal rows are as many letters; neither other fields nor their order change an id."""
+    row = {"date": "x", "from": "CUSTOMER", "message": "Hola", "customer_id": "1"}
+    later = {**row, "feeling": "neutral"}
+    ids = [letter.id for letter in letters_of(row, later, row)]
+    assert len(set(ids)) == 3
+    assert sorted(letter.number for letter in letters_of(row, later, row)) == [1, 2, 3]
+    assert {each.id for each in letters_of(later, later, row, agent_name="L")} == set(ids)
+    assert [each.id for each in letters_of(later)] == [
+        each.id for each in letters_of(row) if each.number == 1
+    ]
+    assert {each.raw: each.id for each in letters_of(row, later)} == {
+        each.raw: each.id for each in letters_of(later, row)
+    }
+    other = {**row, "customer_id": "2"}
+    assert [each.id for each in letters_of(row, conn_id="8")] != ids[:1]
+    assert [each.number for each in letters_of(row, other)] == [1, 2]
+    assert [each.number for each in letters_of(row, other, conn_id="0")] == [1, 1]
+    assert {each.id for each in letters_of({**row, "date": 5}, conn_id=7)} == {
+        each.id for each in letters_of({**row, "date": "5"}, conn_id="7")
+    }
+
+
+def test_letters_of_an_older_version_are_not_repeated() -> None:
+    """It remembered the bytes of broken rows."""
+    (letter,) = letters_of({"date": "x"})
+    ledger = Ledger()
+    old = int.from_bytes(letter.digest[:8])
+    ledger.add(ids_of({f"{REJECTED}2026-11-20": [old]}), START, START)
+    assert unknown_to(ledger, [letter]) == []
+
+
 @pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 2000, 2001, 10_000])
 def test_large_bytes_come_in_parts_of_one_key_and_partition(size: int) -> None:
     """Joined in order the parts are the bytes; each tells which it is of how many."""
@@ -330,6 +380,7 @@ def test_a_dead_letter_tells_where_it_comes_from() -> None:
         "read_at": b"2026-11-20T15:00:00Z",
         "position": b"data[3].conversation[2]",
         "sha1": sha1(b"5").hexdigest().encode(),
+        "id": sha1(b"5").hexdigest().encode(),
         "part": b"0",
         "parts": b"1",
         "conversation": b'{"conn_id":"7"}',

@@ -2,30 +2,44 @@
 
 Rules of this file:
 - The value is cut out of the answer's body, byte by byte as the server sent it.
-- Its id is the SHA-1 of those bytes, so that re-reads do not repeat it.
+- It has an identity, so that re-reads do not repeat it. That of a broken row is made as a
+  message's is, of the date as it came; that of anything else is the SHA-1 of its bytes.
 - The topic holds personal data: only the reason and positions may go elsewhere.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from hashlib import sha1
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from publisher.model import Header, Instant, Record, Window, iso
 from publisher.rules import wire
 from publisher.rules.ledger import Id, Ledger
-from publisher.rules.rows import Reject, RejectReason, Row
+from publisher.rules.rows import PLACEHOLDERS, Reject, RejectReason, Row
 from publisher.rules.upstream import object_start
 
 _CONTEXT_LIMIT: Final = 16_384
 _SPACE = re.compile(r"[ \t\r\n]*")
 # Values are only measured: no number is too long for it.
 _DECODE = json.JSONDecoder(strict=False, parse_int=len).raw_decode
+_NAMED_BY: Final = ("date", "from", "message", "channel", "customer_id", "customer_phone")
+"""What tells rows apart; the last three only where several conversations share a conn_id."""
+
+
+class Event(StrEnum):
+    """What became of a row's event; only a row that was understood has one."""
+
+    WITHOUT_MESSAGE = "without_message"
+    """Published, its message left out."""
+    NONE = "none"
+    """Not published: too large even so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +62,23 @@ class DeadLetter:
     raw: bytes
     context: bytes = b""
     """The other fields of the conversation as JSON: what a replay of a lone row needs."""
+    row_identity: bytes = b""
+    """SHA-1; empty where the bytes are all that identifies it."""
+    number: int = 1
+    """Of a broken row among those that are equal to it in all that identity takes."""
+    event: Event | None = None
 
     @property
     def digest(self) -> bytes:
         return sha1(self.raw).digest()  # noqa: S324 - names bytes, protects nothing
 
     @property
+    def identity(self) -> bytes:
+        return self.row_identity or self.digest
+
+    @property
     def id(self) -> Id:
-        return int.from_bytes(self.digest[:8])
+        return int.from_bytes(self.identity[:8])
 
 
 def of_answer(body: bytes) -> DeadLetter:
@@ -82,30 +105,55 @@ def _cut_out(body: bytes, wanted: Iterable[Reject]) -> Iterator[DeadLetter]:
     elements = _items(text, begins, "data")
     for number, of_element in groupby(wanted, key=lambda reject: reject.element):
         start, end = elements[number]
-        whole, position = body[start:end], f"data[{number}]"
+        whole = body[start:end]
         rows: list[tuple[int, int]] = []
+        found: list[DeadLetter] = []
         for reject in of_element:
             if reject.row is None:
-                yield DeadLetter(reject.reason, position, whole)
+                yield DeadLetter(reject.reason, _place(number), whole)
                 continue
             if not rows:
                 rows, context = _items(text, start, "conversation"), _context(whole)
             first, last = rows[reject.row]
-            place = f"{position}.conversation[{reject.row}]"
-            yield DeadLetter(reject.reason, place, body[first:last], context)
+            place = _place(number, reject.row)
+            found.append(DeadLetter(reject.reason, place, body[first:last], context))
+        yield from _told_apart(found)
 
 
-def of_rows(body: bytes, reason: RejectReason, rows: Iterable[Row]) -> list[DeadLetter]:
-    """Rows that turned out to be no event, or none with its message, only when encoded."""
+def of_rows(
+    body: bytes, reason: RejectReason, rows: Sequence[Row], unpublished: Collection[bytes]
+) -> list[DeadLetter]:
+    """Rows that turned out to be no event, or none with its message, only when encoded.
+
+    `unpublished` holds the digests of those that have no event at all.
+    """
+    late = {_place(row[4].position, row[5]): row[1] for row in rows}
     rejects = [Reject(reason, conversation.position, index) for *_, conversation, index in rows]
-    return cut_out(body, rejects)
+    return [
+        _late(letter, late.get(letter.position), unpublished) for letter in cut_out(body, rejects)
+    ]
+
+
+def _late(letter: DeadLetter, digest: bytes | None, unpublished: Collection[bytes]) -> DeadLetter:
+    """The letter of a row that has an event's identity already."""
+    if digest is None:
+        return letter
+    event = Event.NONE if digest in unpublished else Event.WITHOUT_MESSAGE
+    return replace(letter, row_identity=digest, number=1, event=event)
+
+
+def _place(element: int, row: int | None = None) -> str:
+    whole = f"data[{element}]"
+    return whole if row is None else f"{whole}.conversation[{row}]"
 
 
 def unknown_to(ledger: Ledger, letters: Iterable[DeadLetter]) -> list[DeadLetter]:
     """Those that were not dead-lettered before, each once."""
     fresh: dict[Id, DeadLetter] = {}
     for letter in letters:
-        if letter.id not in fresh and not ledger.knows_rejected(letter.id):
+        # Before there were identities of broken rows, their bytes were remembered.
+        ids = {letter.id, int.from_bytes(letter.digest[:8])}
+        if letter.id not in fresh and not any(map(ledger.knows_rejected, ids)):
             fresh[letter.id] = letter
     return list(fresh.values())
 
@@ -124,15 +172,64 @@ def records(letters: Iterable[DeadLetter], origin: Origin, max_bytes: int) -> It
                 ("read_at", iso(origin.read_at).encode()),
                 ("position", letter.position.encode()),
                 ("sha1", digest.hex().encode()),
+                ("id", letter.identity.hex().encode()),
                 ("part", b"%d" % part),
                 ("parts", b"%d" % parts),
             ]
+            if letter.number > 1:
+                headers.append(("number", b"%d" % letter.number))
+            if letter.event:
+                headers.append(("event", letter.event.encode()))
             if letter.context:
                 headers.append(("conversation", letter.context))
-            key = digest.hex().encode()
             value = letter.raw[part * max_bytes : (part + 1) * max_bytes]
-            hash_ = int.from_bytes(digest[:4]) & 0x7FFFFFFF
-            yield wire.record(hash_, key, value, wire.headers(headers))
+            yield keyed(digest, value, headers)
+
+
+def keyed(digest: bytes, value: bytes | None, headers: Iterable[Header]) -> Record:
+    """A record of the dead letters: what has one key lies in one partition."""
+    hash_ = int.from_bytes(digest[:4]) & 0x7FFFFFFF
+    return wire.record(hash_, digest.hex().encode(), value, wire.headers(headers))
+
+
+def _told_apart(letters: list[DeadLetter]) -> list[DeadLetter]:
+    """Broken rows of one conversation, identified and numbered as messages would be.
+
+    So the same row is one letter however its other fields change, and two equal rows are two.
+    """
+    if not letters or not letters[0].context:
+        return letters
+    conn_id = _text(orjson.loads(letters[0].context).get("conn_id"))
+    names = _NAMED_BY if conn_id in PLACEHOLDERS else _NAMED_BY[:3]
+    equal: defaultdict[str, list[tuple[bytes, int]]] = defaultdict(list)
+    for place, letter in enumerate(letters):
+        try:
+            row = orjson.loads(letter.raw)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(row, dict):
+            name = "\0".join([conn_id, *(_text(row.get(each)) for each in names)])
+            equal[name].append((_canonical(row), place))
+    for name, those in equal.items():
+        for number, (_, place) in enumerate(sorted(those), start=1):
+            identity = sha1(f"{name}\0{number}".encode()).digest()  # noqa: S324 - as above
+            letters[place] = replace(letters[place], row_identity=identity, number=number)
+    return letters
+
+
+def _text(value: Any) -> str:
+    """A field as identity sees it."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else _canonical(value).decode()
+    return text.replace("\0", "\ufffd")
+
+
+def _canonical(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        return b""
 
 
 def _context(element: bytes) -> bytes:

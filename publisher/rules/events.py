@@ -91,6 +91,8 @@ class Encoder:
         self._headers_with_subject = wire.varint(len(shared) + 3) + encoded + _SUBJECT
         self.oversized: list[Row] = []
         """Rows too large for an event: published without their message, or not at all."""
+        self.unpublished: set[bytes] = set()
+        """Digests of those rows that were not published at all."""
 
     def encode(self, rows: Sequence[Row]) -> Iterator[Record]:
         """One Kafka record per row, ordered by date, equal seconds in the order given.
@@ -135,6 +137,8 @@ class Encoder:
             if len(value) <= room:
                 content = join((key, wire.sized(value), headers, id_, time))
                 found[date].append((hash_, content))
+            else:
+                self.unpublished.add(digest)
         for date in sorted(found):
             yield from found[date]
 

@@ -165,6 +165,7 @@ def _letter_records(
 ) -> Iterator[Record]:
     """Consumed after the events: only then it is known which of them were too large."""
     yield from dead_letters.records(letters, origin, limits.max_event_bytes)
-    late = dead_letters.of_rows(body, RejectReason.EVENT_TOO_LARGE, encoder.oversized)
+    reason = RejectReason.EVENT_TOO_LARGE
+    late = dead_letters.of_rows(body, reason, encoder.oversized, encoder.unpublished)
     rejected.update(letter.reason.value for letter in late)
     yield from dead_letters.records(late, origin, limits.max_event_bytes)
