@@ -19,6 +19,8 @@ from publisher.edges.kafka_topics import (
 from publisher.model import StateRecord, Window
 from publisher.rules import dead_letters, state
 from publisher.rules.events import EVENT_TYPE
+from publisher.rules.letters import Letter, Letters, replayed
+from publisher.rules.replay import DONE
 from publisher.rules.rows import RejectReason
 from publisher.rules.schedule import passes_of
 from publisher.settings import PublisherSettings
@@ -198,6 +200,20 @@ def test_a_dead_letter_in_parts_is_as_it_says() -> None:
     assert len(parts) == 3
     for key, value, headers, _ in map(seen, parts):
         says("deadLetter", key=key, headers=text_of(headers), value=value)
+
+
+@pytest.mark.parametrize("outcome", sorted(DONE))
+def test_what_ends_a_dead_letter_is_as_it_says(outcome: str) -> None:
+    letter = dead_letters.DeadLetter(RejectReason.ROW_INVALID, "data[0]", b"5")
+    origin = dead_letters.Origin(OPERATION, "reread", Window(START, START + MINUTE), READ_AT)
+    [(key, value, headers, _)] = map(seen, dead_letters.records([letter], origin, 10))
+    found = Letters().add(headers, value, READ_AT)
+    assert isinstance(found, Letter)
+    end = seen(replayed(found, outcome, READ_AT), with_value=False)
+    assert (end.key, end.value) == (key, b"")
+    says("deadLetterReplayed", key=end.key, headers=text_of(end.headers), value=None)
+    readme = (SCHEMAS / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in readme for name in end.header)
 
 
 @pytest.mark.parametrize("reason", RejectReason)

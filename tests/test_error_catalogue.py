@@ -59,6 +59,7 @@ FILES: Final = [*sorted((ROOT / "publisher").rglob("*.py")), ROOT / "deploy" / "
 
 SILENT: Final = {
     "publisher/cli/__init__.py": "help texts",
+    "publisher/cli/letters.py": "help texts",
     "publisher/cli/looking.py": "help texts",
     "publisher/edges/metrics.py": "descriptions of metrics",
     "publisher/edges/page.py": "the page, which shows messages of others",
@@ -88,6 +89,8 @@ NO_MESSAGES: Final = {
     # what `check` prints
     "Checking, at most 15 seconds ...", "Nothing failed, hints: {}. ", "{}The service can run.",
     ", {} not tried because of that",
+    # what `dead-letters` prints
+    "{} events", ": nothing to replay", "a dry run: nothing was published; --publish does it",
     # where all is well
     "left to the proxy of the environment (HTTPS_PROXY)", "{} is an address already",
     "port {} accepts connections", "agreed on, and the certificate is trusted",
@@ -635,6 +638,17 @@ ELSEWHERE: Final = {
     "this answer is as old as its begin": (
         "test_status.py::test_an_undecided_transaction_does_not_keep_the_answer_back"
     ),
+    "the dead letters cannot be had": "test_replayed_letters.py::test_what_is_wrong_is_said",
+    "there is no dead letter": "test_replayed_letters.py::test_what_is_wrong_is_said",
+    "dead letters have an id that begins with": (
+        "test_replayed_letters.py::test_what_is_wrong_is_said"
+    ),
+    "are missing: they are older than": "test_replayed_letters.py::test_what_is_wrong_is_said",
+    "choose what to replay": "test_replayed_letters.py::test_what_is_wrong_is_said",
+    "--reason must be one of": "test_replayed_letters.py::test_what_is_wrong_is_said",
+    "a service seems to run": "test_replayed_letters.py::test_letters_come_out_once",
+    "has no state in the state topic": "test_replayed_letters.py::test_what_is_wrong_is_said",
+    "the replay ended early": "test_replayed_letters.py::test_what_is_wrong_is_said",
 }
 """Which words of a message some other test asserts."""
 

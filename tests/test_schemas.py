@@ -43,7 +43,8 @@ from tests.fakes import Seen, ids_of, seen
 SCHEMAS: Final = Path(__file__).parents[1] / "schemas"
 EXAMPLES: Final = SCHEMAS / "examples"
 NAMES: Final = (
-    "event", "event-headers", "dead-letter-headers", "checkpoint", "journal", "owner",
+    "event", "event-headers", "dead-letter-headers", "dead-letter-replayed-headers", "checkpoint",
+    "journal", "owner",
 )  # fmt: skip
 
 OPERATION: Final = "wv0010"

@@ -78,7 +78,7 @@ class Reader:
             if position != last:
                 last, moved = position, time.monotonic()
             elif time.monotonic() - moved > blocked_after:
-                raise _blocked(partition)
+                raise blocked(partition)
             async with asyncio.timeout(CALL_SECONDS):
                 for messages in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
                     for message in messages:
@@ -117,7 +117,8 @@ async def read_live_records(
         return await reader.live_records(partition, blocked_after)
 
 
-def _blocked(partition: TopicPartition) -> StepError:
+def blocked(partition: TopicPartition) -> StepError:
+    """What an open transaction of somebody else makes impossible."""
     return Held(
         Stage.RESTORE,
         Reason.STATE_BLOCKED,

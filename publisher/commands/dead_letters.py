@@ -1,0 +1,213 @@
+"""`wolkvox-publisher dead-letters list` and `show`: look, and change nothing."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+import orjson
+
+from publisher.edges.kafka_client import Clients
+from publisher.edges.letters_reader import letters
+from publisher.errors import PublisherError, SettingsError
+from publisher.model import Instant, iso
+from publisher.rules.letters import Key, Letter, Replayed
+from publisher.settings import Operation, Settings, load
+
+_PRIVATE: Final = "conversation"
+"""The header that holds names."""
+SHORT: Final = 12
+"""Digits of an id in a table."""
+
+
+class RefusedError(Exception):
+    """What was asked for cannot be done; the text says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """All dead letters of some operations, without their bytes."""
+
+    letters: Sequence[Letter]
+    replayed: Mapping[Key, Replayed]
+
+
+def list_(operation: str | None, *, as_json: bool) -> int:
+    """Print the table; the exit code."""
+
+    async def doing(settings: Settings) -> int:
+        found = await indexed(settings, chosen(settings, operation))
+        if as_json:
+            click.echo(orjson.dumps({"dead_letters": [*_described(found)]}))
+        else:
+            for line in _table(found):
+                click.echo(line)
+        return 0
+
+    return run(doing)
+
+
+def show(id_: str, operation: str | None, *, show_text: bool) -> int:
+    """Print one letter; the exit code."""
+
+    async def doing(settings: Settings) -> int:
+        operations = chosen(settings, operation)
+        key = matching(await indexed(settings, operations), id_).key
+        async with aclosing(_all(settings, operations, lambda one: one.key == key)) as found:
+            those = [one async for one in found if isinstance(one, Letter) and one.key == key]
+        letter = matching(Index(those, {}), id_)
+        for name, text in letter.headers.items():
+            if name != _PRIVATE or show_text:
+                click.echo(f"{name:<12}  {text}", err=show_text)
+        if show_text:
+            sys.stdout.buffer.write(b"".join(letter.pieces))
+        if letter.missing:
+            raise RefusedError(
+                f"{letter.missing} of {letter.parts} parts of {letter.id[:SHORT]} are missing: they"
+                " are older than the topic's retention, or are being written"
+            )
+        return 0
+
+    return run(doing)
+
+
+def run(doing: Callable[[Settings], Coroutine[Any, Any, int]]) -> int:
+    """Run a command with its settings; what it raises becomes a line and an exit code."""
+    # What libraries say besides is in these lines, in our words.
+    logging.root.addHandler(logging.NullHandler())
+    try:
+        return asyncio.run(doing(load()))
+    except SettingsError as error:
+        for problem in error.problems:
+            complain(problem)
+        return 2
+    except RefusedError as error:
+        complain(str(error))
+    except PublisherError as error:
+        complain(f"the dead letters cannot be had: {error}")
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def complain(problem: str) -> None:
+    sys.stderr.write(f"wolkvox-publisher: {problem}\n")
+
+
+def chosen(settings: Settings, name: str | None) -> list[Operation]:
+    """The operation of that name, or all. Raises SettingsError."""
+    found = [one for one in settings.operations if name in (None, one.name)]
+    if not found:
+        names = ", ".join(one.name for one in settings.operations)
+        raise SettingsError([f"--operation: there is no {name}; there are: {names}"])
+    return found
+
+
+async def indexed(
+    settings: Settings, operations: Iterable[Operation], *, to_end: bool = False
+) -> Index:
+    """Read through the dead letters of these operations."""
+    found: list[Letter] = []
+    replayed: dict[Key, Replayed] = {}
+    async with aclosing(_all(settings, operations, to_end=to_end)) as those:
+        async for one in those:
+            if isinstance(one, Replayed):
+                replayed[one.key] = one
+            else:
+                found.append(one)
+    return Index(found, replayed)
+
+
+async def _all(
+    settings: Settings,
+    operations: Iterable[Operation],
+    wanted: Callable[[Letter], bool] = lambda _: False,
+    *,
+    to_end: bool = False,
+) -> AsyncGenerator[Letter | Replayed, None]:
+    names = {one.name for one in operations}
+    clients = Clients(settings)
+    for topic in sorted({settings.dead_letters_topic(name) for name in names}):
+        async with aclosing(letters(clients, topic, wanted=wanted, to_end=to_end)) as those:
+            async for one in those:
+                if one.operation in names:
+                    yield one
+
+
+def matching(index: Index, id_: str) -> Letter:
+    """The letter of that id, or whose id begins so. Raises RefusedError."""
+    found = {one.key: one for one in index.letters if id_ and one.id.startswith(id_.lower())}
+    if not found:
+        raise RefusedError(
+            f"there is no dead letter {id_[:40]}: `dead-letters list` shows those that the topic"
+            " still holds"
+        )
+    if len(found) > 1:
+        raise RefusedError(
+            f"{len(found)} dead letters have an id that begins with {id_[:40]}: write more of it,"
+            " or name the --operation"
+        )
+    return next(iter(found.values()))
+
+
+def _described(index: Index) -> Iterator[dict[str, Any]]:
+    for one in index.letters:
+        done = index.replayed.get(one.key)
+        yield {
+            "id": one.id,
+            "operation": one.operation,
+            "reason": one.reason,
+            "pass": one.headers.get("pass"),
+            "from": iso(one.window.start),
+            "to": iso(one.window.end),
+            "position": one.position,
+            "read_at": iso(one.read_at),
+            "written_at": iso(one.written_at),
+            "size_bytes": one.size,
+            "parts": one.parts,
+            "missing_parts": one.missing,
+            "replayed_at": iso(done.at) if done else None,
+            "result": done.result if done else None,
+        }
+
+
+def _table(index: Index) -> Iterator[str]:
+    head = ("ID", "REASON", "OPERATION", "READ (UTC)", "WINDOW", "POSITION", "BYTES", "PARTS",
+            "REPLAYED")  # fmt: skip
+    rows = [
+        (
+            one.id[:SHORT], one.reason, one.operation, _moment(one.read_at), str(one.window),
+            one.position, str(one.size),
+            f"{one.parts - one.missing} of {one.parts}" if one.missing else str(one.parts),
+            f"{done.result}, {_moment(done.at)}" if (done := index.replayed.get(one.key)) else "-",
+        )
+        for one in index.letters
+    ]  # fmt: skip
+    first, *lines = columns([head, *rows])
+    yield click.style(first, bold=True)
+    yield from lines
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _moment(instant: Instant) -> str:
+    return iso(instant)[:19].replace("T", " ")

@@ -1,0 +1,215 @@
+"""From dead letters to the one batch that publishes what can be read of them now. Pure.
+
+Rules of this file:
+- A letter becomes the answer that it was cut out of, as far as it is known, and goes the
+  way of every answer: the same judgement, rows, ledger and encoder.
+- A row gets the id that it would have had in its answer.
+- What is still bad stays the dead letter that it is. Of a conversation or an answer that can
+  be read now, rows that still cannot become letters of their own.
+- A letter is done in the transaction that publishes it, by a record that says so.
+"""
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from operator import itemgetter
+from typing import Final
+
+from publisher.model import Answer, Batch, Instant, Record
+from publisher.rules import dead_letters
+from publisher.rules.dead_letters import DeadLetter, Event, Origin
+from publisher.rules.events import Encoder
+from publisher.rules.gaps import near
+from publisher.rules.ledger import REJECTED, Id, Ledger
+from publisher.rules.letters import Letter, replayed
+from publisher.rules.publication import Limits
+from publisher.rules.records import Entry
+from publisher.rules.rows import RejectReason, Row, read_rows
+from publisher.rules.state import State, Successor
+from publisher.rules.upstream import judge
+from publisher.rules.zone import Zone
+
+REPLAY: Final = "replay"
+"""Pass of what a replay publishes: its name in the journal, its label in headers."""
+
+
+class Outcome(StrEnum):
+    """What a replay makes of a letter; only the first two end it."""
+
+    PUBLISHED = "published"
+    DUPLICATE = "duplicate"
+    """Its messages have been published before."""
+    STILL_BAD = "still_bad"
+    INCOMPLETE = "incomplete"
+    """Parts are missing, or the fields of a row's conversation."""
+    TOO_OLD = "too_old"
+    """Whether it was published meanwhile is no longer known."""
+
+
+DONE: Final = frozenset({Outcome.PUBLISHED, Outcome.DUPLICATE})
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one letter."""
+
+    letter: Letter
+    outcome: Outcome
+    events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What became of some letters, and the batch and the successor that make it so."""
+
+    results: Sequence[Result]
+    batch: Batch | None
+    """None = nothing to commit."""
+    successor: Successor | None
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a batch is made of, letter by letter."""
+
+    ledger: Ledger
+    events: list[tuple[str, Record]] = field(default_factory=list)
+    """With their dates."""
+    ids: defaultdict[str, set[Id]] = field(default_factory=lambda: defaultdict(set))
+    """To be remembered, by bucket."""
+    out: set[bytes] = field(default_factory=set)
+    """Digests of the rows that were dealt with."""
+    letters: list[Record] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def knows(self, row: Row) -> bool:
+        """Whether the row's event has been published."""
+        return self.ledger.knows(row[2].hour, int.from_bytes(row[1][:8]))
+
+    def remember(self, row: Row) -> None:
+        """That its event is published, unless that is remembered."""
+        self.out.add(row[1])
+        if not self.knows(row):
+            self.ids[row[2].hour].add(int.from_bytes(row[1][:8]))
+
+
+def prepare(
+    state: State, letters: Iterable[Letter], zone: Zone, limits: Limits, now: Instant
+) -> Replay:
+    """What these letters, which are of one window, add to what the state knows."""
+    found = _Found(state.ledger)
+    results: list[Result] = []
+    oldest = state.checkpoint.live.cursor - limits.horizon
+    for letter in letters:
+        if letter.window.end < oldest:
+            result = Result(letter, Outcome.TOO_OLD)
+        else:
+            result = _replay(letter, found, zone, limits)
+        if result.outcome in DONE:
+            found.letters.append(replayed(letter, result.outcome, now))
+        results.append(result)
+    done = [result.letter for result in results if result.outcome in DONE]
+    if not done:
+        return Replay(results, None, None)
+    # It covers nothing, and is kept as long as that window might be read again.
+    window, gaps = done[0].window, state.checkpoint.gaps
+    at = window.start if near(gaps, window.start, window.start) else window.end
+    entry = Entry(
+        state.checkpoint.sequence + 1, REPLAY, at, at, now,
+        rows=found.counts["rows"], new=len(found.events),
+        duplicate=found.counts["rows"] - len(found.events), rejected=found.counts["rejected"],
+    )  # fmt: skip
+    ids = {bucket: array("Q", sorted(those)) for bucket, those in found.ids.items() if those}
+    successor = state.successor(entry, state.checkpoint.passes, ids, limits.horizon)
+    events = [record for _, record in sorted(found.events, key=itemgetter(0))]
+    batch = Batch(
+        operation=state.checkpoint.operation,
+        follows=state.checkpoint.sequence,
+        sequence=entry.sequence,
+        events=iter(events),
+        dead_letters=iter(found.letters),
+        state=successor.records,
+    )
+    return Replay(results, batch, successor)
+
+
+def _replay(letter: Letter, found: _Found, zone: Zone, limits: Limits) -> Result:
+    """Publish what can be read of one letter."""
+    event = letter.headers.get("event")
+    if event == Event.WITHOUT_MESSAGE or (event is None and letter.reason == _TOO_LARGE):
+        # Also where an older version did not say: better nothing than a second event.
+        return Result(letter, Outcome.DUPLICATE)
+    body = _answer(letter)
+    if body is None:
+        return Result(letter, Outcome.INCOMPLETE)
+    operation = letter.operation
+    judgement = judge(Answer(200, {}, body, letter.read_at, letter.read_at, 0.0), lenient=True)
+    reading = read_rows(judgement.data, operation, zone)
+    lone = _is_row(letter)
+    rows = reading.rows[letter.number - 1 :] if lone else reading.rows
+    if lone and event:
+        rows = [(row[0], bytes.fromhex(letter.id), *row[2:]) for row in rows]
+    if not rows:
+        return Result(letter, Outcome.STILL_BAD)
+    encoder = Encoder(
+        operation,
+        pass_label=REPLAY,
+        read_at=letter.read_at,
+        lenient=judgement.lenient,
+        max_event_bytes=limits.max_event_bytes,
+    )
+    before = len(found.events)
+    for row in rows:
+        if row[1] in found.out or (found.knows(row) and event != Event.NONE):
+            continue
+        records = [*encoder.encode([row])]
+        if not records and lone:
+            return Result(letter, Outcome.STILL_BAD)
+        found.remember(row)
+        found.events += [(row[0], record) for record in records]
+    if not lone:
+        late = dead_letters.of_rows(body, _TOO_LARGE, encoder.oversized, encoder.unpublished)
+        _write([*dead_letters.cut_out(body, reading.rejects), *late], letter, found, limits)
+    found.counts["rows"] += len(rows)
+    events = len(found.events) - before
+    return Result(letter, Outcome.PUBLISHED if events else Outcome.DUPLICATE, events)
+
+
+_TOO_LARGE: Final = RejectReason.EVENT_TOO_LARGE
+
+
+def _is_row(letter: Letter) -> bool:
+    return ".conversation[" in letter.position
+
+
+def _answer(letter: Letter) -> bytes | None:
+    """An answer with what the letter holds; None where that is not known."""
+    raw = letter.raw
+    if raw is None or letter.position == "answer":
+        return raw
+    if _is_row(letter):
+        if not letter.context:
+            return None
+        # As many of its equals as stood before it: so it gets the number that it had.
+        rows = b",".join([raw] * letter.number)
+        others = b"" if letter.context == b"{}" else letter.context[1:-1] + b","
+        raw = b'{%b"conversation":[%b]}' % (others, rows)
+    return b'{"code":200,"data":[%b]}' % raw
+
+
+def _write(letters: Sequence[DeadLetter], of: Letter, found: _Found, limits: Limits) -> None:
+    """What still cannot be read of a conversation or an answer: letters of their own."""
+    bucket = f"{REJECTED}{of.window.start:%Y-%m-%d}"
+    origin = Origin(of.operation, REPLAY, of.window, of.read_at)
+    for letter in dead_letters.unknown_to(found.ledger, letters):
+        if letter.id in found.ids[bucket]:
+            continue
+        found.ids[bucket].add(letter.id)
+        found.counts["rejected"] += 1
+        place = letter.position
+        if of.position != "answer":
+            place = place.replace("data[0]", of.position, 1)
+        moved = replace(letter, position=place)
+        found.letters += dead_letters.records([moved], origin, limits.max_event_bytes)
