@@ -59,6 +59,7 @@ FILES: Final = [*sorted((ROOT / "publisher").rglob("*.py")), ROOT / "deploy" / "
 
 SILENT: Final = {
     "publisher/cli/__init__.py": "help texts",
+    "publisher/cli/coverage.py": "help texts",
     "publisher/cli/letters.py": "help texts",
     "publisher/cli/looking.py": "help texts",
     "publisher/edges/metrics.py": "descriptions of metrics",
@@ -91,6 +92,12 @@ NO_MESSAGES: Final = {
     ", {} not tried because of that",
     # what `dead-letters` prints
     "{} events", ": nothing to replay", "a dry run: nothing was published; --publish does it",
+    # what `gaps` and `coverage` print
+    "parked: it failed while others answered, repair reads it again", "not read yet",
+    "possibly cut by the report's row cap", "read longer ago than the journal remembers",
+    "before the operation began", "nothing is missing", "{}: nothing lies between --from and --to",
+    "{}: {} between {} and {} (UTC)", "read when it was {} old or older",
+    "{}, days of {}, {} minutes a cell; times below are local",
     # where all is well
     "left to the proxy of the environment (HTTPS_PROXY)", "{} is an address already",
     "port {} accepts connections", "agreed on, and the certificate is trusted",
@@ -638,7 +645,10 @@ ELSEWHERE: Final = {
     "this answer is as old as its begin": (
         "test_status.py::test_an_undecided_transaction_does_not_keep_the_answer_back"
     ),
-    "the dead letters cannot be had": "test_replayed_letters.py::test_what_is_wrong_is_said",
+    "{} cannot be had: {}": "test_coverage.py::test_what_the_commands_refuse",
+    "is no instant: write": "test_coverage.py::test_what_the_commands_refuse",
+    "has not begun: there is nothing to tell": "test_coverage.py::test_what_the_commands_refuse",
+    "days: choose a later --from": "test_coverage.py::test_what_the_commands_refuse",
     "there is no dead letter": "test_replayed_letters.py::test_what_is_wrong_is_said",
     "dead letters have an id that begins with": (
         "test_replayed_letters.py::test_what_is_wrong_is_said"

@@ -13,7 +13,7 @@ import sys
 import click
 
 from publisher import __version__
-from publisher.cli import letters, looking
+from publisher.cli import coverage, letters, looking
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,5 +44,5 @@ def run() -> None:
     sys.exit(app.main())
 
 
-for command in (*looking.COMMANDS, *letters.COMMANDS):
+for command in (*looking.COMMANDS, *coverage.COMMANDS, *letters.COMMANDS):
     main.add_command(command)

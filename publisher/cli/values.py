@@ -1,6 +1,6 @@
 """Values of options, read as the settings read theirs."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -22,3 +22,20 @@ class Duration(click.ParamType[timedelta]):
         if found <= timedelta():
             self.fail("must be longer than nothing", param, ctx)
         return found
+
+
+class Moment(click.ParamType[str]):
+    """As `PUBLISHER_START` is written: an ISO instant with its offset, `-24h`, or `now`."""
+
+    name = "instant"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Refuse what the settings would refuse; what is relative is resolved later."""
+        from publisher.settings import start_instant  # noqa: PLC0415
+
+        try:
+            start_instant(value, datetime.now(UTC))
+        except (ValueError, OverflowError):
+            text = "is no instant: write 2026-11-20T10:00:00-05:00, or -24h"
+            self.fail(f"{value!r} {text}", param, ctx)
+        return str(value)

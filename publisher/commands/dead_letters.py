@@ -1,12 +1,9 @@
 """`wolkvox-publisher dead-letters list` and `show`: look, and change nothing."""
 
-import asyncio
-import logging
 import sys
 from collections.abc import (
     AsyncGenerator,
     Callable,
-    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -19,21 +16,18 @@ from typing import Any, Final
 import click
 import orjson
 
+from publisher.commands.frame import RefusedError, chosen, run
 from publisher.edges.kafka_client import Clients
 from publisher.edges.letters_reader import letters
-from publisher.errors import PublisherError, SettingsError
 from publisher.model import Instant, iso
 from publisher.rules.letters import Key, Letter, Replayed
-from publisher.settings import Operation, Settings, load
+from publisher.settings import Operation, Settings
 
 _PRIVATE: Final = "conversation"
 """The header that holds names."""
+WHAT: Final = "the dead letters"
 SHORT: Final = 12
 """Digits of an id in a table."""
-
-
-class RefusedError(Exception):
-    """What was asked for cannot be done; the text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +50,7 @@ def list_(operation: str | None, *, as_json: bool) -> int:
                 click.echo(line)
         return 0
 
-    return run(doing)
+    return run(doing, WHAT)
 
 
 def show(id_: str, operation: str | None, *, show_text: bool) -> int:
@@ -80,39 +74,7 @@ def show(id_: str, operation: str | None, *, show_text: bool) -> int:
             )
         return 0
 
-    return run(doing)
-
-
-def run(doing: Callable[[Settings], Coroutine[Any, Any, int]]) -> int:
-    """Run a command with its settings; what it raises becomes a line and an exit code."""
-    # What libraries say besides is in these lines, in our words.
-    logging.root.addHandler(logging.NullHandler())
-    try:
-        return asyncio.run(doing(load()))
-    except SettingsError as error:
-        for problem in error.problems:
-            complain(problem)
-        return 2
-    except RefusedError as error:
-        complain(str(error))
-    except PublisherError as error:
-        complain(f"the dead letters cannot be had: {error}")
-    except KeyboardInterrupt:
-        return 130
-    return 1
-
-
-def complain(problem: str) -> None:
-    sys.stderr.write(f"wolkvox-publisher: {problem}\n")
-
-
-def chosen(settings: Settings, name: str | None) -> list[Operation]:
-    """The operation of that name, or all. Raises SettingsError."""
-    found = [one for one in settings.operations if name in (None, one.name)]
-    if not found:
-        names = ", ".join(one.name for one in settings.operations)
-        raise SettingsError([f"--operation: there is no {name}; there are: {names}"])
-    return found
+    return run(doing, WHAT)
 
 
 async def indexed(

@@ -16,6 +16,7 @@ from typing import Final, TextIO
 import orjson
 
 from publisher import flow
+from publisher.commands.frame import chosen
 from publisher.edges.clock import MachineClock
 from publisher.edges.source import HttpSource, open_session
 from publisher.errors import PublisherError, Reason, SettingsError, StepError, TooLarge
@@ -43,7 +44,7 @@ def main(last: timedelta, operation: str | None, limit: int | None, *, show_text
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         settings = load()
-        operations = _chosen(settings, operation)
+        operations = chosen(settings, operation)
     except SettingsError as error:
         for problem in error.problems:
             _say(problem)
@@ -63,14 +64,6 @@ def main(last: timedelta, operation: str | None, limit: int | None, *, show_text
     except KeyboardInterrupt:
         return 130
     return 0 if all(complete) else 1
-
-
-def _chosen(settings: Settings, name: str | None) -> list[Operation]:
-    chosen = [one for one in settings.operations if name in (None, one.name)]
-    if not chosen:
-        names = ", ".join(one.name for one in settings.operations)
-        raise SettingsError([f"--operation: there is no {name}; there are: {names}"])
-    return chosen
 
 
 @dataclass(slots=True)

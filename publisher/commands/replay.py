@@ -17,15 +17,13 @@ import orjson
 from publisher.commands import owning
 from publisher.commands.dead_letters import (
     SHORT,
+    WHAT,
     Index,
-    RefusedError,
-    chosen,
     columns,
-    complain,
     indexed,
     matching,
-    run,
 )
+from publisher.commands.frame import RefusedError, chosen, complain, run
 from publisher.edges.kafka import Cluster
 from publisher.edges.kafka_client import Clients
 from publisher.edges.letters_reader import letters, state_of
@@ -81,7 +79,7 @@ def main(
             )
         return 0 if not problem and all(one.outcome in DONE for one in results) else 1
 
-    return run(doing)
+    return run(doing, WHAT)
 
 
 def _wanted(index: Index, ids: Iterable[str], reason: str | None) -> set[Key]:

@@ -63,11 +63,19 @@ def _service_problem(url: str, error: Exception) -> str:
 
 async def from_state_topic(settings: Settings) -> Report:
     """Read what the service has written last. Raises NoAnswerError; SettingsError for bad files."""
-    told = settings.publisher
-    where = f"{told.state_topic} at {settings.kafka.bootstrap_servers}"
+    where = f"{settings.publisher.state_topic} at {settings.kafka.bootstrap_servers}"
+    states, hints = await read_states(settings)
+    return report.of_state_topic(where, states.items(), hints, datetime.now(UTC))
+
+
+async def read_states(settings: Settings) -> tuple[dict[str, State | StepError | None], list[str]]:
+    """The state of each operation by the state topic, and what makes it doubtful.
+
+    None = the operation has not begun. Raises NoAnswerError; SettingsError for bad files.
+    """
     try:
         async with asyncio.timeout(KAFKA_SECONDS):
-            states, hints = await _states(settings)
+            return await _states(settings)
     except StepError as error:
         raise NoAnswerError(f"the state topic cannot be read: {error}") from None
     except TimeoutError:
@@ -76,13 +84,9 @@ async def from_state_topic(settings: Settings) -> Report:
             f" answer within {KAFKA_SECONDS:.0f} s: it is restarting, overloaded or cut off; try"
             " again, and check KAFKA_BOOTSTRAP_SERVERS"
         ) from None
-    return report.of_state_topic(where, states.items(), hints, datetime.now(UTC))
 
 
-async def _states(
-    settings: Settings,
-) -> tuple[dict[str, State | StepError | None], list[str]]:
-    """The state of each operation, and what makes it doubtful."""
+async def _states(settings: Settings) -> tuple[dict[str, State | StepError | None], list[str]]:
     clients = Clients(settings)
     topic = settings.publisher.state_topic
     there = {each.partition for each in await partitions_of(clients, [topic])}
