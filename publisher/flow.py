@@ -256,7 +256,8 @@ def _history_lost(job: Job) -> Held:
         Reason.STATE_LOST,
         f"the state topic {job.settings.state_topic} is empty, but the messages topic holds"
         " events: what was published is no longer known, and going on would publish it twice;"
-        " restore the state topic from a backup, or set PUBLISHER_MESSAGES_TOPIC to a new topic",
+        " restore the state topic from a backup, rebuild it (wolkvox-publisher state rebuild), or"
+        " set PUBLISHER_MESSAGES_TOPIC to a new topic",
     )
 
 

@@ -62,6 +62,8 @@ SILENT: Final = {
     "publisher/cli/coverage.py": "help texts",
     "publisher/cli/letters.py": "help texts",
     "publisher/cli/looking.py": "help texts",
+    "publisher/cli/caring.py": "help texts",
+    "publisher/cli/proving.py": "help texts",
     "publisher/edges/metrics.py": "descriptions of metrics",
     "publisher/edges/page.py": "the page, which shows messages of others",
     "publisher/rules/dead_letters.py": "mistakes of ours, told as unexpected",
@@ -126,6 +128,12 @@ NO_MESSAGES: Final = {
     "masked: {}; --show-text shows them", "{}: ended at --limit {}",
     "{}: {} events of the last {}{}, from {} rows in {} requests, {} s",
     "{}: {} to the dead letters ({})", "{}: possibly cut by the report: {}",
+    # what `verify` and `state rebuild` print
+    "{}: {}, {} to {}: {} rows, {} events; {} missing ({} repaired), {} extra, {} changed",
+    "not judged before {}: the topic has deleted older events",
+    "not judged after {}: live has not settled it yet", "nothing before {} was ever asked for",
+    "  and {} more: --json shows them all", "would be rebuilt (add --yes)",
+    "{}: {} from {} events; live goes on at {}", "{}: no events in {}: nothing to rebuild",
 }  # fmt: skip
 
 
@@ -579,6 +587,15 @@ async def test_what_a_check_finds(words: str) -> None:
 # --- provoked elsewhere ---------------------------------------------------------------------------
 
 ELSEWHERE: Final = {
+    "FROM and TO must be instants": "test_verify.py::test_what_cannot_be_meant",
+    "nothing was published yet, or its state is lost": (
+        "test_verify.py::test_before_anything_was_published"
+    ),
+    "its state is whole, there is nothing to rebuild": (
+        "test_rebuild.py::test_a_lost_state_is_rebuilt"
+    ),
+    "earlier ones may come again": "test_rebuild.py::test_a_topic_that_has_deleted_events",
+    "an event that this version did not write": "test_rebuild.py::test_an_event_of_somebody_else",
     "PUBLISHER_START is ignored": "test_flow.py::test_a_changed_start_is_ignored_and_said_so",
     "PUBLISHER_HTTP_PORT: port {}": "test_ops.py::test_a_taken_port_is_told_in_one_line",
     "rows cannot be understood: the report's format has changed": (

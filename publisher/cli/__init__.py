@@ -13,7 +13,7 @@ import sys
 import click
 
 from publisher import __version__
-from publisher.cli import coverage, letters, looking
+from publisher.cli import caring, coverage, letters, looking, proving
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,5 +44,6 @@ def run() -> None:
     sys.exit(app.main())
 
 
-for command in (*looking.COMMANDS, *coverage.COMMANDS, *letters.COMMANDS):
-    main.add_command(command)
+for group in (looking, coverage, proving, letters, caring):
+    for command in group.COMMANDS:
+        main.add_command(command)

@@ -110,6 +110,17 @@ async def _states(settings: Settings) -> tuple[dict[str, State | StepError | Non
     return {name: _state(name, live.get(partition_of(name), {})) for name in names}, hints
 
 
+async def records_of(settings: Settings, operation: str) -> dict[bytes, bytes]:
+    """What is decided of the operation's state; nothing where there is no topic."""
+    clients = Clients(settings)
+    home = TopicPartition(settings.publisher.state_topic, partition_of(operation))
+    if home not in await partitions_of(clients, [home.topic]):
+        return {}
+    async with reading(clients) as reader:
+        live, _ = await reader.decided_records(home)
+    return {key: value for key, value in live.items() if operation_of(key) == operation}
+
+
 def _state(name: str, live: dict[bytes, bytes]) -> State | StepError | None:
     mine = {key: value for key, value in live.items() if operation_of(key) == name}
     try:

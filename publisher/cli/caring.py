@@ -1,0 +1,32 @@
+"""Commands that take care of what is remembered. Dry runs, unless told `--yes`."""
+
+import sys
+from typing import Final
+
+import click
+
+
+@click.group()
+def state() -> None:
+    """Take care of what the service remembers in Kafka."""
+
+
+@state.command()
+@click.option("--operation", metavar="NAME", help="One of several; all when not given.")
+@click.option("--yes", is_flag=True, help="Do it; without, only tell what would be done.")
+@click.option("--take-over", is_flag=True, help="Also while the service runs.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def rebuild(operation: str | None, *, yes: bool, take_over: bool, as_json: bool) -> None:
+    """Rebuild a lost state from the events of the messages topic.
+
+    For when the state topic was lost and the service refuses to go on
+    (state_lost). Publishes nothing.
+
+    Exit codes: 0 done or would be, 1 it could not be, 2 settings cannot work.
+    """
+    from publisher.commands import state as command  # noqa: PLC0415
+
+    sys.exit(command.main(operation, yes=yes, take_over=take_over, as_json=as_json))
+
+
+COMMANDS: Final = (state,)

@@ -1,0 +1,82 @@
+"""Reads the messages topic as its consumers do, and changes nothing: no group, no takeover."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from publisher.edges.kafka_client import CALL_SECONDS, Clients
+from publisher.edges.kafka_topics import partitions_of
+from publisher.errors import Held, Reason, Stage
+from publisher.model import Instant
+from publisher.rules.rebuild import Published
+from publisher.settings import Settings
+
+
+async def events_of(settings: Settings, operation: str) -> AsyncIterator[list[Published]]:
+    """All events of the operation by now, in pieces of bounded size. Raises Transient or Held."""
+    clients, source = Clients(settings), operation.encode()
+    partitions = await partitions_of(clients, [settings.messages_topic(operation)])
+    consumer = clients.consumer("read_committed")
+    async with clients.using(consumer):
+        for partition in partitions:
+            consumer.assign([partition])
+            async with asyncio.timeout(CALL_SECONDS):
+                end = (await consumer.end_offsets([partition]))[partition]
+                await consumer.seek_to_beginning(partition)
+            while await _position(consumer, partition) < end:
+                async with asyncio.timeout(CALL_SECONDS):
+                    told = await consumer.getmany(timeout_ms=1000, max_records=2000)
+                found = [
+                    _published(headers, record.value)
+                    for records in told.values()
+                    for record in records
+                    if (headers := dict(record.headers)).get("ce_source") == source
+                ]
+                if found:
+                    yield found
+
+
+async def first_kept(settings: Settings, operation: str) -> Instant | None:
+    """Since when the topic has kept events, where it has deleted some; None = it holds them all."""
+    clients = Clients(settings)
+    partitions = await partitions_of(clients, [settings.messages_topic(operation)])
+    consumer = clients.consumer("read_committed")
+    found: list[Instant] = []
+    async with clients.using(consumer):
+        for partition in partitions:
+            consumer.assign([partition])
+            async with asyncio.timeout(CALL_SECONDS):
+                begin = (await consumer.beginning_offsets([partition]))[partition]
+                if not begin:
+                    continue
+                end = (await consumer.end_offsets([partition]))[partition]
+                await consumer.seek_to_beginning(partition)
+                records = await consumer.getmany(timeout_ms=1000, max_records=1)
+            if begin < end and records:
+                [[record]] = records.values()
+                found.append(datetime.fromtimestamp(record.timestamp / 1000, UTC))
+            else:
+                found.append(datetime.now(UTC))
+    return max(found, default=None)
+
+
+async def _position(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
+    async with asyncio.timeout(CALL_SECONDS):
+        position: int = await consumer.position(partition)
+    return position
+
+
+def _published(headers: dict[str, bytes], value: bytes) -> Published:
+    try:
+        read_at = datetime.fromisoformat(headers["wolkvox_read_at"].decode()).astimezone(UTC)
+        return Published(orjson.loads(value), read_at, headers["wolkvox_pass"].decode())
+    except (LookupError, ValueError):
+        raise Held(
+            Stage.RESTORE,
+            Reason.STATE_FORMAT,
+            "the messages topic holds an event that this version did not write: its headers or its"
+            " value cannot be read",
+        ) from None

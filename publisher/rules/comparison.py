@@ -1,0 +1,170 @@
+"""Whether the topic holds what the report shows for a range. Pure.
+
+Rules of this file:
+- Digests are remembered and not rows: some 500 bytes a message, no text of anybody.
+- A message belongs to the range by its `date`, whichever window shows it: nobody knows by which
+  column the report filters.
+- What was published after the report was read is not judged: it may be younger than that.
+"""
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from publisher.model import Instant, Window, iso
+
+_OWN: Final = ("event_id", "source")
+
+
+class Finding(NamedTuple):
+    """One difference; no text, no name, no number of a person."""
+
+    kind: str
+    """`missing`, `extra` or `changed`."""
+    conn_id: str
+    date: str
+    event_id: str
+    fields: tuple[str, ...] = ()
+    """Names of the fields that differ."""
+
+
+class _Shown(NamedTuple):
+    digests: bytes
+    date: str
+    conn_id: str
+    window: int
+
+
+@dataclass(slots=True)
+class Comparison:
+    """The report and the topic over one range; first all of `shown`, then `published`."""
+
+    start: Instant
+    end: Instant
+    settled: Instant
+    """How far live has come."""
+    rows: int = 0
+    events: int = 0
+    windows: list[Window] = field(default_factory=list)
+    """The windows that have shown something that is missing so far."""
+    changed: list[Finding] = field(default_factory=list)
+    _shown: dict[bytes, _Shown] = field(default_factory=dict)
+    _extra: dict[bytes, tuple[bytes, Finding]] = field(default_factory=dict)
+    _seen: set[bytes] = field(default_factory=set)
+    _first: str = field(init=False)
+    _last: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Whole seconds, as dates have them: a text compares as its instant."""
+        self._first, self._last = (
+            iso(instant.replace(microsecond=0)) for instant in (self.start, self.end)
+        )
+
+    def shown(self, value: bytes, window: Window) -> None:
+        """The report shows this row, as the event that it is.
+
+        A window that live has not settled yet may show a row of the range that nobody could
+        have published: it only explains what the topic holds.
+        """
+        event = orjson.loads(value)
+        if not self._within(event):
+            return
+        id_ = UUID(event["event_id"]).bytes
+        digests = _digests(event)
+        if (extra := self._extra.pop(id_, None)) is not None:
+            # A wider window shows it after all.
+            self.rows += 1
+            self._seen.add(id_)
+            if extra[0] != digests:
+                self.changed.append(_changed(extra[1], extra[0], digests))
+            return
+        if id_ in self._shown or id_ in self._seen or window.end > self.settled:
+            return
+        self.rows += 1
+        if not self.windows or self.windows[-1] != window:
+            self.windows.append(window)
+        place = len(self.windows) - 1
+        self._shown[id_] = _Shown(digests, event["date"], _conn_id(event), place)
+
+    def published(self, event: dict[str, Any], *, later: bool) -> None:
+        """The topic holds this event; `later` = it was read after the report had been."""
+        if not self._within(event):
+            return
+        id_ = UUID(event["event_id"]).bytes
+        if id_ in self._seen or id_ in self._extra:
+            return
+        shown = self._shown.pop(id_, None)
+        finding = Finding("extra", _conn_id(event), event["date"], event["event_id"])
+        if shown is None:
+            if not later:
+                self.events += 1
+                self._extra[id_] = _digests(event), finding
+            return
+        self.events += 1
+        self._seen.add(id_)
+        if (digests := _digests(event)) != shown.digests:
+            self.changed.append(_changed(finding, digests, shown.digests))
+
+    @property
+    def missing(self) -> list[Finding]:
+        return [
+            Finding("missing", told.conn_id, told.date, str(UUID(bytes=id_)))
+            for id_, told in self._shown.items()
+        ]
+
+    @property
+    def missing_ids(self) -> set[bytes]:
+        return set(self._shown)
+
+    @property
+    def missing_windows(self) -> list[Window]:
+        """Those that show what is missing."""
+        return [self.windows[place] for place in sorted({t.window for t in self._shown.values()})]
+
+    @property
+    def extra(self) -> list[Finding]:
+        return [finding for _, finding in self._extra.values()]
+
+    @property
+    def findings(self) -> list[Finding]:
+        return sorted([*self.missing, *self.extra, *self.changed], key=lambda one: one[2:])
+
+    def _within(self, event: dict[str, Any]) -> bool:
+        occurred: str = event["occurred_at"]
+        return self._first <= occurred < self._last
+
+
+def _conn_id(event: dict[str, Any]) -> str:
+    told = event.get("conn_id")
+    return "" if told is None else str(told)
+
+
+_FIELDS: Final = (
+    "conn_id", "date", "occurred_at", "occurred_at_ambiguous", "channel", "from", "from_name",
+    "to_name", "message", "message_bytes", "message_sha256", "customer_id", "customer_phone",
+    "feeling", "agent_name", "customer_name", "extra",
+)  # fmt: skip
+_SIZE: Final = 5
+"""Bytes of one field's digest."""
+
+
+def _digests(event: dict[str, Any]) -> bytes:
+    """A digest of each field; zeros for one that is left out."""
+    return b"".join(
+        blake2b(orjson.dumps(event[name], option=orjson.OPT_SORT_KEYS), digest_size=_SIZE).digest()
+        if name in event
+        else bytes(_SIZE)
+        for name in _FIELDS
+    )
+
+
+def _changed(finding: Finding, one: bytes, other: bytes) -> Finding:
+    fields = tuple(
+        name
+        for place, name in enumerate(_FIELDS)
+        if one[place * _SIZE : (place + 1) * _SIZE] != other[place * _SIZE : (place + 1) * _SIZE]
+    )
+    return finding._replace(kind="changed", fields=fields)

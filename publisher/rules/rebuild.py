@@ -1,0 +1,153 @@
+"""What is durable of an operation, made again from the events it has published. Pure.
+
+Rules of this file:
+- An id is what the rules make of the fields that the event says. Half a byte of it cannot be
+  read from `event_id`: where the fields do not lead there (a message that was too large stands
+  in no event) all sixteen readings are remembered.
+- What is rebuilt remembers longer than what was lost, never shorter; it covers no time.
+- Going on reads too much rather than too little: the ledger tells what is known.
+"""
+
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from publisher.model import Instant, Progress, StateRecord
+from publisher.rules.events import event_ids
+from publisher.rules.ledger import Id
+from publisher.rules.records import LIVE, Checkpoint, Entry, encode_checkpoint, journal_parts
+from publisher.rules.rows import read_rows
+from publisher.rules.schedule import passes_of, with_passes
+from publisher.rules.zone import Zone
+from publisher.settings import PublisherSettings
+
+MOST_TWINS: Final = 1024
+"""So many equal rows of one conversation and second are told apart; beyond: sixteen readings."""
+PARTS_PER_TRANSACTION: Final = 16
+"""Journal records of at most 256 KiB in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One event of the messages topic."""
+
+    value: dict[str, Any]
+    read_at: Instant
+    pass_label: str
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What the events tell so far."""
+
+    operation: str
+    zone: Zone
+    events: int = 0
+    unrecoverable: int = 0
+    """Events remembered by all sixteen readings of their id."""
+    oldest_read: Instant | None = None
+    newest_read: Instant | None = None
+    newest_live: Instant | None = None
+    """When the newest message occurred that live has read."""
+    days: dict[str, dict[str, "array[Id]"]] = field(default_factory=dict)
+    """Ids by the day on which they were read, and by bucket."""
+    ends: dict[str, Instant] = field(default_factory=dict)
+
+    def add(self, published: Iterable[Published]) -> None:
+        """Remember what was published; any number at a time."""
+        told = list(published)
+        ids = ids_of(self.operation, self.zone, [each.value for each in told])
+        for each, found in zip(told, ids, strict=True):
+            day, read_at = f"{each.read_at:%Y-%m-%d}", each.read_at
+            buckets = self.days.setdefault(day, {})
+            buckets.setdefault(each.value["date"][:13], array("Q")).extend(found)
+            self.ends[day] = max(self.ends.get(day, read_at), read_at)
+            self.oldest_read = min(self.oldest_read or read_at, read_at)
+            self.newest_read = max(self.newest_read or read_at, read_at)
+            self.unrecoverable += len(found) > 1
+            if each.pass_label == LIVE:
+                occurred = datetime.fromisoformat(each.value["occurred_at"]).astimezone(UTC)
+                self.newest_live = max(self.newest_live or occurred, min(occurred, read_at))
+        self.events += len(told)
+
+    def cursor(self, settings: PublisherSettings) -> Instant | None:
+        """Where live goes on, or None where no event tells.
+
+        By dates and not by when they were read: whoever catches up reads old time now. As far
+        back as the longest re-read reaches, so that gaps and late rows of it are read again.
+        """
+        newest = self.newest_live or self.oldest_read
+        if newest is None:
+            return None
+        return newest - max(settings.overlap, *(age * 1.5 for age in settings.rereads), timedelta())
+
+    def transactions(
+        self, settings: PublisherSettings, cursor: Instant
+    ) -> Iterator[tuple[int, list[StateRecord]]]:
+        """Sequence number and records of each transaction; the checkpoint stands in the last.
+
+        A journal without its checkpoint is refused: half a rebuild is never taken for a whole.
+        """
+        records: list[StateRecord] = []
+        total = sequence = 0
+        for sequence, day in enumerate(sorted(self.days), start=1):
+            end = self.ends[day]
+            buckets = {
+                hour: array("Q", sorted(set(ids))) for hour, ids in sorted(self.days[day].items())
+            }
+            new = sum(map(len, buckets.values()))
+            entry = Entry(sequence, LIVE, end, end, end, rows=new, new=new, duplicate=0, rejected=0)
+            for part in journal_parts(self.operation, entry, buckets):
+                records.append(part)
+                total += 1
+                if len(records) == PARTS_PER_TRANSACTION:
+                    yield sequence, records
+                    records = []
+        start = min([cursor, *([self.oldest_read] if self.oldest_read else [])])
+        passes = with_passes({LIVE: Progress(cursor, cursor)}, passes_of(settings), start)
+        sequence += 1
+        checkpoint = Checkpoint(
+            self.operation, self.zone.name, start, settings.start, sequence, total, passes
+        )
+        yield sequence, [*records, encode_checkpoint(checkpoint)]
+
+
+def ids_of(operation: str, zone: Zone, values: list[dict[str, Any]]) -> list[list[Id]]:
+    """The ledger's ids of events: one each, or sixteen where the fields do not lead to it."""
+    found: dict[int, list[Id]] = {}
+    unknown = list(range(len(values)))
+    copies = 1
+    while unknown and copies <= MOST_TWINS:
+        data = [_element(values[place], copies) for place in unknown]
+        digests: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
+        rows = read_rows(data, operation, zone).rows
+        for row, id_ in zip(rows, event_ids(rows), strict=True):
+            digests[row[4].position][id_] = row[1]
+        for position, place in enumerate(unknown):
+            digest = digests[position].get(values[place]["event_id"].encode())
+            if digest is not None:
+                found[place] = [int.from_bytes(digest[:8])]
+        # Whose message is not there is found by no number.
+        unknown = [
+            place
+            for place in unknown
+            if place not in found and "message_sha256" not in values[place]
+        ]
+        copies *= 32
+    return [found.get(place) or _readings(value["event_id"]) for place, value in enumerate(values)]
+
+
+def _element(value: dict[str, Any], copies: int) -> dict[str, Any]:
+    """The event as the report would show it, so many times."""
+    row = {name: field for name, field in value.items() if name not in ("conn_id", "extra")}
+    told = {"conversation": [row.copy() for _ in range(copies)]}
+    return told | ({"conn_id": value["conn_id"]} if "conn_id" in value else {})
+
+
+def _readings(event_id: str) -> list[Id]:
+    """Every id that the event may have had before the version took the place of four bits."""
+    digits = event_id.replace("-", "")
+    return [int(f"{digits[:12]}{reading:x}{digits[13:16]}", 16) for reading in range(16)]
