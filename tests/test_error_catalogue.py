@@ -587,7 +587,7 @@ async def test_what_a_check_finds(words: str) -> None:
 # --- provoked elsewhere ---------------------------------------------------------------------------
 
 ELSEWHERE: Final = {
-    "FROM and TO must be instants": "test_verify.py::test_what_cannot_be_meant",
+    "FROM must lie before TO": "test_verify.py::test_what_cannot_be_meant",
     "nothing was published yet, or its state is lost": (
         "test_verify.py::test_before_anything_was_published"
     ),

@@ -5,10 +5,15 @@ from typing import Final
 
 import click
 
+from publisher.cli.values import Moment
 
-@click.command()
-@click.argument("start", metavar="FROM")
-@click.argument("end", metavar="TO")
+# So that -24h is an instant, and neither an option nor a call for help.
+_INSTANTS: Final = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
+
+
+@click.command(context_settings=_INSTANTS)
+@click.argument("start", metavar="FROM", type=Moment())
+@click.argument("end", metavar="TO", type=Moment())
 @click.option("--operation", metavar="NAME", help="One of several; all when not given.")
 @click.option("--repair", is_flag=True, help="Publish exactly what is missing.")
 @click.option("--take-over", is_flag=True, help="With --repair: also while the service runs.")
@@ -19,7 +24,7 @@ def verify(
     """Compare the topic with the report, from FROM to TO.
 
     FROM and TO are instants with an offset (2026-11-20T10:00:00-05:00), `now`,
-    or how long ago (-24h; put `--` before it). Reads the API again with the real
+    or how long ago (-24h). Reads the API again with the real
     token; each request is one of the daily quota. Changes nothing without
     --repair. Shows no text, name or phone.
 

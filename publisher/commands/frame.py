@@ -15,10 +15,10 @@ class RefusedError(Exception):
     """What was asked for cannot be done; the text says why, and what to do."""
 
 
-def run(doing: Callable[[Settings], Coroutine[Any, Any, int]], what: str) -> int:
+def run(doing: Callable[[Settings], Coroutine[Any, Any, int]], what: str = "") -> int:
     """Run a command with its settings; what it raises becomes a line and an exit code.
 
-    `what` is what cannot be had while Kafka gives no answer.
+    `what` is what cannot be had while Kafka gives no answer, where the failure does not say.
     """
     # What libraries say besides is in these lines, in our words.
     logging.root.addHandler(logging.NullHandler())
@@ -31,7 +31,7 @@ def run(doing: Callable[[Settings], Coroutine[Any, Any, int]], what: str) -> int
     except (RefusedError, NoAnswerError) as error:
         complain(str(error))
     except PublisherError as error:
-        complain(f"{what} cannot be had: {error}")
+        complain(f"{what} cannot be had: {error}" if what else str(error))
     except KeyboardInterrupt:
         return 130
     return 1

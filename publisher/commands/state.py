@@ -4,20 +4,18 @@ It writes as the service would, under its transactional id: whoever runs meanwhi
 says so, and restores a minute later what stands here.
 """
 
-import asyncio
-import logging
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import click
 import orjson
 
 from publisher.commands import owning
-from publisher.commands.dead_letters import RefusedError, chosen, complain
+from publisher.commands.frame import RefusedError, chosen, complain, run
 from publisher.edges import report_reader
 from publisher.edges.kafka import Cluster
 from publisher.edges.kafka_events import events_of, first_kept
-from publisher.errors import PublisherError, Reason, SettingsError, StepError
+from publisher.errors import Reason, StepError
 from publisher.job import Log
 from publisher.model import Batch, StateRecord, iso
 from publisher.rules import state
@@ -25,25 +23,19 @@ from publisher.rules.rebuild import Rebuilt
 from publisher.rules.records import checkpoint_key, decode_checkpoint
 from publisher.rules.state import State
 from publisher.rules.zone import Zone
-from publisher.settings import Operation, Settings, load
+from publisher.settings import Operation, Settings
 
 
 def main(name: str | None, *, yes: bool, take_over: bool, as_json: bool) -> int:
     """Rebuild, or tell what would be; returns the exit code."""
-    logging.root.addHandler(logging.NullHandler())
-    try:
-        settings = load()
-        told = asyncio.run(_rebuild(settings, chosen(settings, name), yes=yes, take_over=take_over))
-    except SettingsError as error:
-        for problem in error.problems:
-            complain(problem)
-        return 2
-    except (PublisherError, RefusedError) as error:
-        complain(str(error))
-        return 1
-    if as_json:
-        sys.stdout.write(orjson.dumps({"done": yes, "operations": told}).decode() + "\n")
-    return 0
+
+    async def doing(settings: Settings) -> int:
+        told = await _rebuild(settings, chosen(settings, name), yes=yes, take_over=take_over)
+        if as_json:
+            click.echo(orjson.dumps({"done": yes, "operations": told}))
+        return 0
+
+    return run(doing)
 
 
 async def refuse_while_running(settings: Settings, states: Iterable[State] = ()) -> None:
