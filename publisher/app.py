@@ -18,6 +18,7 @@ from publisher import __version__
 from publisher.edges import logs, ops
 from publisher.edges.clock import MachineClock
 from publisher.edges.kafka import Cluster
+from publisher.edges.kafka_orders import KafkaOrders
 from publisher.edges.liveness import Liveness
 from publisher.edges.metrics import Metrics
 from publisher.edges.source import HttpSource, open_session
@@ -81,6 +82,7 @@ async def serve(settings: Settings) -> None:
             clock=clock,
             emit=emit,
             beat=liveness.beat(operation.name),
+            orders=KafkaOrders(settings, operation.name),
         )
         task = asyncio.create_task(run(job), name=operation.name)
         task.add_done_callback(lambda ended: _ended(ended, clock, liveness))

@@ -25,8 +25,10 @@ from publisher.errors import (
 )
 from publisher.job import Job, Memory
 from publisher.model import Batch, Instant, iso
+from publisher.ordering import LOOK_EVERY, obey
 from publisher.parking import park, probe
 from publisher.rules import schedule, state, upstream
+from publisher.rules.backfill import BACKFILLING, meanwhile
 from publisher.rules.parking import Next, own
 from publisher.rules.publication import Limits, prepare
 from publisher.rules.retry import pause
@@ -55,16 +57,21 @@ async def run(job: Job) -> None:
         try:
             memory.state = memory.state or await begin(job, memory)
             memory.state = await begin_earlier(job, memory, memory.state)
+            await obey(job, memory, memory.state)
             now = memory.server.now(job.clock.now())
-            match schedule.next_step(
-                memory.passes, memory.state.checkpoint.passes, memory.pace, now,
-                memory.state.read_until, memory.state.checkpoint.gaps,
-                frugal=memory.quota.holds_back(now),
-            ):  # fmt: skip
+            known = memory.state.checkpoint
+            frugal = memory.quota.holds_back(now)
+            due = schedule.next_step(
+                memory.passes, known.passes, memory.pace, now,
+                memory.state.read_until, known.gaps, frugal=frugal,
+            )  # fmt: skip
+            history = () if frugal or memory.quota.due(now) else known.backfills
+            match meanwhile(due, history, memory.stride, now, known.gaps):
                 case Wait() if memory.quota.due(now):
                     await ask_quota(job, memory)
                 case Wait(until):
-                    await _sleep(job, min(until - now, job.settings.poll_every).total_seconds())
+                    wait = min(until - now, job.settings.poll_every).total_seconds()
+                    await _sleep(job, wait if job.orders is None else min(wait, LOOK_EVERY))
                 case Read() as step:
                     step = schedule.short_of_jump(step, job.zone)
                     match memory.suspect.next(step):
@@ -111,7 +118,11 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
     known.apply(publication.successor, job.settings.horizon)
     if covered_until < step.window.end:
         step = replace(step, ends_round=True)  # the rest is read from the cursor, when it is due
-    memory.pace.answered(step, now, publication.rows, answer.took + took)
+    seconds = answer.took + took
+    if step.pass_ is BACKFILLING:
+        memory.stride.answered(step.window, now, publication.rows, seconds)
+    else:
+        memory.pace.answered(step, now, publication.rows, seconds)
     memory.suspect.answered(step)
     memory.attempt, memory.step = 0, None
     job.emit(
@@ -209,12 +220,20 @@ async def _recover(job: Job, memory: Memory, error: PublisherError) -> None:
     """Tell what failed and wait as long as that calls for."""
     step, memory.step = memory.step, None
     overloaded = isinstance(error, OutcomeUnknown) and error.overloaded
-    if step is not None and step.pass_ is REPAIRING:
+    if step is not None and step.pass_ in (REPAIRING, BACKFILLING):
         now = memory.server.now(job.clock.now())
-        memory.pace.repair.failed(step.window, now, halve=overloaded or own(error))
+        walker = memory.stride if step.pass_ is BACKFILLING else memory.pace.repair
+        walker.failed(step.window, now, halve=overloaded or own(error))
         if isinstance(error, StepError) and error.stage in (Stage.READ, Stage.PARSE):
             job.emit(
-                RepairFailed(job.operation, step.window, error.stage, error.reason, str(error))
+                RepairFailed(
+                    job.operation,
+                    step.window,
+                    error.stage,
+                    error.reason,
+                    str(error),
+                    step.pass_.label,
+                )
             )
             await _sleep(job, error.retry_after or 0.0)
             return

@@ -4,12 +4,13 @@ The three doors to the outside are Protocols; edges fit them by shape, tests
 bring their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import random
 from typing import Protocol
 
 from publisher.model import Answer, Batch, Instant, Request, Restored
+from publisher.rules.backfill import Order, Stride
 from publisher.rules.parking import Suspect
 from publisher.rules.quota import Quota
 from publisher.rules.schedule import Pace, Pass, Read, passes_of
@@ -50,6 +51,14 @@ class Log(Protocol):
         ...
 
 
+class Orders(Protocol):
+    """What people want of an operation, told through Kafka."""
+
+    async def read(self) -> Sequence[Order]:
+        """All orders that stand, the oldest first. Raises Transient or Held; changes nothing."""
+        ...
+
+
 class Clock(Protocol):
     """Time, driven by the machine or by a test."""
 
@@ -86,6 +95,8 @@ class Job:
     """Says "alive, and again within so many seconds", for `/healthz`."""
     jitter: Callable[[], float] = random
     """A number in [0, 1) that spreads pauses; a test brings its own to be able to replay."""
+    orders: Orders | None = None
+    """None = nobody orders anything: a preview."""
 
 
 @dataclass(slots=True)
@@ -95,6 +106,7 @@ class Memory:
     passes: tuple[Pass, ...]
     pace: Pace
     quota: Quota
+    stride: Stride
     server: ServerClock = field(default_factory=ServerClock)
     state: State | None = None
     """None = must be restored before the next step."""
@@ -106,8 +118,17 @@ class Memory:
     puzzled: int = 0
     """Answers in a row that were not understood; after the first the decoder forgives."""
     only_404_since: Instant | None = None
+    look_again: float = 0.0
+    """When to look for orders, on the clock that never goes back."""
+    deaf: bool = False
+    """The last look at the orders failed."""
 
     @classmethod
     def starting(cls, settings: PublisherSettings) -> "Memory":
         """Know nothing yet."""
-        return cls(passes_of(settings), Pace.starting(settings), Quota(settings.poll_every))
+        return cls(
+            passes_of(settings),
+            Pace.starting(settings),
+            Quota(settings.poll_every),
+            Stride.starting(settings),
+        )

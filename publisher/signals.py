@@ -126,13 +126,14 @@ class WindowParked:
 
 @dataclass(frozen=True, slots=True)
 class RepairFailed:
-    """A piece of a gap could not be read; it stays where it is."""
+    """A piece of a gap, or of a backfill, could not be read; it is tried again later."""
 
     operation: str
     window: Window
     stage: Stage
     reason: Reason
     text: str
+    pass_label: str
 
 
 @dataclass(frozen=True, slots=True)

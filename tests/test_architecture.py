@@ -19,7 +19,7 @@ LEVELS = (
     ("cli",),
     ("app", "commands"),
     ("flow", "edges"),
-    ("parking",),
+    ("parking", "ordering"),
     ("asking", "committing"),
     ("job",),
     ("rules",),

@@ -10,6 +10,7 @@ import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from publisher.edges import kafka_orders
 from publisher.edges.kafka_topics import (
     _STATE_CONFIG,
     DEAD_LETTERS_PARTITIONS,
@@ -18,8 +19,10 @@ from publisher.edges.kafka_topics import (
 )
 from publisher.model import StateRecord, Window
 from publisher.rules import dead_letters, state
+from publisher.rules.backfill import Order
 from publisher.rules.events import EVENT_TYPE
 from publisher.rules.letters import Letter, Letters, replayed
+from publisher.rules.records import Standing
 from publisher.rules.replay import DONE
 from publisher.rules.rows import RejectReason
 from publisher.rules.schedule import passes_of
@@ -150,6 +153,7 @@ def test_the_topics_are_those_that_are_made() -> None:
         "messages": (defaults.messages_topic, MESSAGES_PARTITIONS),
         "deadLetters": (defaults.dead_letters_topic, DEAD_LETTERS_PARTITIONS),
         "state": (defaults.state_topic, STATE_PARTITIONS),
+        "commands": (defaults.commands_topic, STATE_PARTITIONS),
     }
     told = CHANNELS["state"]["bindings"]["kafka"]["topicConfiguration"]
     assert told["cleanup.policy"] == [_STATE_CONFIG["cleanup.policy"]]
@@ -229,6 +233,14 @@ def test_the_state_is_as_it_says() -> None:
         for other in {"checkpoint", "owner", "journal"} - {name}:
             with pytest.raises(ValidationError):
                 says(other, key=record.key, headers=None, value=None)
+
+
+def test_a_command_is_as_it_says() -> None:
+    order = Order(
+        "20261120T150000-0f0f", START, START + MINUTE, again=False, wanted=Standing.RUNNING
+    )
+    value = json.loads(kafka_orders._encoded(order))
+    says("command", key=f"{OPERATION}/{order.id}".encode(), headers=None, value=value)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ FILES: Final = [*sorted((ROOT / "publisher").rglob("*.py")), ROOT / "deploy" / "
 SILENT: Final = {
     "publisher/cli/__init__.py": "help texts",
     "publisher/cli/coverage.py": "help texts",
+    "publisher/cli/backfilling.py": "help texts",
     "publisher/cli/letters.py": "help texts",
     "publisher/cli/looking.py": "help texts",
     "publisher/cli/caring.py": "help texts",
@@ -89,6 +90,9 @@ NO_MESSAGES: Final = {
     "last window  {}, {} to {}: {} rows, {} new, {} known before, {} rejected",
     "parked       {} to {}: could not be read yet",
     "published    {} events since the service started", "{}, next attempt in {}",
+    # what `backfill` prints
+    "{}  ordered: {} to {} of {}", "{}  {}  {} {}  {} to {}{}: {} rows, {} new",
+    ", {} rows/s, {} to go", "No backfill was ordered",
     # what `check` prints
     "Checking, at most 15 seconds ...", "Nothing failed, hints: {}. ", "{}The service can run.",
     ", {} not tried because of that",
@@ -267,6 +271,7 @@ SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "PUBLISHER_*_TOPIC: ": {"PUBLISHER_STATE_TOPIC": "wolkvox.messages"},
     "PUBLISHER_STATE_TOPIC must not hold": {"PUBLISHER_STATE_TOPIC": "state.{operation}"},
+    "PUBLISHER_COMMANDS_TOPIC must not hold": {"PUBLISHER_COMMANDS_TOPIC": "c.{operation}"},
     "KAFKA_SASL_USERNAME is missing": {
         "KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_PASSWORD": "secret",
     },
@@ -636,6 +641,21 @@ ELSEWHERE: Final = {
         "test_signals.py::test_a_parked_window_and_its_repair_are_told"
     ),
     "Parked window failed again": "test_signals.py::test_a_parked_window_and_its_repair_are_told",
+    "orders cannot be read": ("test_backfill.py::test_orders_that_cannot_be_read_do_not_stop_live"),
+    "Window of a backfill failed, tried again later": (
+        "test_backfill.py::test_a_window_that_fails_is_told_and_read_later"
+    ),
+    "that this version cannot read": (
+        "test_backfill_kafka.py::test_a_record_that_is_no_order_and_a_topic_that_forgets"
+    ),
+    "Kafka would forget what was ordered": (
+        "test_backfill_kafka.py::test_a_record_that_is_no_order_and_a_topic_that_forgets"
+    ),
+    "must be an instant with its offset": "test_backfill_kafka.py::test_what_cannot_be_ordered",
+    "FROM must lie before TO": "test_backfill_kafka.py::test_what_cannot_be_ordered",
+    "TO lies in the future": "test_backfill_kafka.py::test_what_cannot_be_ordered",
+    "has no backfill of this id": ("test_backfill_kafka.py::test_history_beside_live_over_a_kill"),
+    "order its range anew": "test_backfill_kafka.py::test_history_beside_live_over_a_kill",
     "no answer on port": "test_container.py::test_no_service_is_unhealthy_with_one_line",
     "does NTP run here?": "test_check.py::test_clocks_that_differ",
     "minutes in the future by": "test_check.py::test_a_wrong_time_zone_shows",

@@ -7,6 +7,7 @@ difference is a change of the contract, see `schemas/README.md`.
 import json
 from array import array
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -18,16 +19,20 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from publisher.edges import kafka_orders
 from publisher.edges.kafka import Cluster
 from publisher.edges.kafka_shard import Shard
 from publisher.model import Answer, Progress, StateRecord, Window
 from publisher.rules import dead_letters, state
+from publisher.rules.backfill import Order
 from publisher.rules.events import DATA_SCHEMA, Encoder
 from publisher.rules.ledger import REJECTED
 from publisher.rules.publication import Limits, prepare
 from publisher.rules.records import (
+    Backfill,
     Checkpoint,
     Entry,
+    Standing,
     decode_checkpoint,
     decode_journal,
     encode_checkpoint,
@@ -44,7 +49,7 @@ SCHEMAS: Final = Path(__file__).parents[1] / "schemas"
 EXAMPLES: Final = SCHEMAS / "examples"
 NAMES: Final = (
     "event", "event-headers", "dead-letter-headers", "dead-letter-replayed-headers", "checkpoint",
-    "journal", "owner",
+    "journal", "owner", "command",
 )  # fmt: skip
 
 OPERATION: Final = "wv0010"
@@ -345,6 +350,21 @@ def test_a_gap_fits() -> None:
     value = encode_checkpoint(with_gap).value
     assert value
     schema("checkpoint").validate(json.loads(value))
+
+
+def test_a_backfill_and_its_order_fit() -> None:
+    """Both survive what writes and reads them."""
+    told = decode_checkpoint(example("checkpoint"))
+    end = START + MINUTE
+    backfill = Backfill("1", START, end, True, START, Standing.PAUSED, 3, 5, 4)
+    written = replace(told, backfills=(backfill,))
+    value = encode_checkpoint(written).value
+    assert value
+    schema("checkpoint").validate(json.loads(value))
+    assert decode_checkpoint(value) == written
+    order = Order("1", START, end, again=True, wanted=Standing.CANCELLED)
+    schema("command").validate(json.loads(kafka_orders._encoded(order)))
+    assert kafka_orders._decoded(b"wv0010/1", kafka_orders._encoded(order)) == order
 
 
 def test_the_headers_of_a_dead_letter_are_those_of_the_readme() -> None:

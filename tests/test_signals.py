@@ -121,7 +121,9 @@ CASES: list[tuple[Signal, int]] = [
     (PARKED, logging.WARNING),
     (replace(PUBLISHED, pass_label="repair"), logging.INFO),
     (
-        RepairFailed("wv0010", WINDOW, Stage.READ, Reason.SERVER_ERROR, "a problem of its own"),
+        RepairFailed(
+            "wv0010", WINDOW, Stage.READ, Reason.SERVER_ERROR, "a problem of its own", "repair"
+        ),
         logging.INFO,
     ),
     (WindowNarrowed("wv0010", Reason.TOO_LARGE, WINDOW, MINUTE), logging.INFO),
@@ -232,6 +234,7 @@ def test_no_signal_has_room_for_what_people_wrote() -> None:
         ("NothingFound", "operation"), ("QuotaTold", "operation"), ("StopRequested", "by"),
         ("WindowParked", "operation"), ("WindowParked", "pass_label"),
         ("RepairFailed", "operation"), ("RepairFailed", "text"),
+        ("RepairFailed", "pass_label"),
     }  # fmt: skip
 
 
@@ -254,7 +257,9 @@ def test_a_parked_window_and_its_repair_are_told(log: Callable[..., Log]) -> Non
     written = log()
     logs.record(PARKED)
     logs.record(replace(PUBLISHED, pass_label="repair"))
-    logs.record(RepairFailed("wv0010", WINDOW, Stage.READ, Reason.SERVER_ERROR, "of its own"))
+    logs.record(
+        RepairFailed("wv0010", WINDOW, Stage.READ, Reason.SERVER_ERROR, "of its own", "repair")
+    )
     parked, repaired, failed = written.lines
     bounds = {"from": "2026-11-20T11:40:00Z", "to": "2026-11-20T12:00:00Z"}
     assert parked["event"] == "Window parked, the others are read on"

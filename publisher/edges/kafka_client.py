@@ -71,6 +71,10 @@ class Clients:
             transaction_timeout_ms=TRANSACTION_MS,
         )
 
+    def plain_producer(self) -> AIOKafkaProducer:
+        """A producer without a transactional id: it takes over nothing from anybody."""
+        return AIOKafkaProducer(**self._common, enable_idempotence=True)
+
     def consumer(self, isolation_level: str) -> AIOKafkaConsumer:
         """A consumer without a group, which reads a partition from its begin."""
         return AIOKafkaConsumer(

@@ -74,6 +74,24 @@ async def ensure(
     return {topic: int(config["max.message.bytes"]) for topic, config in configs.items()}
 
 
+async def ensure_commands(clients: Clients, settings: Settings, emit: Emit) -> None:
+    """Create the commands topic where it is missing, and check it. Raises as `ensure` does."""
+    topic = settings.publisher.commands_topic
+    wanted = {topic: Wanted(STATE_PARTITIONS, _STATE_CONFIG)}
+    admin = clients.admin()
+    async with clients.using(admin), asyncio.timeout(CALL_SECONDS):
+        topics = await _created(admin, wanted, emit)
+        configs = await _configs(admin, wanted, emit)
+    for problem in too_few_partitions(topic, len(topics[topic]["partitions"])):
+        raise _wrong(problem)
+    policy = configs.get(topic, {}).get("cleanup.policy", "compact")
+    if policy != "compact":
+        raise _wrong(
+            f"topic {topic} has cleanup.policy={policy}: Kafka would forget what was ordered;"
+            " set it to compact"
+        )
+
+
 def wanted_topics(settings: Settings, operation: str) -> dict[str, Wanted]:
     """The three topics of an operation."""
     room = settings.publisher.max_event_bytes + ENVELOPE_BYTES

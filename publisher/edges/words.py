@@ -54,6 +54,8 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
         case signals.WindowParked():
             hint = "repair reads it again, piece by piece; gap_seconds tells what is missing"
             return WARNING, "Window parked, the others are read on", {"hint": hint}
+        case signals.RepairFailed(pass_label="backfill"):
+            return WARNING, "Window of a backfill failed, tried again later", {}
         case signals.RepairFailed():
             return INFO, "Parked window failed again", {}
         case signals.WindowNarrowed():

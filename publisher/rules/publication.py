@@ -19,7 +19,7 @@ from typing import Final
 
 from publisher.errors import Held, Reason, Stage
 from publisher.model import Answer, Batch, Instant, Record
-from publisher.rules import dead_letters
+from publisher.rules import backfill, dead_letters
 from publisher.rules.dead_letters import DeadLetter
 from publisher.rules.events import Encoder
 from publisher.rules.gaps import removed
@@ -84,7 +84,7 @@ def prepare(
             " understood: the report's format has changed; nothing is published until this"
             " version is replaced by one that knows the new format",
         )
-    fresh, ids = _fresh(reading.rows, state.ledger)
+    fresh, ids = _fresh(reading.rows, _published(state, step))
     encoder = Encoder(
         operation,
         pass_label=step.pass_.label,
@@ -113,7 +113,10 @@ def prepare(
     )
     gaps = removed(state.checkpoint.gaps, entry.start, entry.end)
     passes = advanced(state.checkpoint.passes, step, covered_until, now, gaps)
-    successor = state.successor(entry, passes, ids, limits.horizon, gaps)
+    backfills = backfill.advanced(
+        state.checkpoint.backfills, step, covered_until, entry.rows, entry.new
+    )
+    successor = state.successor(entry, passes, ids, limits.horizon, gaps, backfills)
     origin = dead_letters.Origin(operation, step.pass_.label, step.window, answer.received_at)
     batch = Batch(
         operation=operation,
@@ -124,6 +127,13 @@ def prepare(
         state=successor.records,
     )
     return Publication(batch, successor, total, len(fresh), entry.duplicate, rejected, occurred)
+
+
+def _published(state: State, step: Read) -> Ledger:
+    """What the step must not publish: for a backfill "again", what came out since it began."""
+    running = backfill.current(state.checkpoint.backfills)
+    mine = step.pass_ is backfill.BACKFILLING and running is not None and running.again
+    return state.again if mine and state.again is not None else state.ledger
 
 
 def _fresh(rows: list[Row], ledger: Ledger) -> tuple[list[Row], dict[str, "array[Id]"]]:

@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Final
 
 import orjson
@@ -29,6 +30,38 @@ PART_BYTES: Final = 250_000
 """Ids and names of buckets in one journal record; the rest of it takes less than 1,000 bytes."""
 LIVE: Final = "live"
 REPAIR: Final = "repair"
+BACKFILL: Final = "backfill"
+
+
+class Standing(StrEnum):
+    """What a backfill does."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """A fixed range that a person asked for, and how far it is."""
+
+    id: str
+    start: Instant
+    end: Instant
+    again: bool
+    """What was published before it was taken up is published once more."""
+    cursor: Instant
+    standing: Standing
+    since: int
+    """Sequence number of the commit that took it up."""
+    rows: int = 0
+    new: int = 0
+
+    @property
+    def active(self) -> bool:
+        """It may still read its range."""
+        return self.standing in (Standing.RUNNING, Standing.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +81,8 @@ class Checkpoint:
     passes: Mapping[str, Progress]
     gaps: tuple[Window, ...] = ()
     """Parked windows: stretches of time that could not be read and were set aside."""
+    backfills: tuple[Backfill, ...] = ()
+    """In the order in which they were taken up; those that ended stay while their order stands."""
 
     @property
     def live(self) -> Progress:
@@ -103,6 +138,21 @@ def encode_checkpoint(checkpoint: Checkpoint) -> StateRecord:
         },
         "gaps": [{"start": iso(gap.start), "end": iso(gap.end)} for gap in checkpoint.gaps],
     }
+    if checkpoint.backfills:  # left out otherwise: a checkpoint is written with every window
+        value["backfills"] = [
+            {
+                "id": one.id,
+                "from": iso(one.start),
+                "to": iso(one.end),
+                "again": one.again,
+                "cursor": iso(one.cursor),
+                "standing": one.standing.value,
+                "since": one.since,
+                "rows": one.rows,
+                "new": one.new,
+            }
+            for one in checkpoint.backfills
+        ]
     return StateRecord(checkpoint_key(checkpoint.operation), orjson.dumps(value))
 
 
@@ -120,6 +170,20 @@ def decode_checkpoint(value: bytes) -> Checkpoint:
             for name, p in told["passes"].items()
         },
         gaps=tuple(Window(_instant(gap["start"]), _instant(gap["end"])) for gap in told["gaps"]),
+        backfills=tuple(
+            Backfill(
+                one["id"],
+                _instant(one["from"]),
+                _instant(one["to"]),
+                one["again"],
+                _instant(one["cursor"]),
+                Standing(one["standing"]),
+                one["since"],
+                one["rows"],
+                one["new"],
+            )
+            for one in told.get("backfills", ())
+        ),
     )
 
 

@@ -212,8 +212,8 @@ def advanced(
     `covered_until` is the window's end or the answer's date, whichever is
     earlier; `now` the server's time when the request was sent.
     """
-    if step.pass_ is REPAIRING:
-        return dict(progress)
+    if step.pass_.name not in progress:
+        return dict(progress)  # repair and backfill have their cursors elsewhere, if any
     old = progress[step.pass_.name]
     settled = min(covered_until, now - step.pass_.settle)
     # A window inside the unsettled stretch settles nothing before itself.

@@ -18,11 +18,12 @@ from itertools import islice
 from typing import Final
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import SECOND, Instant, Progress, StateRecord
+from publisher.model import SECOND, Instant, Progress, StateRecord, Window
 from publisher.rules.gaps import Gaps, beyond, near
 from publisher.rules.ledger import Ids, Ledger
 from publisher.rules.records import (
     LIVE,
+    Backfill,
     Checkpoint,
     Entry,
     checkpoint_key,
@@ -57,6 +58,8 @@ class State:
     journal: deque[Entry] = field(default_factory=deque)
     """Oldest first."""
     ledger: Ledger = field(default_factory=Ledger)
+    again: Ledger | None = None
+    """While a backfill publishes again: what was published since it was taken up."""
 
     def successor(
         self,
@@ -65,18 +68,22 @@ class State:
         ids: Ids,
         horizon: timedelta,
         gaps: Gaps | None = None,
+        backfills: tuple[Backfill, ...] | None = None,
     ) -> Successor:
         """The state after a window: one journal entry more, old ones tombstoned.
 
         An entry goes when its window lies more than `horizon` behind the live
         cursor (not the clock: an outage must not forget), behind every cursor, and
-        not near a gap. Without `gaps` they stay as they are.
+        not near a gap or a backfill. Without `gaps`, `backfills` these stay as they are.
         """
+        backfills = self.checkpoint.backfills if backfills is None else backfills
         gaps = self.checkpoint.gaps if gaps is None else tuple(gaps)
         parts = list(journal_parts(self.checkpoint.operation, entry, ids))
         entry = replace(entry, parts=len(parts))
         bound = _forget_before(passes, horizon)
-        old = list(islice(_old(self.journal, bound, gaps), TOMBSTONES_PER_COMMIT))
+        old = list(
+            islice(_old(self.journal, bound, _spared(gaps, backfills)), TOMBSTONES_PER_COMMIT)
+        )
         tombstones = [
             StateRecord(journal_key(self.checkpoint.operation, gone.sequence, part), None)
             for gone in old
@@ -88,6 +95,7 @@ class State:
             journal_records=self.checkpoint.journal_records + len(parts) - len(tombstones),
             passes=passes,
             gaps=gaps,
+            backfills=backfills,
         )
         records = [*parts, *tombstones, encode_checkpoint(checkpoint)]
         return Successor(checkpoint, entry, ids, old, records)
@@ -95,6 +103,10 @@ class State:
     def apply(self, successor: Successor, horizon: timedelta) -> None:
         """Become the successor; only after its records are committed."""
         self.checkpoint = successor.checkpoint
+        if republishing(self.checkpoint) is None:
+            self.again = None
+        elif self.again is None:
+            self.again = Ledger()
         kept = []
         for gone in successor.forgotten:
             while (entry := self.journal.popleft()) is not gone:
@@ -103,12 +115,21 @@ class State:
         if successor.entry is not None:
             self.journal.append(successor.entry)
             self.ledger.add(successor.ids, successor.entry.start, successor.entry.end)
+            if self.again is not None:
+                self.again.add(successor.ids, successor.entry.start, successor.entry.end)
         if successor.forgotten:
             # An old entry behind a younger one stays in the journal, and so do its ids here.
-            gaps = self.checkpoint.gaps
+            gaps = _spared(self.checkpoint.gaps, self.checkpoint.backfills)
             ends = [each.end for each in self.journal if not near(gaps, each.start, each.end)]
             bound = _forget_before(self.checkpoint.passes, horizon)
             self.ledger.forget(min(ends, default=bound), lambda start, end: near(gaps, start, end))
+
+    def with_backfills(self, backfills: tuple[Backfill, ...]) -> Successor:
+        """The state with other orders: a checkpoint and nothing else."""
+        checkpoint = replace(
+            self.checkpoint, sequence=self.checkpoint.sequence + 1, backfills=backfills
+        )
+        return Successor(checkpoint, None, {}, (), [encode_checkpoint(checkpoint)])
 
     def read_until(self, instant: Instant, age: timedelta) -> Instant:
         """How far from `instant` on everything has been read when it was at least `age` old.
@@ -180,6 +201,8 @@ def restore(operation: str, records: MutableMapping[bytes, bytes]) -> State | No
             f" ({len(records)} of {checkpoint.journal_records} are left): going on would publish"
             " messages twice; restore the topic from a backup",
         )
+    republished = republishing(checkpoint)
+    again = None if republished is None else Ledger()
     entries: dict[int, Entry] = {}
     ids: dict[str, tuple[array[int], Instant, Instant]] = {}
     for key in list(records):
@@ -187,15 +210,29 @@ def restore(operation: str, records: MutableMapping[bytes, bytes]) -> State | No
         known = entries.get(entry.sequence)
         parts = known.parts + 1 if known else 1
         entries[entry.sequence] = replace(entry, parts=parts)
+        if again is not None and republished is not None and entry.sequence > republished.since:
+            again.add(
+                {bucket: array("Q", sorted(i)) for bucket, i in buckets}, entry.start, entry.end
+            )
         for bucket, found in buckets:
             have, since, until = ids.get(bucket, (array("Q"), entry.start, entry.end))
             have.extend(found)
             ids[bucket] = have, min(since, entry.start), max(until, entry.end)
-    state = State(checkpoint, deque(entries[sequence] for sequence in sorted(entries)))
+    state = State(checkpoint, deque(entries[sequence] for sequence in sorted(entries)), again=again)
     for bucket in list(ids):
         have, since, until = ids.pop(bucket)
         state.ledger.add({bucket: array("Q", sorted(have))}, since, until)
     return state
+
+
+def republishing(checkpoint: Checkpoint) -> Backfill | None:
+    """The backfill that publishes again; there is one at a time."""
+    return next((one for one in checkpoint.backfills if one.again and one.active), None)
+
+
+def _spared(gaps: Gaps, backfills: Iterable[Backfill]) -> Gaps:
+    """Where old windows are still needed: what is read there must be known for published."""
+    return (*gaps, *(Window(one.start, one.end) for one in backfills if one.active))
 
 
 def _forget_before(passes: Mapping[str, Progress], horizon: timedelta) -> Instant:

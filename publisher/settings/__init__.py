@@ -191,11 +191,15 @@ def _contradictions(
         yield "PUBLISHER_MAX_WINDOW must be at least 1s, the report's resolution"
     if told.max_window > timedelta(days=31):
         yield "PUBLISHER_MAX_WINDOW must be at most 31d: the report refuses more"
-    topics = {told.messages_topic, told.dead_letters_topic, told.state_topic}
-    if len(topics) < 3:
-        yield "PUBLISHER_*_TOPIC: messages, dead letters and state need a topic each"
+    topics = {
+        told.messages_topic, told.dead_letters_topic, told.state_topic, told.commands_topic
+    }  # fmt: skip
+    if len(topics) < 4:
+        yield "PUBLISHER_*_TOPIC: messages, dead letters, state and commands need a topic each"
     if "{operation}" in told.state_topic:
         yield "PUBLISHER_STATE_TOPIC must not hold {operation}: all operations share it"
+    if "{operation}" in told.commands_topic:
+        yield "PUBLISHER_COMMANDS_TOPIC must not hold {operation}: all operations share it"
     if kafka.security_protocol.startswith("SASL"):
         if not kafka.sasl_username:
             yield f"KAFKA_SASL_USERNAME is missing: {kafka.security_protocol} needs it"

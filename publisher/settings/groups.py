@@ -141,6 +141,7 @@ class PublisherSettings(Group):
     messages_topic: Topic = "wolkvox.messages"
     dead_letters_topic: Topic = "wolkvox.messages.dead-letters"
     state_topic: Topic = "wolkvox.publisher.state"
+    commands_topic: Topic = "wolkvox.publisher.commands"
     transactional_id: Text = "wolkvox-publisher"
     max_event_bytes: Annotated[int, Field(ge=1_000, le=100_000_000)] = 1_000_000
     max_response_bytes: Annotated[int, Field(ge=1_000, le=268_435_456)] = 16_777_216

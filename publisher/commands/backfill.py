@@ -1,0 +1,215 @@
+"""`wolkvox-publisher backfill`: order history, change the order, tell how far it is.
+
+Orders are written to the commands topic; how far they are stands in the
+checkpoint, which is only read. Nothing here takes over a transactional id.
+"""
+
+import asyncio
+import logging
+import secrets
+import sys
+import time
+from collections.abc import Awaitable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final, TypedDict
+
+import click
+import orjson
+
+from publisher.edges.kafka_orders import KafkaOrders
+from publisher.edges.page import duration
+from publisher.edges.report_reader import NoAnswerError, states_of
+from publisher.errors import SettingsError, StepError
+from publisher.model import SECOND, Instant, iso
+from publisher.rules.backfill import Order
+from publisher.rules.records import Backfill, Standing
+from publisher.rules.state import State
+from publisher.settings import Settings, load
+
+LOOK_SECONDS: Final = 2.0
+"""Between two looks at the progress."""
+
+WAITING: Final = "waiting"
+"""Ordered, and not yet taken up by the service."""
+
+Told = TypedDict(
+    "Told",
+    {
+        "operation": str,
+        "id": str,
+        "from": str,
+        "to": str,
+        "again": bool,
+        "standing": str,
+        "wanted": str,
+        "cursor": str,
+        "rows": int,
+        "new": int,
+    },
+)
+
+
+def start(begin: str, end: str, operation: str | None, *, again: bool, wait: bool) -> int:
+    """Order a range; returns the exit code."""
+
+    async def work() -> int:
+        settings = load()
+        name = _operation(settings, operation)
+        window = _instant("FROM", begin), _instant("TO", end)
+        if not window[0] < window[1] - SECOND / 2:
+            raise SettingsError(["FROM must lie before TO, by a second at least"])
+        if window[1] > datetime.now(UTC):
+            raise SettingsError(["TO lies in the future: live reads that, choose an earlier TO"])
+        id_ = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+        order = Order(id_, *window, again, Standing.RUNNING)
+        await KafkaOrders(settings, name).write(order)
+        click.echo(f"{id_}  ordered: {iso(window[0])} to {iso(window[1])} of {name}")
+        return await _watch(settings, name, id_) if wait else 0
+
+    return _run(work())
+
+
+def show(operation: str | None, *, as_json: bool) -> int:
+    """Tell all that was ordered; returns the exit code."""
+
+    async def work() -> int:
+        settings = load()
+        names = [one.name for one in settings.operations]
+        if operation is not None:
+            names = [_operation(settings, operation)]
+        told = [one for name in names for one in await _told(settings, name)]
+        if as_json:
+            text = orjson.dumps({"backfills": told}, option=orjson.OPT_INDENT_2)
+            click.echo(text)
+        for one in [] if as_json else told:
+            click.echo(_line(one))
+        if not told and not as_json:
+            click.echo("No backfill was ordered")
+        return 0
+
+    return _run(work())
+
+
+def change(id_: str, operation: str | None, wanted: str) -> int:
+    """Want something else of an order; returns the exit code."""
+
+    async def work() -> int:
+        settings = load()
+        name = _operation(settings, operation)
+        orders = KafkaOrders(settings, name)
+        found = next((one for one in await orders.read() if one.id == id_), None)
+        if found is None:
+            raise SettingsError([f"operation {name} has no backfill of this id: see backfill list"])
+        told = next(one for one in await _told(settings, name) if one["id"] == id_)
+        if told["standing"] in (Standing.DONE, Standing.CANCELLED):
+            raise SettingsError(
+                [f"backfill {id_} has ended ({told['standing']}): order its range anew"]
+            )
+        await orders.write(replace(found, wanted=Standing(wanted)))
+        click.echo(f"{id_}  wanted: {wanted}")
+        return 0
+
+    return _run(work())
+
+
+async def _watch(settings: Settings, name: str, id_: str) -> int:
+    """Show the progress until it ends: a bar on a terminal, lines elsewhere."""
+    began, first, last = time.monotonic(), 0.0, ""
+    terminal = sys.stdout.isatty()
+    while True:
+        told = next(one for one in await _told(settings, name) if one["id"] == id_)
+        share = _share(told)
+        first = first or share
+        line = _line(told)
+        if share > first:
+            seconds = time.monotonic() - began
+            left = seconds * (1 - share) / (share - first)
+            line += f", {told['rows'] / seconds:,.0f} rows/s, {duration(left)} to go"
+        if line != last:
+            bar = f"[{'#' * int(share * 20):20}] " if terminal else ""
+            click.echo(f"\r\x1b[K{bar}{line}" if terminal else line, nl=not terminal)
+        last = line
+        if told["standing"] in (Standing.DONE, Standing.CANCELLED):
+            if terminal:
+                click.echo()
+            return 0 if told["standing"] == Standing.DONE else 1
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _told(settings: Settings, name: str) -> list[Told]:
+    """Every order that stands, and how far the checkpoint says it is."""
+    orders = await KafkaOrders(settings, name).read()
+    states, _ = await states_of(settings)
+    found = states[name]
+    if isinstance(found, StepError):
+        raise found
+    known = {one.id: one for one in found.checkpoint.backfills} if isinstance(found, State) else {}
+    return [_of(name, order, known.get(order.id)) for order in orders]
+
+
+def _of(name: str, order: Order, known: Backfill | None) -> Told:
+    return {
+        "operation": name,
+        "id": order.id,
+        "from": iso(order.start),
+        "to": iso(order.end),
+        "again": order.again,
+        "standing": known.standing.value if known else WAITING,
+        "wanted": order.wanted.value,
+        "cursor": iso(known.cursor if known else order.start),
+        "rows": known.rows if known else 0,
+        "new": known.new if known else 0,
+    }
+
+
+def _share(told: Told) -> float:
+    begin, end, at = (datetime.fromisoformat(told[key]) for key in ("from", "to", "cursor"))
+    return (at - begin) / (end - begin)
+
+
+def _line(told: Told) -> str:
+    again = ", again" if told["again"] else ""
+    return (
+        f"{told['id']}  {told['operation']}  {told['standing']} {_share(told):.0%}"
+        f"  {told['from']} to {told['to']}{again}: {told['rows']:,} rows, {told['new']:,} new"
+    )
+
+
+def _operation(settings: Settings, name: str | None) -> str:
+    names = [one.name for one in settings.operations]
+    if name is None and len(names) == 1:
+        return names[0]
+    if name not in names:
+        given = name or "(none given)"
+        raise SettingsError([f"--operation: there is no {given}; there are: {', '.join(names)}"])
+    return name
+
+
+def _instant(what: str, text: str) -> Instant:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise SettingsError(
+            [f"{what} must be an instant with its offset, such as 2026-11-01T00:00:00-05:00"]
+        )
+    return found.astimezone(UTC).replace(microsecond=0)
+
+
+def _run(work: Awaitable[int]) -> int:
+    logging.root.addHandler(logging.NullHandler())
+
+    async def bounded() -> int:
+        return await work
+
+    try:
+        return asyncio.run(bounded())
+    except SettingsError as error:
+        problems, code = error.problems, 2
+    except (StepError, NoAnswerError) as error:
+        problems, code = [str(error)], 1
+    for problem in problems:
+        sys.stderr.write(f"wolkvox-publisher: {problem}\n")
+    return code

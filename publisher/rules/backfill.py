@@ -1,0 +1,157 @@
+"""History that a person asked for: a pass over a fixed range, after everything else. Pure.
+
+Rules of this file:
+- An order says what is wanted of a backfill, the checkpoint how far it is: obeying
+  the same order twice changes nothing, so nobody counts orders.
+- It takes a step only where the loop would otherwise wait, one answer at a time.
+- It never parks: what cannot be read is tried again, and a person may cancel it.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Final
+
+from publisher.model import SECOND, Instant, Window
+from publisher.rules.gaps import Gaps, before_next, beyond
+from publisher.rules.records import BACKFILL, Backfill, Standing
+from publisher.rules.schedule import TARGET_ROWS, Pass, Read, Step, Wait
+from publisher.settings import PublisherSettings
+
+DAY: Final = timedelta(days=1)
+DAILY_REQUESTS: Final = 300
+"""Of a usual quota of 1000: live and re-reads need about 350, repair 48; the rest is reserve."""
+QUICK: Final = 15.0
+"""Seconds; live waits for one answer at most, so windows grow only while answers are quicker."""
+BACKFILLING: Final = Pass(BACKFILL, BACKFILL, timedelta(), timedelta(), timedelta())
+"""Its cursor stands with its range, not among the passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is wanted of one backfill: the live record of its key in the commands topic."""
+
+    id: str
+    start: Instant
+    end: Instant
+    again: bool
+    wanted: Standing
+    """RUNNING, PAUSED or CANCELLED."""
+
+
+@dataclass(slots=True)
+class Stride:
+    """How fast it walks: in memory only."""
+
+    width: timedelta
+    widest: timedelta
+    settle: timedelta
+    """Younger time is left to live."""
+    pause: timedelta
+    due: Instant | None = None
+    """Not before, after a failure."""
+    asked: deque[Instant] = field(default_factory=deque)
+    """The requests of the last day."""
+
+    @classmethod
+    def starting(cls, settings: PublisherSettings) -> "Stride":
+        """Begin narrow, as live does."""
+        width = min(settings.poll_every, settings.max_window)
+        return cls(width, settings.max_window, settings.overlap, settings.poll_every)
+
+    def answered(self, window: Window, now: Instant, rows: int, took: float) -> None:
+        """Go on at once, wider when the answer was small and quick."""
+        self.asked.append(now)
+        self.due = None
+        if rows > TARGET_ROWS or took > QUICK:
+            self.width = max(window.width / 2, SECOND)
+        elif rows * 2 <= TARGET_ROWS and window.width >= self.width:
+            self.width = min(self.width * 2, self.widest)
+
+    def failed(self, window: Window, now: Instant, *, halve: bool) -> None:
+        """Try again a poll later, with half of it unless that says nothing about the window."""
+        self.asked.append(now)
+        self.due = now + self.pause
+        if halve:
+            self.width = max(window.width / 2, SECOND)
+
+    def may_spend(self, now: Instant) -> bool:
+        """Whether the day's share of the quota leaves a request for history."""
+        while self.asked and self.asked[0] <= now - DAY:
+            self.asked.popleft()
+        return len(self.asked) < DAILY_REQUESTS
+
+
+def meanwhile(
+    step: Step, backfills: Sequence[Backfill], stride: Stride, now: Instant, gaps: Gaps
+) -> Step:
+    """The step, or a window of history where it would be a wait."""
+    running = current(backfills)
+    if not isinstance(step, Wait) or running is None or not stride.may_spend(now):
+        return step
+    if stride.due and now < stride.due:
+        return Wait(min(step.until, stride.due))
+    # What lies in a gap is left to repair, which would not publish it again, though.
+    known = () if running.again else gaps
+    start = min(beyond(known, running.cursor), running.end)
+    limit = min(running.end, now - stride.settle)
+    if start == running.end:  # the rest is a gap: a second of it ends the pass
+        start, known = running.end - SECOND, ()
+    if start >= limit:
+        return step
+    end = before_next(known, start, min(start + stride.width, limit))
+    return Read(BACKFILLING, Window(start, end), ends_round=True)
+
+
+def current(backfills: Iterable[Backfill]) -> Backfill | None:
+    """The one whose turn it is: the oldest that runs."""
+    return next((one for one in backfills if one.standing is Standing.RUNNING), None)
+
+
+def advanced(
+    backfills: Sequence[Backfill], step: Read, covered_until: Instant, rows: int, new: int
+) -> tuple[Backfill, ...]:
+    """The backfills once the step's window is committed."""
+    mine = current(backfills) if step.pass_ is BACKFILLING else None
+    if mine is None:
+        return tuple(backfills)
+    cursor = min(max(mine.cursor, covered_until), mine.end)
+    standing = Standing.DONE if cursor == mine.end else mine.standing
+    moved = replace(
+        mine, cursor=cursor, standing=standing, rows=mine.rows + rows, new=mine.new + new
+    )
+    return tuple(moved if one is mine else one for one in backfills)
+
+
+def obeyed(
+    backfills: Sequence[Backfill], orders: Sequence[Order], sequence: int
+) -> tuple[Backfill, ...]:
+    """The backfills as the orders want them; `sequence` is that of the commit which says so.
+
+    What has ended stays so for as long as its order stands. One that publishes
+    again is taken up only when no other such one is under way: what counts as
+    published is what was published since it was taken up.
+    """
+    wanted = {order.id: order for order in orders}
+    found = [
+        replace(one, standing=wanted[one.id].wanted) if one.active and one.id in wanted else one
+        for one in backfills
+        if one.active or one.id in wanted
+    ]
+    known = {one.id for one in found}
+    for order in orders:
+        busy = order.again and any(one.again and one.active for one in found)
+        if order.id not in known and not busy:
+            found.append(
+                Backfill(
+                    order.id,
+                    order.start,
+                    order.end,
+                    order.again,
+                    order.start,
+                    order.wanted,
+                    sequence,
+                )
+            )
+    return tuple(found)

@@ -1,0 +1,307 @@
+"""History beside live, in process: each message once, live on time, whatever people order.
+
+Time is driven, nothing sleeps. Replay a failed trial with `BACKFILL_SEED=n python -m pytest
+tests/test_backfill.py -k trial`.
+"""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from publisher.edges import words
+from publisher.errors import Reason, Stage, Transient
+from publisher.flow import run
+from publisher.job import Job
+from publisher.model import Answer, Instant, Request, Window
+from publisher.rules.backfill import BACKFILLING, Order, Stride, meanwhile, obeyed
+from publisher.rules.records import Backfill, Standing
+from publisher.rules.schedule import Read, Wait
+from publisher.rules.zone import Zone
+from publisher.settings import PublisherSettings
+from publisher.signals import HintGiven, RepairFailed, Signal, StepFailed, WindowPublished
+from tests.fakes import (
+    NOON,
+    Chat,
+    Crash,
+    FakeClock,
+    FakeReport,
+    Fate,
+    MemoryCluster,
+    MemoryKafka,
+    Said,
+)
+from tests.test_flow import OPERATION, known, values
+
+HOUR = timedelta(hours=1)
+POLL = timedelta(minutes=5)
+SEED = os.environ.get("BACKFILL_SEED")
+TRIALS = int(os.environ.get("BACKFILL_TRIALS", "30"))
+
+
+class MemoryOrders:
+    """Fits `job.Orders`."""
+
+    def __init__(self, *orders: Order) -> None:
+        self.stand = {order.id: order for order in orders}
+
+    async def read(self) -> Sequence[Order]:
+        return list(self.stand.values())
+
+    def want(self, id_: str, wanted: Standing) -> None:
+        self.stand[id_] = replace(self.stand[id_], wanted=wanted)
+
+
+class Trial:
+    """A world with a past, a publisher that crashes, and somebody who cannot make up his mind."""
+
+    def __init__(self, seed: int, *, again: bool = False, faults: float = 0.1) -> None:
+        self.rng = rng = random.Random(seed)
+        self.end = NOON + 8 * HOUR
+        self.calm = NOON + 3 * HOUR
+        self.clock = FakeClock(NOON)
+        self.start = NOON - (30 * HOUR if again else timedelta())
+        self.settings = PublisherSettings.model_validate(
+            {
+                "poll_every": POLL,
+                "rereads": [HOUR],
+                "start": self.start.isoformat(),
+                "max_window": "2h",
+                "horizon": "6h",
+            }
+        )
+        self.range = Window(NOON - 20 * HOUR, NOON - HOUR * rng.uniform(0, 1))
+        order = Order("1", self.range.start, self.range.end, again, Standing.RUNNING)
+        self.orders = MemoryOrders() if again else MemoryOrders(order)
+        self.order = order
+        self.faults = faults
+        self.chats = [self._chat(number) for number in range(150)]
+        self.report = FakeReport(self.clock, self.chats, rng, trouble=self._trouble)
+        self.kafka = MemoryKafka()
+        self.kafka.fate = self._fate
+        self.signals: list[Signal] = []
+
+    def _chat(self, number: int) -> Chat:
+        rng, chat = self.rng, Chat(f"{186_000_000 + number}")
+        at = (NOON - 24 * HOUR + 28 * HOUR * rng.random()).replace(microsecond=0)
+        for index in range(rng.randrange(1, 6)):
+            at += timedelta(seconds=rng.choice([0, 1, rng.randrange(300)]))
+            fields = {
+                "channel": "web", "from": "AGENT", "from_name": "x", "to_name": "y",
+                "message": f"{number} {index}", "customer_id": "1",
+            }  # fmt: skip
+            chat.said.append(Said(at, fields, at, at))
+        return chat
+
+    def _fate(self) -> Fate:
+        self.clock.advance(self.rng.uniform(0, 2))
+        if self.clock.true > self.calm or self.rng.random() > self.faults:
+            return Fate.DONE
+        return self.rng.choice(list(Fate))
+
+    def _trouble(self, _request: Request) -> Answer | None:
+        self._change_mind()
+        if self.clock.true > self.calm or self.rng.random() > self.faults:
+            return None
+        match self.rng.randrange(3):
+            case 0:
+                raise Crash
+            case 1:
+                raise Transient(Stage.READ, Reason.TIMEOUT, "slow")
+            case _:
+                raise Transient(Stage.READ, Reason.UNREACHABLE, "no way")
+
+    def _change_mind(self) -> None:
+        if "1" in self.orders.stand:
+            minds = [Standing.RUNNING, Standing.PAUSED] if self.faults else [Standing.RUNNING]
+            calm = self.clock.true > self.calm
+            self.orders.want("1", Standing.RUNNING if calm else self.rng.choice(minds))
+
+    async def run(self, until: Instant) -> None:
+        while self.clock.true < until:
+            self.clock.until = until
+            job = Job(
+                operation=OPERATION, zone=Zone("America/Bogota"), settings=self.settings,
+                source=self.report, log=MemoryCluster(self.kafka).log(OPERATION),
+                clock=self.clock, emit=self.signals.append, beat=lambda _: None,
+                jitter=self.rng.random, orders=self.orders,
+            )  # fmt: skip
+            try:
+                await run(job)
+            except Crash:
+                self.clock.advance(self.rng.choice([1.0, 30.0]))
+
+    def published(self) -> Counter[str]:
+        return Counter(event["event_id"] for event in values(self.kafka.events[OPERATION]))
+
+    def texts(self) -> Counter[str]:
+        return Counter(event["message"] for event in values(self.kafka.events[OPERATION]))
+
+    def filed(self, begin: Instant, end: Instant) -> set[str]:
+        every = [said for chat in self.chats for said in chat.said]
+        return {said.fields["message"] for said in every if begin <= said.filed < end}
+
+    @property
+    def backfill(self) -> Backfill:
+        (found,) = known(self.kafka).checkpoint.backfills
+        return found
+
+
+def seeds() -> list[int]:
+    return [int(SEED)] if SEED else random.SystemRandom().sample(range(10**9), TRIALS)
+
+
+async def test_trial_each_once() -> None:
+    """Crashes, pauses, resumes: of the range and of live nothing is lost, nothing comes twice."""
+    for seed in seeds():
+        trial = Trial(seed)
+        await trial.run(trial.end)
+        replay = f"BACKFILL_SEED={seed}"
+        assert trial.backfill.standing is Standing.DONE, replay
+        got = trial.texts()
+        assert set(got.values()) == {1}, replay
+        must = trial.filed(trial.range.start, trial.range.end)
+        must |= trial.filed(trial.start, trial.end)
+        assert must <= got.keys(), replay
+
+
+async def test_trial_again_exactly_once_more() -> None:
+    """What was published comes a second time under its id, whatever crashes; not a third time.
+
+    The horizon is shorter than the range is old: its journal must stay while it is read.
+    """
+    for seed in seeds():
+        trial = Trial(seed, again=True)
+        begin = trial.calm
+        await trial.run(begin)
+        trial.faults, trial.calm = 0.0, NOON
+        await trial.run(begin + HOUR)  # settled
+        before = trial.texts()
+        assert set(before.values()) == {1}
+        trial.faults, trial.calm = 0.1, begin + 3 * HOUR
+        trial.orders = MemoryOrders(trial.order)
+        await trial.run(trial.end)
+        replay = f"BACKFILL_SEED={seed}"
+        assert trial.backfill.standing is Standing.DONE, replay
+        pad = timedelta(seconds=10)
+        inside = trial.filed(trial.range.start, trial.range.end)
+        around = trial.filed(trial.range.start - pad, trial.range.end + pad)
+        texts = trial.texts()
+        assert {texts[text] for text in inside} == {2}, replay
+        assert {texts[text] for text in texts.keys() - around} == {1}, replay
+        assert len(trial.published()) == len(texts), f"another id, {replay}"
+
+
+async def test_live_is_on_time_beside_it() -> None:
+    """At most one answer of the backfill stands between live and its time."""
+    trial = Trial(7, faults=0.0)
+    await trial.run(NOON + 2 * HOUR)
+    assert trial.backfill.standing is Standing.DONE
+    windows = [one for one in trial.signals if isinstance(one, WindowPublished)]
+    history = [one for one in windows if one.pass_label == "backfill"]
+    assert len(history) > 8
+    slowest = timedelta(seconds=2 * (3 + 2) + 1)  # an answer and a commit, of it and of live
+    for one in windows[3:]:
+        assert one.committed_at - one.covered_until <= POLL + slowest
+    assert max(one.window.width for one in history) == 2 * HOUR
+
+
+async def test_cancelled_it_ends_where_it_is() -> None:
+    """What it has published stays; nothing more is asked; resuming changes nothing."""
+    trial = Trial(7, faults=0.0)
+    trial.orders.stand["1"] = replace(trial.order, wanted=Standing.CANCELLED)
+    trial._change_mind = lambda: None  # type: ignore[method-assign]
+    await trial.run(NOON + HOUR)
+    assert trial.backfill.standing is Standing.CANCELLED
+    trial.orders.want("1", Standing.RUNNING)
+    await trial.run(NOON + 2 * HOUR)
+    assert trial.backfill.standing is Standing.CANCELLED
+    windows = [one for one in trial.signals if isinstance(one, WindowPublished)]
+    assert not [one for one in windows if one.pass_label == "backfill"]
+
+
+async def test_orders_that_cannot_be_read_do_not_stop_live() -> None:
+    """It is told once, and live goes on."""
+    trial = Trial(7, faults=0.0)
+
+    class Deaf(MemoryOrders):
+        async def read(self) -> Sequence[Order]:
+            raise Transient(Stage.RESTORE, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
+
+    trial.orders = Deaf()
+    await trial.run(NOON + HOUR)
+    hints = [one for one in trial.signals if isinstance(one, HintGiven)]
+    assert [hint.text for hint in hints] == ["orders cannot be read: Kafka cannot be reached"]
+    assert known(trial.kafka).checkpoint.live.covered_until > NOON + HOUR - 2 * POLL
+
+
+async def test_a_window_that_fails_is_told_and_read_later() -> None:
+    """Nothing of the live loop waits for it, and half of it is asked for a poll later."""
+    trial = Trial(7, faults=0.0)
+    failed: list[Request] = []
+
+    def trouble(request: Request) -> Answer | None:
+        """The whole of history fails for half an hour."""
+        if request.date_end < "20261120060000" and trial.clock.true < NOON + HOUR / 2:
+            failed.append(request)
+            raise Transient(Stage.READ, Reason.TIMEOUT, "slow")
+        return None
+
+    trial.report = FakeReport(trial.clock, trial.chats, trial.rng, trouble=trouble)
+    await trial.run(NOON + 4 * HOUR)
+    heard = [one for one in trial.signals if isinstance(one, RepairFailed)]
+    assert 4 <= len(failed) == len(heard) <= 8
+    assert words.told(heard[0])[1] == "Window of a backfill failed, tried again later"
+    assert [one for one in trial.signals if isinstance(one, StepFailed)] == []
+    assert trial.backfill.standing is Standing.DONE
+
+
+def one_of(**more: object) -> Backfill:
+    told = Backfill(
+        "1", NOON, NOON + HOUR, again=False, cursor=NOON, standing=Standing.RUNNING, since=3
+    )
+    return replace(told, **more)  # type: ignore[arg-type]
+
+
+def order_of(id_: str = "1", *, again: bool = False, wanted: Standing = Standing.RUNNING) -> Order:
+    return Order(id_, NOON, NOON + HOUR, again, wanted)
+
+
+def test_an_order_obeyed_twice_changes_nothing() -> None:
+    first = obeyed((), [order_of(), order_of("2")], 4)
+    assert [one.since for one in first] == [4, 4]
+    assert obeyed(first, [order_of(), order_of("2")], 9) == first
+
+
+@pytest.mark.parametrize("ended", [Standing.DONE, Standing.CANCELLED])
+def test_what_has_ended_stays_ended_and_goes_with_its_order(ended: Standing) -> None:
+    over = (one_of(standing=ended),)
+    assert obeyed(over, [order_of()], 9) == over
+    assert obeyed(over, [], 9) == ()
+    assert obeyed((one_of(),), [], 9) == (one_of(),)
+
+
+def test_only_one_publishes_again_at_a_time() -> None:
+    orders = [order_of("1", again=True), order_of("2", again=True)]
+    first = obeyed((), orders, 4)
+    assert [one.id for one in first] == ["1"]
+    over = (replace(first[0], standing=Standing.DONE),)
+    assert [(one.id, one.since) for one in obeyed(over, orders, 9)] == [("1", 4), ("2", 9)]
+
+
+def test_history_waits_for_everything_else_and_for_its_share_of_the_quota() -> None:
+    now = NOON + 9 * HOUR
+    stride = Stride.starting(PublisherSettings())
+    wait = Wait(now + POLL)
+    due = Read(BACKFILLING, Window(NOON, NOON + HOUR), ends_round=True)
+    assert meanwhile(due, [one_of()], stride, now, ()) is due
+    assert meanwhile(wait, [one_of(standing=Standing.PAUSED)], stride, now, ()) is wait
+    assert meanwhile(wait, [one_of()], stride, NOON + POLL, ()) is wait, "too young"
+    assert isinstance(meanwhile(wait, [one_of()], stride, now, ()), Read)
+    stride.asked.extend([now] * 300)
+    assert meanwhile(wait, [one_of()], stride, now, ()) is wait
+    assert isinstance(meanwhile(wait, [one_of()], stride, now + 24 * HOUR, ()), Read)
