@@ -17,9 +17,10 @@ from publisher.edges import words
 from publisher.errors import Reason, Stage, Transient
 from publisher.flow import run
 from publisher.job import Job
-from publisher.model import Answer, Instant, Request, Window
+from publisher.model import Answer, Instant, Progress, Request, Window
+from publisher.rules import state
 from publisher.rules.backfill import BACKFILLING, Order, Stride, meanwhile, obeyed
-from publisher.rules.records import Backfill, Standing
+from publisher.rules.records import Backfill, Entry, Standing
 from publisher.rules.schedule import Read, Wait
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings
@@ -34,6 +35,7 @@ from tests.fakes import (
     MemoryCluster,
     MemoryKafka,
     Said,
+    ids_of,
 )
 from tests.test_flow import OPERATION, known, values
 
@@ -172,7 +174,7 @@ async def test_trial_each_once() -> None:
 async def test_trial_again_exactly_once_more() -> None:
     """What was published comes a second time under its id, whatever crashes; not a third time.
 
-    The horizon is shorter than the range is old: its journal must stay while it is read.
+    The horizon is shorter than the range is old: some of it is no longer known at all.
     """
     for seed in seeds():
         trial = Trial(seed, again=True)
@@ -265,6 +267,22 @@ def one_of(**more: object) -> Backfill:
         "1", NOON, NOON + HOUR, again=False, cursor=NOON, standing=Standing.RUNNING, since=3
     )
     return replace(told, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("standing", Standing)
+def test_the_journal_of_a_range_stays_until_the_backfill_has_ended(standing: Standing) -> None:
+    """However old: what lies in it must be known for published when it is read."""
+    horizon = timedelta(days=31)
+    told, _ = state.first(OPERATION, "America/Bogota", NOON, "now", ["live"])
+    told.checkpoint = replace(told.checkpoint, backfills=(one_of(standing=standing),))
+    for sequence, at in [(1, NOON), (2, NOON + timedelta(days=40))]:
+        end = at + POLL
+        entry = Entry(sequence, "live", at, end, end, 1, 1, 0, 0)
+        ids = ids_of({f"{at:%Y-%m-%d %H}": [sequence]})
+        told.apply(told.successor(entry, {"live": Progress(end, end)}, ids, horizon), horizon)
+    kept = standing in (Standing.RUNNING, Standing.PAUSED)
+    assert (len(told.journal) == 2) is kept
+    assert told.ledger.knows("2026-11-20 12", 1) is kept
 
 
 def order_of(id_: str = "1", *, again: bool = False, wanted: Standing = Standing.RUNNING) -> Order:
