@@ -652,7 +652,6 @@ ELSEWHERE: Final = {
         "test_backfill_kafka.py::test_a_record_that_is_no_order_and_a_topic_that_forgets"
     ),
     "must be an instant with its offset": "test_backfill_kafka.py::test_what_cannot_be_ordered",
-    "FROM must lie before TO": "test_backfill_kafka.py::test_what_cannot_be_ordered",
     "TO lies in the future": "test_backfill_kafka.py::test_what_cannot_be_ordered",
     "has no backfill of this id": ("test_backfill_kafka.py::test_history_beside_live_over_a_kill"),
     "order its range anew": "test_backfill_kafka.py::test_history_beside_live_over_a_kill",

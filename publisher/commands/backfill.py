@@ -5,11 +5,9 @@ checkpoint, which is only read. Nothing here takes over a transactional id.
 """
 
 import asyncio
-import logging
 import secrets
 import sys
 import time
-from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, TypedDict
@@ -17,15 +15,16 @@ from typing import Final, TypedDict
 import click
 import orjson
 
+from publisher.commands.frame import run
 from publisher.edges.kafka_orders import KafkaOrders
 from publisher.edges.page import duration
-from publisher.edges.report_reader import NoAnswerError, states_of
+from publisher.edges.report_reader import read_states
 from publisher.errors import SettingsError, StepError
 from publisher.model import SECOND, Instant, iso
 from publisher.rules.backfill import Order
 from publisher.rules.records import Backfill, Standing
 from publisher.rules.state import State
-from publisher.settings import Settings, load
+from publisher.settings import Settings
 
 LOOK_SECONDS: Final = 2.0
 """Between two looks at the progress."""
@@ -53,12 +52,11 @@ Told = TypedDict(
 def start(begin: str, end: str, operation: str | None, *, again: bool, wait: bool) -> int:
     """Order a range; returns the exit code."""
 
-    async def work() -> int:
-        settings = load()
+    async def doing(settings: Settings) -> int:
         name = _operation(settings, operation)
         window = _instant("FROM", begin), _instant("TO", end)
         if not window[0] < window[1] - SECOND / 2:
-            raise SettingsError(["FROM must lie before TO, by a second at least"])
+            raise SettingsError(["FROM must lie before TO"])
         if window[1] > datetime.now(UTC):
             raise SettingsError(["TO lies in the future: live reads that, choose an earlier TO"])
         id_ = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
@@ -67,14 +65,13 @@ def start(begin: str, end: str, operation: str | None, *, again: bool, wait: boo
         click.echo(f"{id_}  ordered: {iso(window[0])} to {iso(window[1])} of {name}")
         return await _watch(settings, name, id_) if wait else 0
 
-    return _run(work())
+    return run(doing)
 
 
 def show(operation: str | None, *, as_json: bool) -> int:
     """Tell all that was ordered; returns the exit code."""
 
-    async def work() -> int:
-        settings = load()
+    async def doing(settings: Settings) -> int:
         names = [one.name for one in settings.operations]
         if operation is not None:
             names = [_operation(settings, operation)]
@@ -88,14 +85,13 @@ def show(operation: str | None, *, as_json: bool) -> int:
             click.echo("No backfill was ordered")
         return 0
 
-    return _run(work())
+    return run(doing)
 
 
 def change(id_: str, operation: str | None, wanted: str) -> int:
     """Want something else of an order; returns the exit code."""
 
-    async def work() -> int:
-        settings = load()
+    async def doing(settings: Settings) -> int:
         name = _operation(settings, operation)
         orders = KafkaOrders(settings, name)
         found = next((one for one in await orders.read() if one.id == id_), None)
@@ -110,7 +106,7 @@ def change(id_: str, operation: str | None, wanted: str) -> int:
         click.echo(f"{id_}  wanted: {wanted}")
         return 0
 
-    return _run(work())
+    return run(doing)
 
 
 async def _watch(settings: Settings, name: str, id_: str) -> int:
@@ -140,7 +136,7 @@ async def _watch(settings: Settings, name: str, id_: str) -> int:
 async def _told(settings: Settings, name: str) -> list[Told]:
     """Every order that stands, and how far the checkpoint says it is."""
     orders = await KafkaOrders(settings, name).read()
-    states, _ = await states_of(settings)
+    states, _ = await read_states(settings)
     found = states[name]
     if isinstance(found, StepError):
         raise found
@@ -196,20 +192,3 @@ def _instant(what: str, text: str) -> Instant:
             [f"{what} must be an instant with its offset, such as 2026-11-01T00:00:00-05:00"]
         )
     return found.astimezone(UTC).replace(microsecond=0)
-
-
-def _run(work: Awaitable[int]) -> int:
-    logging.root.addHandler(logging.NullHandler())
-
-    async def bounded() -> int:
-        return await work
-
-    try:
-        return asyncio.run(bounded())
-    except SettingsError as error:
-        problems, code = error.problems, 2
-    except (StepError, NoAnswerError) as error:
-        problems, code = [str(error)], 1
-    for problem in problems:
-        sys.stderr.write(f"wolkvox-publisher: {problem}\n")
-    return code
