@@ -83,6 +83,7 @@ async def serve(settings: Settings) -> None:
             emit=emit,
             beat=liveness.beat(operation.name),
             orders=KafkaOrders(settings, operation.name),
+            zone_replaces=operation.timezone_replaces,
         )
         task = asyncio.create_task(run(job), name=operation.name)
         task.add_done_callback(lambda ended: _ended(ended, clock, liveness))

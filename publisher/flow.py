@@ -27,6 +27,7 @@ from publisher.job import Job, Memory
 from publisher.model import Batch, Instant, iso
 from publisher.ordering import LOOK_EVERY, obey
 from publisher.parking import park, probe
+from publisher.rezoning import settle_zone
 from publisher.rules import schedule, state, upstream
 from publisher.rules.backfill import BACKFILLING, meanwhile
 from publisher.rules.parking import Next, own
@@ -165,9 +166,8 @@ async def begin(job: Job, memory: Memory) -> State:
             raise _history_lost(job)
         start = start_instant(job.settings.start, memory.server.now(job.clock.now()))
         known = await _begin_at(job, start, [pass_.name for pass_ in memory.passes])
+    await settle_zone(job, known)
     checkpoint = known.checkpoint
-    if checkpoint.timezone != job.zone.name:
-        raise _zone_changed(job, checkpoint.timezone)
     if checkpoint.start_setting != job.settings.start:
         job.emit(
             HintGiven(
@@ -277,15 +277,6 @@ def _history_lost(job: Job) -> Held:
         " events: what was published is no longer known, and going on would publish it twice;"
         " restore the state topic from a backup, rebuild it (wolkvox-publisher state rebuild), or"
         " set PUBLISHER_MESSAGES_TOPIC to a new topic",
-    )
-
-
-def _zone_changed(job: Job, before: str) -> Held:
-    return Held(
-        Stage.RESTORE,
-        Reason.ZONE_CHANGED,
-        f"the time zone is {job.zone.name}, but operation {job.operation} was read in {before}"
-        f" so far: set it back to {before}, or give the operation a new name",
     )
 
 

@@ -97,6 +97,8 @@ class Job:
     """A number in [0, 1) that spreads pauses; a test brings its own to be able to replay."""
     orders: Orders | None = None
     """None = nobody orders anything: a preview."""
+    zone_replaces: str = ""
+    """The zone that was wrong so far, as a person has confirmed; empty = none."""
 
 
 @dataclass(slots=True)

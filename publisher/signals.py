@@ -147,6 +147,16 @@ class WindowNarrowed:
 
 
 @dataclass(frozen=True, slots=True)
+class ZoneChanged:
+    """A confirmed change of the time zone is durable; what was read before is among the gaps."""
+
+    operation: str
+    before: str
+    after: str
+    gaps: tuple[Window, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NothingFound:
     """Only 404s for implausibly long: an empty operation, or a server without the report."""
 
@@ -195,6 +205,7 @@ Signal: TypeAlias = (
     | WindowParked
     | RepairFailed
     | WindowNarrowed
+    | ZoneChanged
     | NothingFound
     | QuotaTold
     | OffsetsCompared

@@ -19,7 +19,7 @@ LEVELS = (
     ("cli",),
     ("app", "commands"),
     ("flow", "edges"),
-    ("parking", "ordering"),
+    ("parking", "ordering", "rezoning"),
     ("asking", "committing"),
     ("job",),
     ("rules",),

@@ -46,7 +46,7 @@ from publisher.errors import (
 from publisher.rules import records, state
 from publisher.rules.upstream import ROW_CAP, judge
 from publisher.settings import Settings, load
-from publisher.signals import NothingFound, ServiceStopped, Signal
+from publisher.signals import NothingFound, ServiceStopped, Signal, ZoneChanged
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.fakes import Author, ids_of
@@ -471,6 +471,7 @@ def test_a_state_that_cannot_be_used(words: str) -> None:
 
 EVENTS: Final[Mapping[str, Signal]] = {
     "Nothing but 404": NothingFound("wv0010", NOON),
+    "Time zone changed": ZoneChanged("wv0010", "America/Bogota", "Europe/Madrid", ()),
     "possibly cut by the report": replace(PUBLISHED, possibly_cut=True),
     "from a damaged answer": replace(PUBLISHED, lenient=True),
     "some rows to the dead letters": replace(PUBLISHED, rejected={"row_invalid": 1}),

@@ -85,6 +85,7 @@ class Life:
     """By how much a promise was broken at worst."""
     rng: random.Random = field(default_factory=lambda: random.Random(1))
     """Spreads the pauses."""
+    zone_replaces: str = ""
 
     def beat(self, seconds: float) -> None:
         self.late = max(self.late, self.clock.elapsed() - self.promised)
@@ -106,6 +107,7 @@ class Life:
             emit=self.emit,
             beat=self.beat,
             jitter=self.rng.random,
+            zone_replaces=self.zone_replaces,
         )
         await run(job)
         assert self.late <= 0, "a beat promised too little time"

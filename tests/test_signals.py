@@ -50,6 +50,7 @@ from publisher.signals import (
     WindowNarrowed,
     WindowParked,
     WindowPublished,
+    ZoneChanged,
 )
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -129,6 +130,10 @@ CASES: list[tuple[Signal, int]] = [
     (WindowNarrowed("wv0010", Reason.TOO_LARGE, WINDOW, MINUTE), logging.INFO),
     (NothingFound("wv0010", NOON), logging.ERROR),
     (QuotaTold("wv0010", 300, 1000), logging.DEBUG),
+    (
+        ZoneChanged("wv0010", "America/Bogota", "Europe/Madrid", (WINDOW,)),
+        logging.WARNING,
+    ),
     (OffsetsCompared({"wolkvox.messages": 0}), logging.DEBUG),
     (StopRequested("SIGTERM"), logging.INFO),
     (ServiceStopped(clean=True), logging.INFO),
@@ -231,7 +236,8 @@ def test_no_signal_has_room_for_what_people_wrote() -> None:
         ("TransactionEnded", "operation"), ("TransactionEnded", "result"),
         ("WindowPublished", "operation"), ("WindowPublished", "pass_label"),
         ("StepFailed", "operation"), ("StepFailed", "text"), ("WindowNarrowed", "operation"),
-        ("NothingFound", "operation"), ("QuotaTold", "operation"), ("StopRequested", "by"),
+        ("NothingFound", "operation"), ("QuotaTold", "operation"), ("ZoneChanged", "operation"),
+        ("ZoneChanged", "before"), ("ZoneChanged", "after"), ("StopRequested", "by"),
         ("WindowParked", "operation"), ("WindowParked", "pass_label"),
         ("RepairFailed", "operation"), ("RepairFailed", "text"),
         ("RepairFailed", "pass_label"),

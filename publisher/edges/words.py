@@ -60,6 +60,12 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
             return INFO, "Parked window failed again", {}
         case signals.WindowNarrowed():
             return INFO, "Window too large, narrowed", {}
+        case signals.ZoneChanged():
+            hint = (
+                "repair reads again what was read under the other zone; occurred_at of the events"
+                " of before stays wrong"
+            )
+            return WARNING, "Time zone changed, gaps recorded", {"hint": hint}
         case signals.NothingFound():
             problem = (
                 "either nobody writes, or this server has no chat_2 report:"

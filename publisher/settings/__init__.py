@@ -55,6 +55,7 @@ class Operation:
     url: str
     token: str = field(repr=False)
     timezone: str
+    timezone_replaces: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +90,20 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     several = []
     for number, entry in enumerate(tables.get("operations", []), start=1):
         say: Say = f"operations[{number}].{{}}".format
-        told = {"timezone": single.timezone, **entry}
+        told = {
+            "timezone": single.timezone,
+            "timezone_replaces": single.timezone_replaces,
+            **entry,
+        }
         several.append((OperationSettings.checked(told, say, problems), say))
     if file is None:
         # What seems to be missing or contradictory may be right with the rest of the file.
         raise SettingsError(problems)
     # What a refused value would have been is not known: it lacks and contradicts nothing.
     refused = {problem.partition(" ")[0] for problem in problems}
-    if several and single.model_dump(exclude={"timezone", "name"}, exclude_none=True):
+    if several and single.model_dump(
+        exclude={"timezone", "timezone_replaces", "name"}, exclude_none=True
+    ):
         problems.append(
             "WOLKVOX_SERVER and the like describe one operation and [[operations]] in the"
             " file describes others: keep one of the two"
@@ -146,7 +153,7 @@ def _operation(
     elif token and not _TOKEN.fullmatch(token):
         problems.append(f"{say('token')} must be printable ASCII without spaces")
     url = told.url or f"https://{own}.wolkvox.com"
-    return Operation(name, url, token or "", told.timezone)
+    return Operation(name, url, token or "", told.timezone, told.timezone_replaces)
 
 
 def _secret(told: Group, name: str, say: Say, problems: list[str]) -> str | None:

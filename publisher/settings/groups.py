@@ -99,6 +99,8 @@ class OperationSettings(Group):
     token: SecretStr | None = None
     token_file: Path | None = None
     timezone: Zone = "America/Bogota"
+    timezone_replaces: str = ""
+    """Confirms that `timezone` replaces this one, which was wrong; holds for that change only."""
 
 
 class KafkaSettings(Group):

@@ -1,0 +1,222 @@
+"""Wrong zones and wrong clocks, in process: what they put off is published, once, and in time."""
+
+import random
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from publisher.errors import Reason
+from publisher.model import Instant, iso
+from publisher.rules.records import Checkpoint
+from publisher.rules.rezoning import MARGIN, rezoned
+from publisher.rules.zone import Zone
+from publisher.settings import PublisherSettings
+from publisher.signals import StepFailed, WindowPublished, ZoneChanged
+from tests.fakes import NOON, Chat, Crash, FakeClock, FakeReport, MemoryCluster, MemoryKafka, Said
+from tests.test_flow import HOUR, OPERATION, POLL, Life, known, values
+
+DAY = timedelta(days=1)
+BOGOTA, MADRID = "America/Bogota", "Europe/Madrid"
+
+
+def said_at(instant: Instant, filed: Instant | None = None) -> Said:
+    """One message that tells when it was said, filed then unless told otherwise."""
+    fields = {"channel": "web", "from": "AGENT", "message": iso(instant), "customer_id": "1"}
+    filed = filed or instant
+    return Said(instant, fields, filed, filed)
+
+
+def every(minutes: int, begin: Instant, end: Instant) -> Chat:
+    """A conversation with a message every so many minutes."""
+    chat = Chat("186067512")
+    while begin < end:
+        chat.said.append(said_at(begin))
+        begin += timedelta(minutes=minutes)
+    return chat
+
+
+class World:
+    """A clock, a report and a log that outlive the lives of the publisher between them."""
+
+    def __init__(self, chat: Chat, zone: str = BOGOTA, **settings: Any) -> None:
+        self.clock, self.kafka = FakeClock(), MemoryKafka()
+        self.chat, self.zone = chat, zone
+        self.settings = PublisherSettings(**{"rereads": "1h,6h", **settings})
+
+    def live(self, zone: str = "", replaces: str = "") -> Life:
+        report = FakeReport(
+            self.clock,
+            [self.chat],
+            random.Random(1),
+            zone=self.zone,
+            kindly=True,
+        )
+        log = MemoryCluster(self.kafka).log(OPERATION)
+        told = Zone(zone or self.zone)
+        return Life(self.clock, report, log, self.settings, told, zone_replaces=replaces)
+
+    @property
+    def published(self) -> list[str]:
+        return sorted(str(event["message"]) for event in values(self.kafka.events[OPERATION]))
+
+    @property
+    def promised(self) -> list[str]:
+        return sorted(str(said.fields["message"]) for said in self.chat.said)
+
+
+# --- a wrong zone ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(BOGOTA, MADRID), (MADRID, BOGOTA)])
+async def test_a_corrected_zone_publishes_what_the_wrong_one_left_out_and_nothing_twice(
+    right: str, wrong: str
+) -> None:
+    """Both ways, over days: messages and ids are those of a zone that was right all along."""
+    world = World(every(7, NOON + POLL, NOON + 4 * DAY), right, start="-6h")
+    await world.live(wrong).run_for(2 * DAY)
+    before = known(world.kafka).checkpoint
+    changed = world.live(right, replaces=wrong)
+    await changed.run_for(POLL)
+    (told,) = changed.heard(ZoneChanged)
+    assert (told.before, told.after) == (wrong, right)
+    (gap,) = told.gaps
+    assert (gap.start, gap.end) == (before.start, before.live.cursor)
+    assert known(world.kafka).checkpoint.timezone == right
+    await changed.run_for(2 * DAY + HOUR)
+    assert known(world.kafka).checkpoint.gaps == ()
+    assert world.published == world.promised
+    straight = World(world.chat, right)
+    await straight.live().run_for(4 * DAY + HOUR)
+    ids = {event["event_id"] for event in values(world.kafka.events[OPERATION])}
+    assert ids == {event["event_id"] for event in values(straight.kafka.events[OPERATION])}
+
+
+async def test_the_change_survives_a_crash_and_is_made_once() -> None:
+    """What is committed holds: the next start finds the new zone and the gap."""
+    world = World(every(7, NOON + POLL, NOON + 2 * DAY), MADRID)
+    await world.live(BOGOTA).run_for(DAY)
+    dying = world.live(MADRID, replaces=BOGOTA)
+
+    def die(signal: Any) -> None:
+        if isinstance(signal, ZoneChanged):
+            raise Crash
+
+    dying.listener = die
+    with pytest.raises(Crash):
+        await dying.run_for(HOUR)
+    again = world.live(MADRID, replaces=BOGOTA)
+    await again.run_for(DAY + 2 * HOUR)
+    assert again.heard(ZoneChanged) == []
+    assert world.published == world.promised
+
+
+@pytest.mark.parametrize("replaces", ["", MADRID, "Asia/Kathmandu"])
+async def test_only_the_zone_that_was_wrong_confirms_the_change(replaces: str) -> None:
+    """A confirmation that is left over from another change does not accept this one."""
+    world = World(every(7, NOON, NOON + HOUR), BOGOTA)
+    await world.live(BOGOTA).run_for(HOUR)
+    moved = world.live(MADRID, replaces=replaces)
+    await moved.run_for(HOUR)
+    assert {failure.reason for failure in moved.failures} == {Reason.ZONE_CHANGED}
+    assert "WOLKVOX_TIMEZONE_REPLACES=America/Bogota" in moved.failures[0].text
+    assert known(world.kafka).checkpoint.timezone == BOGOTA
+
+
+async def test_what_is_read_again_ends_well_before_the_horizon() -> None:
+    """What the wrong zone has published there is still remembered when repair comes by."""
+    world = World(every(60, NOON, NOON + HOUR))
+    await world.live().run_for(HOUR)
+    old: Checkpoint = known(world.kafka).checkpoint
+    horizon = timedelta(minutes=40)
+    (gap,) = rezoned(old, MADRID, horizon).gaps
+    assert gap.end - gap.start == horizon / 2
+    (gap,) = rezoned(old, MADRID, MARGIN + horizon).gaps
+    assert gap.end - gap.start == max(horizon, (MARGIN + horizon) / 2, key=_within(old))
+
+
+def _within(old: Checkpoint) -> Callable[[timedelta], timedelta]:
+    whole = old.live.cursor - old.start
+    return lambda width: min(width, whole)
+
+
+# --- a wrong clock --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+async def test_ten_minutes_of_skew_lose_nothing(minutes: int) -> None:
+    """The server's clock counts, whichever side ours is on."""
+    world = World(every(3, NOON + POLL, NOON + DAY))
+    world.clock.skew = timedelta(minutes=minutes)
+    await world.live().run_for(DAY + HOUR)
+    assert world.published == world.promised
+
+
+@pytest.mark.parametrize("step", [-40 * DAY, -3 * DAY, 3 * DAY, 40 * DAY])
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_step_of_our_clock_by_days_forgets_nothing(step: timedelta, restart: bool) -> None:
+    """Held until it is put right, then caught up: also beyond the horizon, also over a restart."""
+    world = World(every(7, NOON + POLL, NOON + 2 * DAY), horizon="8d")
+    life = world.live()
+    await life.run_for(DAY)
+    ids = len(known(world.kafka).ledger)
+    cursor = known(world.kafka).checkpoint.live.cursor
+    world.clock.skew = step
+    life = world.live() if restart else life
+    await life.run_for(6 * HOUR)
+    assert {failure.reason for failure in life.failures} == {Reason.CLOCK_SKEW}
+    assert len(known(world.kafka).ledger) == ids
+    assert known(world.kafka).checkpoint.live.cursor - cursor < POLL
+    world.clock.skew = timedelta()
+    life = world.live() if restart else life
+    await life.run_for(DAY)
+    assert world.published == world.promised
+
+
+async def test_rows_of_the_future_and_of_long_ago_move_no_cursor() -> None:
+    """Cursors come from the windows that were answered, never from what rows say."""
+    chat = every(7, NOON + POLL, NOON + DAY)
+    filed = NOON + HOUR
+    strange = (NOON + 300 * DAY, NOON - 15_000 * DAY, NOON + 2 * DAY, NOON - 40 * DAY)
+    chat.said += [said_at(date, filed) for date in strange]
+    world = World(chat)
+    life = world.live()
+    await life.run_for(DAY + HOUR)
+    assert world.published == world.promised
+    ends: Iterator[WindowPublished] = iter(life.heard(WindowPublished))
+    assert all(each.covered_until <= each.committed_at for each in ends)
+    assert world.clock.true - known(world.kafka).checkpoint.live.cursor < HOUR
+    assert life.heard(StepFailed) == []
+
+
+# --- the horizon ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outage", [timedelta(), 3 * DAY, 20 * DAY])
+async def test_the_ledger_holds_right_up_to_the_horizon(outage: timedelta) -> None:
+    """Also after an outage that is longer: the horizon counts from the cursor, not from the clock.
+
+    At every moment whatever a pass may ask for again is remembered, and little more.
+    """
+    horizon = 5 * DAY
+    settings = {"rereads": "1h,6h,72h", "max_window": "12h", "horizon": "5d", "poll_every": "20m"}
+    world = World(every(30, NOON + POLL, NOON + 12 * DAY + outage), **settings)
+    life = world.live()
+    await life.run_for(7 * DAY)
+    world.clock.advance(outage.total_seconds())
+    life = world.live()
+    seen = []
+
+    def look(signal: Any) -> None:
+        if isinstance(signal, WindowPublished) and len(life.signals) % 40 == 0:
+            now = known(world.kafka)
+            oldest = min(entry.start for entry in now.journal)
+            assert oldest <= now.checkpoint.live.cursor - horizon + HOUR
+            seen.append(now.checkpoint.live.cursor - oldest)
+
+    life.listener = look
+    await life.run_for(5 * DAY + HOUR)
+    assert world.published == world.promised
+    if not outage:  # after one, what was caught up late is forgotten as much later
+        assert max(seen) < horizon + 5 * DAY
