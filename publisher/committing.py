@@ -1,9 +1,12 @@
 """Commit one batch, and tell how it went."""
 
+from collections.abc import Iterable
+
 from publisher.errors import Fenced
-from publisher.job import Job
-from publisher.model import Batch
-from publisher.signals import TransactionEnded
+from publisher.job import Job, Memory
+from publisher.model import Batch, Instant
+from publisher.rules.punctuality import NEAR
+from publisher.signals import DatesOff, TransactionEnded
 
 
 async def commit(job: Job, batch: Batch) -> float:
@@ -20,3 +23,10 @@ async def commit(job: Job, batch: Batch) -> float:
         took = job.clock.elapsed() - began
         job.emit(TransactionEnded(job.operation, result, took))
     return took
+
+
+def notice_dates(job: Job, memory: Memory, occurred: Iterable[str], covered_until: Instant) -> None:
+    """Tell of new messages whose dates are steadily far off; while live catches up they may be."""
+    now = memory.server.now(job.clock.now())
+    if now - covered_until < NEAR and (off := memory.punctuality.notice(occurred, now)):
+        job.emit(DatesOff(job.operation, off.total_seconds()))

@@ -50,6 +50,7 @@ class Reason(StrEnum):
     FORMAT_CHANGED = "format_changed"
     CLOCK_SKEW = "clock_skew"
     ONLY_NOT_FOUND = "only_not_found"
+    DATES_OFF = "dates_off"
     # Kafka
     KAFKA_UNREACHABLE = "kafka_unreachable"
     KAFKA_TIMEOUT = "kafka_timeout"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from publisher.asking import ask, ask_quota
-from publisher.committing import commit
+from publisher.committing import commit, notice_dates
 from publisher.errors import (
     Held,
     OutcomeUnknown,
@@ -32,6 +32,7 @@ from publisher.rules import schedule, state, upstream
 from publisher.rules.backfill import BACKFILLING, meanwhile
 from publisher.rules.parking import Next, own
 from publisher.rules.publication import Limits, prepare
+from publisher.rules.records import LIVE
 from publisher.rules.retry import pause
 from publisher.rules.schedule import NARROWEST, REPAIRING, Read, Wait
 from publisher.rules.state import State
@@ -126,6 +127,8 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
         memory.pace.answered(step, now, publication.rows, seconds)
     memory.suspect.answered(step)
     memory.attempt, memory.step = 0, None
+    if step.pass_.label in (LIVE, "reread"):
+        notice_dates(job, memory, publication.occurred, known.checkpoint.live.covered_until)
     job.emit(
         WindowPublished(
             operation=job.operation,

@@ -12,6 +12,7 @@ from typing import Protocol
 from publisher.model import Answer, Batch, Instant, Request, Restored
 from publisher.rules.backfill import Order, Stride
 from publisher.rules.parking import Suspect
+from publisher.rules.punctuality import Punctuality
 from publisher.rules.quota import Quota
 from publisher.rules.schedule import Pace, Pass, Read, passes_of
 from publisher.rules.skew import ServerClock
@@ -124,6 +125,7 @@ class Memory:
     """When to look for orders, on the clock that never goes back."""
     deaf: bool = False
     """The last look at the orders failed."""
+    punctuality: Punctuality = field(default_factory=Punctuality)
 
     @classmethod
     def starting(cls, settings: PublisherSettings) -> "Memory":

@@ -157,6 +157,15 @@ class ZoneChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class DatesOff:
+    """For a day no new message was dated near the server's clock: so a wrong zone looks."""
+
+    operation: str
+    off_seconds: float
+    """The nearest date of the last window minus the server's clock."""
+
+
+@dataclass(frozen=True, slots=True)
 class NothingFound:
     """Only 404s for implausibly long: an empty operation, or a server without the report."""
 
@@ -206,6 +215,7 @@ Signal: TypeAlias = (
     | RepairFailed
     | WindowNarrowed
     | ZoneChanged
+    | DatesOff
     | NothingFound
     | QuotaTold
     | OffsetsCompared

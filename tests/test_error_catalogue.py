@@ -46,7 +46,7 @@ from publisher.errors import (
 from publisher.rules import records, state
 from publisher.rules.upstream import ROW_CAP, judge
 from publisher.settings import Settings, load
-from publisher.signals import NothingFound, ServiceStopped, Signal, ZoneChanged
+from publisher.signals import DatesOff, NothingFound, ServiceStopped, Signal, ZoneChanged
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.fakes import Author, ids_of
@@ -208,7 +208,7 @@ def test_every_exemption_is_needed() -> None:
 def test_every_reason_has_an_entry() -> None:
     found = {reason for entry in ENTRIES for reason in entry.reasons}
     # Nothing raises this one: what it was meant for is a log line of its own.
-    assert found == set(Reason) - {Reason.ONLY_NOT_FOUND}
+    assert found == set(Reason) - {Reason.ONLY_NOT_FOUND, Reason.DATES_OFF}
 
 
 # --- provoked here --------------------------------------------------------------------------------
@@ -471,6 +471,7 @@ def test_a_state_that_cannot_be_used(words: str) -> None:
 
 EVENTS: Final[Mapping[str, Signal]] = {
     "Nothing but 404": NothingFound("wv0010", NOON),
+    "far off the server's clock": DatesOff("wv0010", -21_600.0),
     "Time zone changed": ZoneChanged("wv0010", "America/Bogota", "Europe/Madrid", ()),
     "possibly cut by the report": replace(PUBLISHED, possibly_cut=True),
     "from a damaged answer": replace(PUBLISHED, lenient=True),

@@ -33,6 +33,7 @@ from publisher.errors import Reason, Stage
 from publisher.model import Progress, Window, iso
 from publisher.rules.rows import RejectReason
 from publisher.signals import (
+    DatesOff,
     HintGiven,
     NothingFound,
     OffsetsCompared,
@@ -129,6 +130,7 @@ CASES: list[tuple[Signal, int]] = [
     ),
     (WindowNarrowed("wv0010", Reason.TOO_LARGE, WINDOW, MINUTE), logging.INFO),
     (NothingFound("wv0010", NOON), logging.ERROR),
+    (DatesOff("wv0010", -21_600.0), logging.ERROR),
     (QuotaTold("wv0010", 300, 1000), logging.DEBUG),
     (
         ZoneChanged("wv0010", "America/Bogota", "Europe/Madrid", (WINDOW,)),
@@ -236,7 +238,8 @@ def test_no_signal_has_room_for_what_people_wrote() -> None:
         ("TransactionEnded", "operation"), ("TransactionEnded", "result"),
         ("WindowPublished", "operation"), ("WindowPublished", "pass_label"),
         ("StepFailed", "operation"), ("StepFailed", "text"), ("WindowNarrowed", "operation"),
-        ("NothingFound", "operation"), ("QuotaTold", "operation"), ("ZoneChanged", "operation"),
+        ("NothingFound", "operation"), ("DatesOff", "operation"), ("QuotaTold", "operation"),
+        ("ZoneChanged", "operation"),
         ("ZoneChanged", "before"), ("ZoneChanged", "after"), ("StopRequested", "by"),
         ("WindowParked", "operation"), ("WindowParked", "pass_label"),
         ("RepairFailed", "operation"), ("RepairFailed", "text"),

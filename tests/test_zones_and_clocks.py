@@ -13,7 +13,7 @@ from publisher.rules.records import Checkpoint
 from publisher.rules.rezoning import MARGIN, rezoned
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings
-from publisher.signals import StepFailed, WindowPublished, ZoneChanged
+from publisher.signals import DatesOff, StepFailed, WindowPublished, ZoneChanged
 from tests.fakes import NOON, Chat, Crash, FakeClock, FakeReport, MemoryCluster, MemoryKafka, Said
 from tests.test_flow import HOUR, OPERATION, POLL, Life, known, values
 
@@ -139,6 +139,21 @@ async def test_what_is_read_again_ends_well_before_the_horizon() -> None:
 def _within(old: Checkpoint) -> Callable[[timedelta], timedelta]:
     whole = old.live.cursor - old.start
     return lambda width: min(width, whole)
+
+
+async def test_a_zone_that_is_wrong_is_told_in_a_day_or_two_and_a_right_one_never() -> None:
+    """Too far east live finds nothing, and re-reads find messages hours old."""
+    world = World(every(7, NOON + POLL, NOON + 2 * DAY), BOGOTA)
+    wrong = world.live(MADRID)
+    await wrong.run_for(2 * DAY)
+    told = wrong.heard(DatesOff)
+    assert told
+    assert all(each.off_seconds <= -3600 for each in told)
+    world = World(every(7, NOON + POLL, NOON + 2 * DAY), BOGOTA)
+    world.chat.said += [said_at(NOON + 300 * DAY, NOON + HOUR), said_at(NOON, NOON + 9 * HOUR)]
+    right = world.live()
+    await right.run_for(2 * DAY + 12 * HOUR)
+    assert right.heard(DatesOff) == []
 
 
 # --- a wrong clock --------------------------------------------------------------------------------

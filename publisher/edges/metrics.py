@@ -25,6 +25,7 @@ from publisher.rules.records import LIVE, REPAIR
 from publisher.rules.rows import RejectReason
 from publisher.rules.upstream import Verdict
 from publisher.signals import (
+    DatesOff,
     NothingFound,
     OffsetsCompared,
     QuotaTold,
@@ -254,6 +255,8 @@ class Metrics:
                 self._windows.labels(operation, signal.pass_label, "parked").inc()
             case WindowNarrowed(operation=operation):
                 self._windows.labels(operation, NO_PASS, "narrowed").inc()
+            case DatesOff(operation=operation):
+                self._errors.labels(operation, Stage.READ, Reason.DATES_OFF).inc()
             case NothingFound(operation=operation):
                 self._errors.labels(operation, Stage.READ, Reason.ONLY_NOT_FOUND).inc()
             case QuotaTold(operation=operation):

@@ -66,6 +66,9 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
                 " of before stays wrong"
             )
             return WARNING, "Time zone changed, gaps recorded", {"hint": hint}
+        case signals.DatesOff():
+            problem = "either the time zone is wrong, or the report is hours late: compare with it"
+            return ERROR, "Dates far off the server's clock for a day", {"problem": problem}
         case signals.NothingFound():
             problem = (
                 "either nobody writes, or this server has no chat_2 report:"
