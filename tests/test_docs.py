@@ -479,8 +479,7 @@ def test_the_readme_fits_on_a_screen() -> None:
 def test_every_decision_stands_in_the_index_with_its_title() -> None:
     index = (DECISIONS / "README.md").read_text(encoding="utf-8")
     files = sorted(path for path in DECISIONS.glob("*.md") if path.name != "README.md")
-    numbers = [path.name[:4] for path in files]
-    assert numbers == sorted(set(numbers))
+    assert [path.name[:4] for path in files] == [f"{n:04}" for n in range(1, len(files) + 1)]
     for path in files:
         number, title = (
             path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(". ", 1)
