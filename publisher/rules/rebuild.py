@@ -9,10 +9,12 @@ Rules of this file:
 """
 
 from array import array
-from collections import defaultdict
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any, Final
 
 from publisher.model import Instant, Progress, StateRecord
@@ -24,6 +26,7 @@ from publisher.rules.schedule import passes_of, with_passes
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings
 
+RECENT: Final = timedelta(hours=1)
 MOST_TWINS: Final = 1024
 """So many equal rows of one conversation and second are told apart; beyond: sixteen readings."""
 PARTS_PER_TRANSACTION: Final = 16
@@ -49,9 +52,8 @@ class Rebuilt:
     unrecoverable: int = 0
     """Events remembered by all sixteen readings of their id."""
     oldest_read: Instant | None = None
-    newest_read: Instant | None = None
-    newest_live: Instant | None = None
-    """When the newest message occurred that live has read."""
+    recent: dict[Instant, Counter[Instant]] = field(default_factory=dict)
+    """What live has read in its last hour: by minute, how many messages of which hour."""
     days: dict[str, dict[str, "array[Id]"]] = field(default_factory=dict)
     """Ids by the day on which they were read, and by bucket."""
     ends: dict[str, Instant] = field(default_factory=dict)
@@ -66,12 +68,33 @@ class Rebuilt:
             buckets.setdefault(each.value["date"][:13], array("Q")).extend(found)
             self.ends[day] = max(self.ends.get(day, read_at), read_at)
             self.oldest_read = min(self.oldest_read or read_at, read_at)
-            self.newest_read = max(self.newest_read or read_at, read_at)
             self.unrecoverable += len(found) > 1
             if each.pass_label == LIVE:
                 occurred = datetime.fromisoformat(each.value["occurred_at"]).astimezone(UTC)
-                self.newest_live = max(self.newest_live or occurred, min(occurred, read_at))
+                self._note(read_at, occurred)
         self.events += len(told)
+
+    def _note(self, read_at: Instant, occurred: Instant) -> None:
+        minute = read_at.replace(second=0, microsecond=0)
+        if minute not in self.recent:
+            since = max([minute, *self.recent]) - RECENT
+            if minute < since:
+                return
+            self.recent = {each: told for each, told in self.recent.items() if each >= since}
+            self.recent[minute] = Counter()
+        self.recent[minute][occurred.replace(minute=0, second=0, microsecond=0)] += 1
+
+    def _live(self) -> Instant | None:
+        """An hour that live had come to: half of what it read last is older.
+
+        The median, because single rows may be dated tomorrow, or decades ago.
+        """
+        if not self.recent:
+            return None
+        hours: Counter[Instant] = sum(self.recent.values(), Counter())
+        older = [*accumulate(hours[hour] for hour in sorted(hours))]
+        median: Instant = sorted(hours)[bisect_left(older, (hours.total() + 1) // 2)]
+        return min(median, max(self.recent))
 
     def cursor(self, settings: PublisherSettings) -> Instant | None:
         """Where live goes on, or None where no event tells.
@@ -79,10 +102,12 @@ class Rebuilt:
         By dates and not by when they were read: whoever catches up reads old time now. As far
         back as the longest re-read reaches, so that gaps and late rows of it are read again.
         """
-        newest = self.newest_live or self.oldest_read
+        newest = self._live() or self.oldest_read
         if newest is None:
             return None
-        return newest - max(settings.overlap, *(age * 1.5 for age in settings.rereads), timedelta())
+        longest = max([settings.overlap, *(age * 1.5 for age in settings.rereads)])
+        # A window shows no order: what stands before its messages may not have been read.
+        return newest - settings.max_window - longest
 
     def transactions(
         self, settings: PublisherSettings, cursor: Instant
