@@ -598,6 +598,7 @@ ELSEWHERE: Final = {
     "nothing was published yet, or its state is lost": (
         "test_verify.py::test_before_anything_was_published"
     ),
+    "lost its state, too, and": ("test_rebuild_together.py::test_operations_that_share_a_topic"),
     "its state is whole, there is nothing to rebuild": (
         "test_rebuild.py::test_a_lost_state_is_rebuilt"
     ),

@@ -4,7 +4,9 @@ It writes as the service would, under its transactional id: whoever runs meanwhi
 says so, and restores a minute later what stands here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -17,9 +19,9 @@ from publisher.edges.kafka import Cluster
 from publisher.edges.kafka_events import events_of, first_kept
 from publisher.errors import Reason, StepError
 from publisher.job import Log
-from publisher.model import Batch, StateRecord, iso
+from publisher.model import Batch, Instant, StateRecord, iso
 from publisher.rules import state
-from publisher.rules.rebuild import Rebuilt
+from publisher.rules.rebuild import Rebuilt, begun
 from publisher.rules.records import checkpoint_key, decode_checkpoint
 from publisher.rules.state import State
 from publisher.rules.zone import Zone
@@ -47,18 +49,67 @@ async def refuse_while_running(settings: Settings, states: Iterable[State] = ())
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """An operation that has published, and whose state cannot be used."""
+
+    name: str
+    log: Log
+    left: Mapping[bytes, bytes]
+    """What is left of its state."""
+    rebuilt: Rebuilt
+    cursor: Instant
+
+
 async def _rebuild(
     settings: Settings, operations: list[Operation], *, yes: bool, take_over: bool
 ) -> list[dict[str, Any]]:
     if yes and not take_over:
         await refuse_while_running(settings)
+    lost = [
+        one
+        for one in settings.operations
+        if not _usable(one.name, dict(await report_reader.records_of(settings, one.name)))
+    ]
+    wanted = [one for one in operations if one in lost]
+    if not wanted:
+        names = ", ".join(one.name for one in operations)
+        raise RefusedError(f"{names}: its state is whole, there is nothing to rebuild")
+    for one in lost:
+        if one not in wanted:
+            await _refuse_beside(settings, one, wanted)
     async with owning.owned(settings) as cluster:
-        return [await _one(settings, cluster, operation, yes=yes) for operation in operations]
+        found = [await _look(settings, cluster, one, yes=yes) for one in wanted]
+        those = [one for one in found if isinstance(one, _Lost)]
+        if yes:
+            # All of them before one has a checkpoint: beside the state of another, an operation
+            # without any would begin anew in the topic that they share.
+            for lost_one in those:
+                await _begin(lost_one)
+            for lost_one in those:
+                await _write(settings, lost_one)
+        return [
+            await _told(settings, one, yes=yes) if isinstance(one, _Lost) else one for one in found
+        ]
 
 
-async def _one(
+async def _refuse_beside(settings: Settings, other: Operation, wanted: list[Operation]) -> None:
+    """Raise RefusedError when an operation that is left lost would begin anew."""
+    topic = settings.messages_topic(other.name)
+    if topic not in {settings.messages_topic(one.name) for one in wanted}:
+        return
+    async with aclosing(events_of(settings, other.name)) as events:
+        async for _ in events:
+            raise RefusedError(
+                f"{other.name} lost its state, too, and shares the messages topic: it would begin"
+                " anew and publish twice; rebuild them together, without --operation"
+            )
+
+
+async def _look(
     settings: Settings, cluster: Cluster, operation: Operation, *, yes: bool
-) -> dict[str, Any]:
+) -> _Lost | dict[str, Any]:
+    """What its events tell; takes over first if it is to be rebuilt."""
     name, told = operation.name, settings.publisher
     log = cluster.log(name)
     if yes:
@@ -75,9 +126,12 @@ async def _one(
     if cursor is None:
         complain(f"{name}: no events in {settings.messages_topic(name)}: nothing to rebuild")
         return {"operation": name, "events": 0}
+    return _Lost(name, log, records, rebuilt, cursor)
+
+
+async def _told(settings: Settings, one: _Lost, *, yes: bool) -> dict[str, Any]:
+    name, rebuilt, cursor = one.name, one.rebuilt, one.cursor
     kept = await first_kept(settings, name)
-    if yes:
-        await _write(log, name, records, rebuilt.transactions(told, cursor))
     done = "rebuilt" if yes else "would be rebuilt (add --yes)"
     complain(f"{name}: {done} from {rebuilt.events} events; live goes on at {iso(cursor)}")
     if kept is not None and cursor < kept:
@@ -93,21 +147,20 @@ async def _one(
     }
 
 
-async def _write(
-    log: Log,
-    operation: str,
-    left: Mapping[bytes, bytes],
-    transactions: Iterator[tuple[int, list[StateRecord]]],
-) -> None:
-    """Commit what is rebuilt; what is left of the lost state goes with the first transaction."""
-    broken = left.get(checkpoint_key(operation))
+async def _begin(one: _Lost) -> None:
+    """Replace what is left of the lost state by a record that keeps every service waiting."""
+    broken = one.left.get(checkpoint_key(one.name))
     follows = decode_checkpoint(broken).sequence if broken else None
-    gone = [StateRecord(key, None) for key in left]
-    for sequence, records in transactions:
-        written = {record.key for record in records}
-        state_records = [*(each for each in gone if each.key not in written), *records]
-        await log.commit(Batch(operation, follows, sequence, iter(()), iter(()), state_records))
-        follows, gone = sequence, []
+    record = begun(one.name, one.cursor)
+    gone = [StateRecord(key, None) for key in one.left if key != record.key]
+    await one.log.commit(Batch(one.name, follows, 0, iter(()), iter(()), [*gone, record]))
+
+
+async def _write(settings: Settings, one: _Lost) -> None:
+    follows = 0
+    for sequence, records in one.rebuilt.transactions(settings.publisher, one.cursor):
+        await one.log.commit(Batch(one.name, follows, sequence, iter(()), iter(()), records))
+        follows = sequence
 
 
 def _usable(operation: str, records: dict[bytes, bytes]) -> bool:

@@ -1,7 +1,7 @@
 """Reads the messages topic as its consumers do, and changes nothing: no group, no takeover."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
 import orjson
@@ -15,7 +15,7 @@ from publisher.rules.rebuild import Published
 from publisher.settings import Settings
 
 
-async def events_of(settings: Settings, operation: str) -> AsyncIterator[list[Published]]:
+async def events_of(settings: Settings, operation: str) -> AsyncGenerator[list[Published], None]:
     """All events of the operation by now, in pieces of bounded size. Raises Transient or Held."""
     clients, source = Clients(settings), operation.encode()
     partitions = await partitions_of(clients, [settings.messages_topic(operation)])

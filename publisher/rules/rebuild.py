@@ -140,6 +140,15 @@ class Rebuilt:
         yield sequence, [*records, encode_checkpoint(checkpoint)]
 
 
+def begun(operation: str, at: Instant) -> StateRecord:
+    """A journal record without ids, replaced by the first of the rebuilt ones.
+
+    Alone it is a journal without a checkpoint, which no service goes on with.
+    """
+    entry = Entry(1, LIVE, at, at, at, rows=0, new=0, duplicate=0, rejected=0)
+    return next(journal_parts(operation, entry, {}))
+
+
 def ids_of(operation: str, zone: Zone, values: list[dict[str, Any]]) -> list[list[Id]]:
     """The ledger's ids of events: one each, or sixteen where the fields do not lead to it."""
     found: dict[int, list[Id]] = {}
