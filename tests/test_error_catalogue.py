@@ -65,6 +65,7 @@ SILENT: Final = {
     "publisher/cli/looking.py": "help texts",
     "publisher/cli/caring.py": "help texts",
     "publisher/cli/proving.py": "help texts",
+    "publisher/cli/measuring.py": "help texts",
     "publisher/edges/metrics.py": "descriptions of metrics",
     "publisher/edges/page.py": "the page, which shows messages of others",
     "publisher/rules/dead_letters.py": "mistakes of ours, told as unexpected",
@@ -128,6 +129,14 @@ NO_MESSAGES: Final = {
     "; try again in some minutes: who else asks this server?",
     " ({} s here; the service waits for {} s): try again in some minutes, and ask the vendor when"
     " it lasts",
+    # what `lateness` prints
+    "{} messages of the last {}, read over {}", "  the re-read at {} found {}", "   as it is",
+    "How old they were when they were first read, at most:",
+    "Too little for a proposal: it takes {} messages that live found in its rhythm or a re-read"
+    " found (here {}), read over {} or more (here {}).",
+    "Let the service run on, or look further back with --last.",
+    "  PUBLISHER_HORIZON={}   (needed by the longest)",
+    "  costs about {} requests a day (now {}), of {} for each licence",
     # the summary of `preview`
     "masked: {}; --show-text shows them", "{}: ended at --limit {}",
     "{}: {} events of the last {}{}, from {} rows in {} requests, {} s",

@@ -13,7 +13,7 @@ import sys
 import click
 
 from publisher import __version__
-from publisher.cli import backfilling, caring, coverage, letters, looking, proving
+from publisher.cli import backfilling, caring, coverage, letters, looking, measuring, proving
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,6 +44,6 @@ def run() -> None:
     sys.exit(app.main())
 
 
-for group in (looking, coverage, proving, backfilling, letters, caring):
+for group in (looking, coverage, measuring, proving, backfilling, letters, caring):
     for command in group.COMMANDS:
         main.add_command(command)
