@@ -1,18 +1,14 @@
 """Ask for one window and judge the answer: what can be used comes back, the rest is raised."""
 
-from typing import Final
-
 from publisher.errors import Held, Reason, Stage, StepError, TooLarge, Transient
 from publisher.job import Job, Memory
 from publisher.model import Answer
 from publisher.rules import quota, upstream
 from publisher.rules.schedule import NARROWEST, REPAIRING, Read
+from publisher.rules.silence import SILENT_POLLS
 from publisher.rules.skew import LARGEST, too_large
 from publisher.rules.upstream import Judgement, Verdict
 from publisher.signals import NothingFound, QuotaTold, RequestAnswered
-
-NOT_FOUND_POLLS: Final = 288
-"""So many polls with nothing but 404 (a day, at 5 minutes) are reported."""
 
 
 async def ask(job: Job, memory: Memory, step: Read) -> tuple[Answer, Judgement]:
@@ -76,7 +72,7 @@ def _notice_404s(job: Job, memory: Memory, judgement: Judgement) -> None:
         return
     now = job.clock.now()
     memory.only_404_since = memory.only_404_since or now
-    if now - memory.only_404_since >= job.settings.poll_every * NOT_FOUND_POLLS:
+    if now - memory.only_404_since >= job.settings.poll_every * SILENT_POLLS:
         job.emit(NothingFound(job.operation, memory.only_404_since))
         memory.only_404_since = now
 

@@ -35,6 +35,7 @@ from publisher.rules.publication import Limits, prepare
 from publisher.rules.records import LIVE
 from publisher.rules.retry import pause
 from publisher.rules.schedule import NARROWEST, REPAIRING, Read, Wait
+from publisher.rules.silence import rows_again
 from publisher.rules.state import State
 from publisher.rules.upstream import Verdict
 from publisher.settings import start_instant
@@ -110,11 +111,8 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
         step.window.end, upstream.server_time(answer) or now, now - step.pass_.delay
     )
     publication = prepare(
-        known, step, answer, judgement, job.zone,
-        Limits(job.settings.horizon, job.settings.max_event_bytes),
-        now=now,
-        covered_until=covered_until,
-        possibly_cut=judgement.verdict is Verdict.TOO_LARGE,
+        known, step, answer, judgement, job.zone, Limits.of(job.settings),
+        now=now, covered_until=covered_until, possibly_cut=judgement.verdict is Verdict.TOO_LARGE,
     )  # fmt: skip
     took = await commit(job, publication.batch)
     known.apply(publication.successor, job.settings.horizon)
@@ -152,6 +150,8 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
             commit_seconds=took,
         )
     )
+    if publication.silent_since:
+        job.emit(rows_again(job.operation, publication.silent_since))
 
 
 async def begin(job: Job, memory: Memory) -> State:

@@ -614,6 +614,9 @@ ELSEWHERE: Final = {
     "earlier ones may come again": "test_rebuild.py::test_a_topic_that_has_deleted_events",
     "an event that this version did not write": "test_rebuild.py::test_an_event_of_somebody_else",
     "PUBLISHER_START is ignored": "test_flow.py::test_a_changed_start_is_ignored_and_said_so",
+    "shows rows again": (
+        "test_silence.py::test_a_server_without_the_report_for_two_days_loses_nothing"
+    ),
     "PUBLISHER_HTTP_PORT: port {}": "test_ops.py::test_a_taken_port_is_told_in_one_line",
     "rows cannot be understood: the report's format has changed": (
         "test_flow.py::test_a_changed_format_is_held"

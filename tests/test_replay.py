@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publisher.model import Progress, Record, Window
-from publisher.rules import dead_letters, replay, state
+from publisher.rules import dead_letters, state
 from publisher.rules.dead_letters import DeadLetter, Origin
 from publisher.rules.events import Encoder
 from publisher.rules.letters import Letter, Letters, Replayed
 from publisher.rules.publication import Limits
-from publisher.rules.records import Entry
+from publisher.rules.records import REPLAY, Entry
 from publisher.rules.replay import DONE, Outcome, prepare
 from publisher.rules.rows import Reject, RejectReason, Row, read_rows
 from publisher.rules.state import State
@@ -344,7 +344,7 @@ def test_a_replay_covers_nothing_and_is_journalled() -> None:
     assert restored
     (entry,) = restored.journal
     assert (entry.pass_name, entry.start, entry.end, entry.new) == (
-        replay.REPLAY, WINDOW.end, WINDOW.end, 1,
+        REPLAY, WINDOW.end, WINDOW.end, 1,
     )  # fmt: skip
     assert known.checkpoint.passes == restored.checkpoint.passes == before.passes
     assert known.read_until(START, timedelta()) == START

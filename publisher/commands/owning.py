@@ -13,7 +13,7 @@ from typing import Final
 from publisher.edges import report_reader
 from publisher.edges.kafka import Cluster
 from publisher.edges.report_reader import NoAnswerError
-from publisher.rules.replay import REPLAY
+from publisher.rules.records import REPLAY
 from publisher.rules.state import State
 from publisher.settings import Settings
 from publisher.signals import Signal

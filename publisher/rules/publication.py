@@ -27,9 +27,11 @@ from publisher.rules.ledger import REJECTED, Id, Ledger
 from publisher.rules.records import Entry
 from publisher.rules.rows import Reading, RejectReason, Row, read_rows
 from publisher.rules.schedule import Read, advanced
+from publisher.rules.silence import doubted, implausible, silent_run
 from publisher.rules.state import State, Successor
 from publisher.rules.upstream import Judgement
 from publisher.rules.zone import Zone
+from publisher.settings import PublisherSettings
 
 _IDS: Final = Struct(">Q12x")
 """A ledger id at the beginning of a digest."""
@@ -41,6 +43,12 @@ class Limits:
 
     horizon: timedelta
     max_event_bytes: int
+    silence: timedelta = timedelta.max
+    """So long without a row is implausible: what was read meanwhile is read once more."""
+
+    @classmethod
+    def of(cls, told: PublisherSettings) -> "Limits":
+        return cls(told.horizon, told.max_event_bytes, implausible(told.poll_every))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,8 @@ class Publication:
     rejected: Counter[str]
     occurred: Counter[str]
     """New messages by the second at which they occurred (RFC 3339, UTC)."""
+    silent_since: Instant | None
+    """Rows have come back after implausibly long without any: since when there were none."""
 
 
 def prepare(
@@ -111,7 +121,10 @@ def prepare(
         rejected=len(reading.rejects),
         possibly_cut=possibly_cut,
     )
-    gaps = removed(state.checkpoint.gaps, entry.start, entry.end)
+    run = silent_run(reversed(state.journal), limits.silence) if total else []
+    remembered = state.checkpoint.live.cursor - limits.horizon
+    gaps, silent_since = doubted(state.checkpoint.gaps, run, remembered)
+    gaps = removed(gaps, entry.start, entry.end)
     passes = advanced(state.checkpoint.passes, step, covered_until, now, gaps)
     backfills = backfill.advanced(
         state.checkpoint.backfills, step, covered_until, entry.rows, entry.new
@@ -126,7 +139,9 @@ def prepare(
         dead_letters=_letter_records(letters, encoder, answer.body, origin, limits, rejected),
         state=successor.records,
     )
-    return Publication(batch, successor, total, len(fresh), entry.duplicate, rejected, occurred)
+    return Publication(
+        batch, successor, total, len(fresh), entry.duplicate, rejected, occurred, silent_since
+    )
 
 
 def _published(state: State, step: Read) -> Ledger:

@@ -31,6 +31,8 @@ PART_BYTES: Final = 250_000
 LIVE: Final = "live"
 REPAIR: Final = "repair"
 BACKFILL: Final = "backfill"
+REPLAY: Final = "replay"
+"""Pass of what a replay publishes: its name in the journal, its label in headers."""
 
 
 class Standing(StrEnum):

@@ -25,14 +25,11 @@ from publisher.rules.gaps import near
 from publisher.rules.ledger import REJECTED, Id, Ledger
 from publisher.rules.letters import Letter, replayed
 from publisher.rules.publication import Limits
-from publisher.rules.records import Entry
+from publisher.rules.records import REPLAY, Entry
 from publisher.rules.rows import RejectReason, Row, read_rows
 from publisher.rules.state import State, Successor
 from publisher.rules.upstream import judge
 from publisher.rules.zone import Zone
-
-REPLAY: Final = "replay"
-"""Pass of what a replay publishes: its name in the journal, its label in headers."""
 
 
 class Outcome(StrEnum):
