@@ -17,13 +17,14 @@ import orjson
 
 from publisher import flow
 from publisher.commands.frame import chosen
+from publisher.commands.range_walk import Walker
 from publisher.edges.clock import MachineClock
 from publisher.edges.source import HttpSource, open_session
-from publisher.errors import PublisherError, Reason, SettingsError, StepError, TooLarge
+from publisher.errors import PublisherError, SettingsError
 from publisher.job import Job, Memory
 from publisher.model import Batch, Restored, Window, iso
 from publisher.rules import schedule, wire
-from publisher.rules.schedule import NARROWEST, Read
+from publisher.rules.schedule import Read
 from publisher.rules.zone import Zone
 from publisher.settings import Operation, Settings, duration_text, load
 from publisher.signals import Signal, WindowPublished
@@ -34,8 +35,6 @@ MASKED: Final = (
 )  # fmt: skip
 """What people wrote, and who they are; `extra` may hold anything."""
 MASK: Final = "***"
-BUSY_PAUSES: Final = (2.0, 5.0)
-"""Seconds between two requests while somebody else, such as the service, uses the token."""
 
 
 def main(last: timedelta, operation: str | None, limit: int | None, *, show_text: bool) -> int:
@@ -171,7 +170,7 @@ async def _preview(
 async def _walk(job: Job, memory: Memory, printer: _Printer) -> None:
     """One round of the live pass, from the start to now; too large windows are narrowed."""
     state = memory.state = await flow.begin(job, memory)
-    pauses = list(BUSY_PAUSES)
+    walker = Walker(job, memory, state)
     while not printer.full:
         now = memory.server.now(job.clock.now())
         step = schedule.next_step(
@@ -182,22 +181,8 @@ async def _walk(job: Job, memory: Memory, printer: _Printer) -> None:
             state.read_until,
             state.checkpoint.gaps,
         )
-        if not isinstance(step, Read):
+        if not isinstance(step, Read) or (await walker.published(step) and step.ends_round):
             return
-        try:
-            await flow.publish(job, memory, state, step)
-        except TooLarge:
-            if step.window.width <= NARROWEST:
-                raise
-            memory.pace.narrow(step.window)
-        except StepError as error:
-            if error.reason is Reason.TOKEN_BUSY and pauses:
-                await asyncio.sleep(pauses.pop(0))
-            elif memory.puzzled != 1:  # a damaged answer is asked for again, once
-                raise
-        else:
-            if step.ends_round:
-                return
 
 
 def _say(text: str) -> None:

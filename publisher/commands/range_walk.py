@@ -1,7 +1,8 @@
-"""Reads a range of the report with the service's own flow, whatever log stands behind it."""
+"""Reads the report with the service's own flow, whatever log stands behind it."""
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from publisher import flow
@@ -15,31 +16,45 @@ BUSY_PAUSES: Final = (2.0, 5.0, 10.0)
 """Seconds between two requests while somebody else, such as the service, uses the token."""
 
 
+@dataclass(slots=True)
+class Walker:
+    """Publishes window after window; what makes that impossible is raised."""
+
+    job: Job
+    memory: Memory
+    known: State
+    pauses: list[float] = field(default_factory=lambda: [*BUSY_PAUSES])
+
+    async def published(self, step: Read) -> bool:
+        """Whether the window was published; if not, it must be tried again, perhaps narrower."""
+        try:
+            await flow.publish(self.job, self.memory, self.known, step)
+        except TooLarge:
+            if step.window.width <= NARROWEST:
+                raise
+            self.memory.pace.narrow(step.window)
+            return False
+        except StepError as error:
+            if error.reason is Reason.TOKEN_BUSY and self.pauses:
+                await asyncio.sleep(self.pauses.pop(0))
+            elif self.memory.puzzled != 1:  # a damaged answer is asked for again, once
+                raise
+            return False
+        self.pauses = [*BUSY_PAUSES]
+        return True
+
+
 async def walk(
-    job: Job,
-    memory: Memory,
-    known: State,
+    walker: Walker,
     pass_: Pass,
     range_: Window,
     about_to_ask: Callable[[Window], None] = lambda _: None,
 ) -> None:
-    """Publish window after window of the range. What makes that impossible is raised."""
+    """Publish all windows of the range."""
     position = range_.start
-    pauses = [*BUSY_PAUSES]
     while position < range_.end:
-        window = Window(position, min(position + memory.pace.width, range_.end))
-        step = short_of_jump(Read(pass_, window, ends_round=False), job.zone)
+        end = min(position + walker.memory.pace.width, range_.end)
+        step = short_of_jump(Read(pass_, Window(position, end), ends_round=False), walker.job.zone)
         about_to_ask(step.window)
-        try:
-            await flow.publish(job, memory, known, step)
-        except TooLarge:
-            if step.window.width <= NARROWEST:
-                raise
-            memory.pace.narrow(step.window)
-        except StepError as error:
-            if error.reason is Reason.TOKEN_BUSY and pauses:
-                await asyncio.sleep(pauses.pop(0))
-            elif memory.puzzled != 1:  # a damaged answer is asked for again, once
-                raise
-        else:
-            position, pauses = step.window.end, [*BUSY_PAUSES]
+        if await walker.published(step):
+            position = step.window.end

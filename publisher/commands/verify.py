@@ -15,7 +15,7 @@ import orjson
 from publisher import flow
 from publisher.commands import owning
 from publisher.commands.frame import RefusedError, chosen, run
-from publisher.commands.range_walk import walk
+from publisher.commands.range_walk import Walker, walk
 from publisher.commands.state import refuse_while_running
 from publisher.edges import report_reader
 from publisher.edges.clock import MachineClock
@@ -151,16 +151,16 @@ async def _compare(
         pass_ = memory.passes[0]
         began = datetime.now(UTC)
         outer = Window(start - MARGINS[0], min(end + MARGINS[0], settled))
-        await walk(job, memory, blank, pass_, outer, reader.about_to_ask)
+        await walk(Walker(job, memory, blank), pass_, outer, reader.about_to_ask)
         async for events in events_of(settings, operation.name):
             for event in events:
                 comparison.published(event.value, later=event.read_at >= began)
         if comparison.extra:
             before = Window(start - MARGINS[1], outer.start)
-            await walk(job, memory, blank, pass_, before, reader.about_to_ask)
+            await walk(Walker(job, memory, blank), pass_, before, reader.about_to_ask)
             if outer.end < (until := min(end + MARGINS[1], began)):
                 after = Window(outer.end, until)
-                await walk(job, memory, blank, pass_, after, reader.about_to_ask)
+                await walk(Walker(job, memory, blank), pass_, after, reader.about_to_ask)
         result = _result(operation.name, comparison, told)
         if log is not None and comparison.missing_ids:
             reopened = Reopened(known.ledger, comparison.missing_ids)
@@ -168,7 +168,7 @@ async def _compare(
             job = _job(settings, operation, session, log, start)
             memory = _memory(job)
             for window in comparison.missing_windows:
-                await walk(job, memory, known, REPAIRING, window)
+                await walk(Walker(job, memory, known), REPAIRING, window)
             result["repaired"] = len(comparison.missing_ids) - len(reopened.missing)
             result["complete"] = not (reopened.missing or comparison.extra or comparison.changed)
     return result
