@@ -99,6 +99,13 @@ NO_MESSAGES: Final = {
     ", {} not tried because of that",
     # what `dead-letters` prints
     "{} events", ": nothing to replay", "a dry run: nothing was published; --publish does it",
+    # what `state` prints
+    "{} tells of no operation", ", not in the settings: state forget removes it",
+    "forgotten", "would be forgotten (add --yes)",
+    "{}: {} records {}; its events stay in the messages topic",
+    "{}: {} records, {} bytes{}",
+    "{}\n  began at {}, zone {}, covered until {}, cursor {}\n  {} ids in {} windows, {} parked,"
+    " {} backfills",
     # what `gaps` and `coverage` print
     "parked: it failed while others answered, repair reads it again", "not read yet",
     "possibly cut by the report's row cap", "read longer ago than the journal remembers",
@@ -707,6 +714,10 @@ ELSEWHERE: Final = {
     "are missing: they are older than": "test_replayed_letters.py::test_what_is_wrong_is_said",
     "choose what to replay": "test_replayed_letters.py::test_what_is_wrong_is_said",
     "--reason must be one of": "test_replayed_letters.py::test_what_is_wrong_is_said",
+    "would begin anew and publish its past twice": (
+        "test_remembered.py::test_a_removed_operation_is_forgotten"
+    ),
+    "tells nothing of an operation": "test_remembered.py::test_a_removed_operation_is_forgotten",
     "a service seems to run": "test_replayed_letters.py::test_letters_come_out_once",
     "has no state in the state topic": "test_replayed_letters.py::test_what_is_wrong_is_said",
     "the replay ended early": "test_replayed_letters.py::test_what_is_wrong_is_said",

@@ -24,9 +24,40 @@ def rebuild(operation: str | None, *, yes: bool, take_over: bool, as_json: bool)
 
     Exit codes: 0 done or would be, 1 it could not be, 2 settings cannot work.
     """
-    from publisher.commands import state as command  # noqa: PLC0415
+    from publisher.commands import rebuild as command  # noqa: PLC0415
 
     sys.exit(command.main(operation, yes=yes, take_over=take_over, as_json=as_json))
+
+
+@state.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show(*, as_json: bool) -> None:
+    """Tell of whom the state topic tells, removed operations included.
+
+    Reads the state topic, and changes nothing there.
+
+    Exit codes: 0 here is the answer, 1 there is none, 2 settings cannot work.
+    """
+    from publisher.commands import remembered as command  # noqa: PLC0415
+
+    sys.exit(command.show(as_json=as_json))
+
+
+@state.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do it; without, only tell what would be done.")
+@click.option("--take-over", is_flag=True, help="Also while the service runs.")
+def forget(name: str, *, yes: bool, take_over: bool) -> None:
+    """Forget an operation that was taken out of the settings.
+
+    Its events stay in the messages topic. Put back into the settings later, it
+    begins anew, and what the report shows of its past is published once more.
+
+    Exit codes: 0 done or would be, 1 it could not be, 2 settings cannot work.
+    """
+    from publisher.commands import remembered as command  # noqa: PLC0415
+
+    sys.exit(command.forget(name, yes=yes, take_over=take_over))
 
 
 COMMANDS: Final = (state,)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
+from publisher.commands.frame import RefusedError
 from publisher.edges import report_reader
 from publisher.edges.kafka import Cluster
 from publisher.edges.report_reader import NoAnswerError
@@ -42,6 +43,15 @@ async def running(settings: Settings, states: Iterable[State]) -> str | None:
                 seconds = max(ago.total_seconds(), 0.0)
                 return f"{known.checkpoint.operation} was published {seconds:.0f} s ago"
     return None
+
+
+async def refuse_while_running(settings: Settings, states: Iterable[State] = ()) -> None:
+    """Raise RefusedError when something speaks for a service that runs."""
+    if why := await running(settings, states):
+        raise RefusedError(
+            f"a service seems to run ({why}): stop it first, or pass --take-over; it then waits"
+            " for more than a minute, takes back and goes on"
+        )
 
 
 @asynccontextmanager

@@ -105,11 +105,8 @@ async def _replay(
         one.name: _begun(await state_of(clients, settings, one.name), one.name)
         for one in operations
     }
-    if not dry and not take_over and (why := await owning.running(settings, states.values())):
-        raise RefusedError(
-            f"a service seems to run ({why}): stop it first, or pass --take-over; it then waits"
-            " for more than a minute, takes back and goes on"
-        )
+    if not dry and not take_over:
+        await owning.refuse_while_running(settings, states.values())
     async with AsyncExitStack() as stack:
         cluster = None if dry else await stack.enter_async_context(owning.owned(settings))
         for one in operations:

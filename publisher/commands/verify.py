@@ -16,7 +16,6 @@ from publisher import flow
 from publisher.commands import owning
 from publisher.commands.frame import RefusedError, chosen, run
 from publisher.commands.range_walk import Walker, walk
-from publisher.commands.state import refuse_while_running
 from publisher.edges import report_reader
 from publisher.edges.clock import MachineClock
 from publisher.edges.kafka_events import events_of, first_kept
@@ -108,7 +107,7 @@ async def _verify(
     if not repair:
         return await _compare(settings, operation, range_, known, told, None)
     if not take_over:
-        await refuse_while_running(settings, [known])
+        await owning.refuse_while_running(settings, [known])
     async with owning.owned(settings) as cluster:
         log = cluster.log(name)
         # First of all: from here on nobody else publishes what is compared below.

@@ -121,6 +121,20 @@ async def records_of(settings: Settings, operation: str) -> dict[bytes, bytes]:
     return {key: value for key, value in live.items() if operation_of(key) == operation}
 
 
+async def all_records(settings: Settings) -> dict[str, dict[bytes, bytes]]:
+    """The same of every operation that the state topic tells of."""
+    clients = Clients(settings)
+    found: dict[str, dict[bytes, bytes]] = {}
+    homes = await partitions_of(clients, [settings.publisher.state_topic])
+    async with reading(clients) as reader:
+        for home in sorted(homes):
+            live, _ = await reader.decided_records(home)
+            for key, value in live.items():
+                if operation := operation_of(key):
+                    found.setdefault(operation, {})[key] = value
+    return found
+
+
 def _state(name: str, live: dict[bytes, bytes]) -> State | StepError | None:
     mine = {key: value for key, value in live.items() if operation_of(key) == name}
     try:

@@ -4,7 +4,7 @@ It writes as the service would, under its transactional id: whoever runs meanwhi
 says so, and restores a minute later what stands here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,6 @@ from publisher.model import Batch, Instant, StateRecord, iso
 from publisher.rules import state
 from publisher.rules.rebuild import Rebuilt, begun
 from publisher.rules.records import checkpoint_key, decode_checkpoint
-from publisher.rules.state import State
 from publisher.rules.zone import Zone
 from publisher.settings import Operation, Settings
 
@@ -38,15 +37,6 @@ def main(name: str | None, *, yes: bool, take_over: bool, as_json: bool) -> int:
         return 0
 
     return run(doing)
-
-
-async def refuse_while_running(settings: Settings, states: Iterable[State] = ()) -> None:
-    """Raise RefusedError when something speaks for a service that runs."""
-    if why := await owning.running(settings, states):
-        raise RefusedError(
-            f"a service seems to run ({why}): stop it first, or pass --take-over; it then waits"
-            " for more than a minute, takes back and goes on"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +55,7 @@ async def _rebuild(
     settings: Settings, operations: list[Operation], *, yes: bool, take_over: bool
 ) -> list[dict[str, Any]]:
     if yes and not take_over:
-        await refuse_while_running(settings)
+        await owning.refuse_while_running(settings)
     lost = [
         one
         for one in settings.operations

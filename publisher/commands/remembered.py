@@ -1,0 +1,115 @@
+"""`wolkvox-publisher state show` and `state forget`: of whom the state topic tells, and no more.
+
+Forgetting writes as the service would, under its transactional id (decision 0020).
+"""
+
+from typing import Any, Final
+
+import click
+import orjson
+
+from publisher.commands.frame import RefusedError, complain, run
+from publisher.commands.owning import refuse_while_running
+from publisher.edges.kafka import partition_of
+from publisher.edges.kafka_client import Clients
+from publisher.edges.kafka_shard import Shard
+from publisher.edges.report_reader import all_records
+from publisher.errors import StepError
+from publisher.model import Batch, StateRecord, iso
+from publisher.rules import state
+from publisher.rules.records import checkpoint_key, decode_checkpoint
+from publisher.settings import Settings
+
+WHAT: Final = "the state"
+
+
+def show(*, as_json: bool) -> int:
+    """Print what is remembered of every operation; the exit code."""
+
+    async def doing(settings: Settings) -> int:
+        found = await all_records(settings)
+        told = [_described(settings, name, records) for name, records in sorted(found.items())]
+        if as_json:
+            click.echo(orjson.dumps({"operations": told}))
+            return 0
+        for one in told:
+            click.echo(_line(one))
+        if not told:
+            click.echo(f"{settings.publisher.state_topic} tells of no operation")
+        return 0
+
+    return run(doing, WHAT)
+
+
+def forget(name: str, *, yes: bool, take_over: bool) -> int:
+    """Forget a removed operation, or tell what that would be; the exit code."""
+
+    async def doing(settings: Settings) -> int:
+        if name in (one.name for one in settings.operations):
+            raise RefusedError(
+                f"operation {name} stands in the settings: it would begin anew and publish its"
+                " past twice; take it out of the settings first"
+            )
+        records = (await all_records(settings)).get(name)
+        if records is None:
+            raise RefusedError(f"the state topic tells nothing of an operation {name}")
+        if yes:
+            if not take_over:
+                await refuse_while_running(settings)
+            await _tombstone(settings, name, records)
+        done = "forgotten" if yes else "would be forgotten (add --yes)"
+        complain(f"{name}: {len(records)} records {done}; its events stay in the messages topic")
+        return 0
+
+    return run(doing, WHAT)
+
+
+async def _tombstone(settings: Settings, name: str, records: dict[bytes, bytes]) -> None:
+    value = records.get(checkpoint_key(name))
+    follows = None if value is None else decode_checkpoint(value).sequence
+    shard = Shard(partition_of(name), Clients(settings), settings, lambda _: None)
+    gone = [StateRecord(key, None) for key in records]
+    try:
+        await shard.commit(Batch(name, follows, (follows or 0) + 1, iter(()), iter(()), gone))
+    finally:
+        await shard.close()
+
+
+def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "operation": name,
+        "in_settings": name in (one.name for one in settings.operations),
+        "records": len(records),
+        "bytes": sum(map(len, records.values())),
+    }
+    try:
+        known = state.restore(name, records.copy())
+    except StepError as error:
+        return told | {"problem": str(error)}
+    if known is None:  # only where records without a checkpoint are no problem
+        return told
+    checkpoint = known.checkpoint
+    return told | {
+        "timezone": checkpoint.timezone,
+        "began_at": iso(checkpoint.start),
+        "cursor": iso(checkpoint.live.cursor),
+        "covered_until": iso(checkpoint.live.covered_until),
+        "windows": len(known.journal),
+        "ids": len(known.ledger),
+        "gaps": len(checkpoint.gaps),
+        "backfills": len(checkpoint.backfills),
+    }
+
+
+def _line(one: dict[str, Any]) -> str:
+    removed = "" if one["in_settings"] else ", not in the settings: state forget removes it"
+    held = f"{one['operation']}: {one['records']:,} records, {one['bytes']:,} bytes{removed}"
+    if "problem" in one:
+        return f"{held}\n  {one['problem']}"
+    if "cursor" not in one:
+        return held
+    return (
+        f"{held}\n  began at {one['began_at']}, zone {one['timezone']}, covered until"
+        f" {one['covered_until']}, cursor {one['cursor']}\n  {one['ids']:,} ids in"
+        f" {one['windows']:,} windows, {one['gaps']} parked, {one['backfills']} backfills"
+    )
