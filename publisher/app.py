@@ -18,6 +18,7 @@ from publisher import __version__
 from publisher.edges import logs, ops
 from publisher.edges.clock import MachineClock
 from publisher.edges.kafka import Cluster
+from publisher.edges.kafka_client import report_unless_told
 from publisher.edges.kafka_orders import KafkaOrders
 from publisher.edges.liveness import Liveness
 from publisher.edges.metrics import Metrics
@@ -89,6 +90,7 @@ async def serve(settings: Settings) -> None:
         task.add_done_callback(lambda ended: _ended(ended, clock, liveness))
         return task
 
+    asyncio.get_running_loop().set_exception_handler(report_unless_told)
     _mind_stop_signals(clock, emit)
     # The port first: when it cannot be had, nothing has been asked or written yet.
     async with (

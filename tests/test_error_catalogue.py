@@ -80,8 +80,8 @@ NO_MESSAGES: Final = {
     # what went well
     "Parked window repaired",
     "First start, state created", "Request not answered",
-    # words of the vendor that are looked for
-    "does not exist",
+    # words of the vendor, and of asyncio, that are looked for
+    "does not exist", "Future exception was never retrieved",
     # pieces of other things
     "Value error, ", r"\(at line \d+, column \d+\)|\(at end of document\)",
     "an instant needs an offset",

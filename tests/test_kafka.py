@@ -15,12 +15,12 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.consumer.fetcher import PartitionRecords
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.partitioner import DefaultPartitioner
 
 from publisher.edges import kafka_client, kafka_reader, kafka_topics, kafka_transaction
 from publisher.edges.kafka import Cluster, partition_of
-from publisher.edges.kafka_client import Clients
+from publisher.edges.kafka_client import Clients, report_unless_told
 from publisher.edges.kafka_reader import read_live_records
 from publisher.errors import Held, OutcomeUnknown, PublisherError, Reason, Stop, Transient
 from publisher.model import Batch, Record
@@ -754,3 +754,19 @@ async def test_hints_come_once_and_name_what_to_grant(publisher: Publisher) -> N
     )
     assert kafka_topics.STATE_PARTITIONS == 12
     assert isinstance(publisher.author.first(), Batch)
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "told"),
+    [
+        ("Future exception was never retrieved", ProducerFenced(), False),
+        ("Future exception was never retrieved", ValueError(), True),
+        ("Task exception was never retrieved", ProducerFenced(), True),
+    ],
+)
+async def test_what_a_fenced_producer_leaves_behind_is_not_told_twice(
+    message: str, error: Exception, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything else that asyncio finds is still reported."""
+    report_unless_told(asyncio.get_running_loop(), {"message": message, "exception": error})
+    assert bool(caplog.records) is told

@@ -181,6 +181,17 @@ async def discard(client: Any, grace: float = 2.0) -> bool:
     return False
 
 
+def report_unless_told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Fits `set_exception_handler`: leaves out what aiokafka's failed batches leave behind.
+
+    Once a producer is fenced, futures inside of it fail that nobody can wait for. What failed
+    them was raised by those that we await, and told.
+    """
+    lost = context.get("message") == "Future exception was never retrieved"
+    if not (lost and isinstance(context.get("exception"), KafkaError)):
+        loop.default_exception_handler(context)
+
+
 def _ssl_context(settings: Settings) -> ssl.SSLContext:
     told = settings.kafka
     try:
