@@ -26,7 +26,8 @@ from publisher.commands.dead_letters import (
 from publisher.commands.frame import RefusedError, chosen, complain, run
 from publisher.edges.kafka import Cluster
 from publisher.edges.kafka_client import Clients
-from publisher.edges.letters_reader import letters, state_of
+from publisher.edges.letters_reader import letters
+from publisher.edges.report_reader import records_of
 from publisher.errors import PublisherError, SettingsError
 from publisher.rules import replay, state
 from publisher.rules.letters import Key, Letter
@@ -100,9 +101,8 @@ async def _replay(
     take_over: bool,
 ) -> None:
     """Replay what is wanted, operation by operation; `results` tells of what is done."""
-    clients = Clients(settings)
     states = {
-        one.name: _begun(await state_of(clients, settings, one.name), one.name)
+        one.name: _begun(state.restore(one.name, await records_of(settings, one.name)), one.name)
         for one in operations
     }
     if not dry and not take_over:

@@ -1,16 +1,13 @@
 """Reads the headers of published messages. Nothing here writes or takes over anything."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
-from typing import Any, Final
+from typing import Any
 
 from publisher.edges.kafka_client import CALL_SECONDS, Clients
-from publisher.edges.kafka_reader import BLOCKED_SECONDS, blocked
+from publisher.edges.kafka_reader import records_before
 from publisher.edges.kafka_topics import partitions_of
 from publisher.model import Instant
-
-_POLL_MS: Final = 50
 
 
 async def headers(
@@ -35,15 +32,6 @@ async def headers(
                 continue
             consumer.assign([partition])
             consumer.seek(partition, begin.offset)
-            position, last, moved = begin.offset, -1, time.monotonic()
-            while position < ends[partition]:
-                async with asyncio.timeout(CALL_SECONDS):
-                    got = await consumer.getmany(timeout_ms=_POLL_MS)
-                    # Over markers and aborted batches too, so it does reach the end.
-                    position = await consumer.position(partition)
-                for record in got.get(partition, ()):
+            async for records in records_before(consumer, partition, ends[partition]):
+                for record in records:
                     yield dict(record.headers)
-                if position != last:
-                    last, moved = position, time.monotonic()
-                elif time.monotonic() - moved > BLOCKED_SECONDS:
-                    raise blocked(partition)

@@ -9,7 +9,7 @@ Rules of this file:
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ BLOCKED_SECONDS: Final = 75.0
 """Longer than the broker needs to abort a dead transaction: 60 s and its 10 s scan."""
 
 _POLL_MS: Final = 20
+_BYSTANDER_POLL_MS: Final = 50
 
 
 @asynccontextmanager
@@ -115,6 +116,26 @@ async def read_live_records(
     """See `Reader.live_records`."""
     async with reading(clients) as reader:
         return await reader.live_records(partition, blocked_after)
+
+
+async def records_before(
+    consumer: AIOKafkaConsumer, partition: TopicPartition, end: int
+) -> AsyncGenerator[Sequence[Any], None]:
+    """The records of the assigned partition from its position on, up to `end`, as they come.
+
+    Raises Held when an undecided transaction keeps the end out of reach.
+    """
+    position, last, moved = -1, -1, time.monotonic()
+    while position < end:
+        async with asyncio.timeout(CALL_SECONDS):
+            got = await consumer.getmany(timeout_ms=_BYSTANDER_POLL_MS)
+            # It runs over markers and aborted batches too, so it does reach the end.
+            position = await consumer.position(partition)
+        yield got.get(partition, ())
+        if position != last:
+            last, moved = position, time.monotonic()
+        elif time.monotonic() - moved > BLOCKED_SECONDS:
+            raise blocked(partition)
 
 
 def blocked(partition: TopicPartition) -> StepError:

@@ -16,14 +16,12 @@ from typing import Final
 from publisher.model import SECOND, Instant, Window
 from publisher.rules.gaps import Gaps, before_next, beyond
 from publisher.rules.records import BACKFILL, Backfill, Standing
-from publisher.rules.schedule import TARGET_ROWS, Pass, Read, Step, Wait
+from publisher.rules.schedule import QUICK, TARGET_ROWS, Pass, Read, Step, Wait
 from publisher.settings import PublisherSettings
 
 DAY: Final = timedelta(days=1)
 DAILY_REQUESTS: Final = 300
 """Of a usual quota of 1000: live and re-reads need about 350, repair 48; the rest is reserve."""
-QUICK: Final = 15.0
-"""Seconds; live waits for one answer at most, so windows grow only while answers are quicker."""
 BACKFILLING: Final = Pass(BACKFILL, BACKFILL, timedelta(), timedelta(), timedelta())
 """Its cursor stands with its range, not among the passes."""
 
@@ -61,7 +59,7 @@ class Stride:
         return cls(width, settings.max_window, settings.overlap, settings.poll_every)
 
     def answered(self, window: Window, now: Instant, rows: int, took: float) -> None:
-        """Go on at once, wider when the answer was small and quick."""
+        """Go on at once, wider when the answer was small and quick: live waits for one at most."""
         self.asked.append(now)
         self.due = None
         if rows > TARGET_ROWS or took > QUICK:
