@@ -8,7 +8,7 @@ from publisher.job import Job, Memory
 from publisher.model import Batch
 from publisher.rules.backfill import obeyed
 from publisher.rules.state import State
-from publisher.signals import HintGiven
+from publisher.signals import HintGiven, OrdersObeyed
 
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks at the orders."""
@@ -42,3 +42,4 @@ async def obey(job: Job, memory: Memory, known: State) -> None:
         Batch(job.operation, sequence - 1, sequence, iter(()), iter(()), successor.records),
     )
     known.apply(successor, job.settings.horizon)
+    job.emit(OrdersObeyed(job.operation, backfills))

@@ -17,10 +17,10 @@ from publisher.edges import words
 from publisher.errors import Reason, Stage, Transient
 from publisher.flow import run
 from publisher.job import Job
-from publisher.model import Answer, Instant, Progress, Request, Window
+from publisher.model import Answer, Backfill, Instant, Progress, Request, Standing, Window
 from publisher.rules import state
 from publisher.rules.backfill import BACKFILLING, Order, Stride, meanwhile, obeyed
-from publisher.rules.records import Backfill, Entry, Standing
+from publisher.rules.records import Entry
 from publisher.rules.schedule import Read, Wait
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings

@@ -14,8 +14,8 @@ import pytest
 from publisher.edges.kafka import partition_of
 from publisher.edges.kafka_orders import KafkaOrders
 from publisher.errors import Held
+from publisher.model import Standing
 from publisher.rules.backfill import Order
-from publisher.rules.records import Standing
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from tests import kafka_tools

@@ -90,6 +90,7 @@ NO_MESSAGES: Final = {
     "All times are UTC; it is {}", "has not begun yet", ", possibly cut",
     "last window  {}, {} to {}: {} rows, {} new, {} known before, {} rejected",
     "parked       {} to {}: could not be read yet",
+    "backfill     {} {}, {} to {}: read until {}, {} rows, {} new",
     "published    {} events since the service started", "{}, next attempt in {}",
     # what `backfill` prints
     "{}  ordered: {} to {} of {}", "{}  {}  {} {}  {} to {}{}: {} rows, {} new",

@@ -20,9 +20,8 @@ from publisher.edges.kafka_orders import KafkaOrders
 from publisher.edges.page import duration
 from publisher.edges.report_reader import read_states
 from publisher.errors import SettingsError, StepError
-from publisher.model import SECOND, Instant, iso
+from publisher.model import SECOND, Backfill, Instant, Standing, iso
 from publisher.rules.backfill import Order
-from publisher.rules.records import Backfill, Standing
 from publisher.rules.state import State
 from publisher.settings import Settings
 

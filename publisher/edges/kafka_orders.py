@@ -15,9 +15,9 @@ from publisher.edges.kafka_client import Clients
 from publisher.edges.kafka_reader import reading
 from publisher.edges.kafka_topics import ensure_commands, partitions_of
 from publisher.errors import Held, Reason, Stage
-from publisher.model import iso
+from publisher.model import Standing, iso
 from publisher.rules.backfill import Order
-from publisher.rules.records import FORMAT, Standing
+from publisher.rules.records import FORMAT
 from publisher.settings import Settings
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
-from publisher.model import SECOND, Instant, Window
+from publisher.model import SECOND, Backfill, Instant, Standing, Window
 from publisher.rules.gaps import Gaps, before_next, beyond
-from publisher.rules.records import BACKFILL, Backfill, Standing
+from publisher.rules.records import BACKFILL
 from publisher.rules.schedule import QUICK, TARGET_ROWS, Pass, Read, Step, Wait
 from publisher.settings import PublisherSettings
 

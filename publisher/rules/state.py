@@ -18,12 +18,11 @@ from itertools import islice
 from typing import Final
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import SECOND, Instant, Progress, StateRecord, Window
+from publisher.model import SECOND, Backfill, Instant, Progress, StateRecord, Window
 from publisher.rules.gaps import Gaps, beyond, near
 from publisher.rules.ledger import Ids, Ledger
 from publisher.rules.records import (
     LIVE,
-    Backfill,
     Checkpoint,
     Entry,
     checkpoint_key,
