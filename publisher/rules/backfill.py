@@ -139,7 +139,11 @@ def obeyed(
     ]
     known = {one.id for one in found}
     for order in orders:
-        busy = order.again and any(one.again and one.active for one in found)
+        busy = (
+            order.again
+            and order.wanted is not Standing.CANCELLED
+            and any(one.again and one.active for one in found)
+        )
         if order.id not in known and not busy:
             found.append(
                 Backfill(

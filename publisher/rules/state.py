@@ -101,10 +101,11 @@ class State:
 
     def apply(self, successor: Successor, horizon: timedelta) -> None:
         """Become the successor; only after its records are committed."""
+        before, after = republishing(self.checkpoint), republishing(successor.checkpoint)
         self.checkpoint = successor.checkpoint
-        if republishing(self.checkpoint) is None:
+        if after is None:
             self.again = None
-        elif self.again is None:
+        elif before is None or before.id != after.id:  # one may follow another in one commit
             self.again = Ledger()
         kept = []
         for gone in successor.forgotten:
