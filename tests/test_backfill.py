@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import ClassVar
 
 import pytest
 
@@ -19,7 +20,15 @@ from publisher.flow import run
 from publisher.job import Job
 from publisher.model import Answer, Backfill, Instant, Progress, Request, Standing, Window
 from publisher.rules import state
-from publisher.rules.backfill import BACKFILLING, Order, Stride, meanwhile, obeyed
+from publisher.rules.backfill import (
+    BACKFILLING,
+    KEPT,
+    Order,
+    Stride,
+    meanwhile,
+    obeyed,
+    outlived,
+)
 from publisher.rules.records import Entry
 from publisher.rules.schedule import Read, Wait
 from publisher.rules.state import Successor
@@ -52,11 +61,18 @@ class MemoryOrders:
     def __init__(self, *orders: Order) -> None:
         self.stand = {order.id: order for order in orders}
 
-    async def read(self) -> Sequence[Order]:
+    async def read(self) -> Sequence[Order] | None:
         return list(self.stand.values())
 
     def want(self, id_: str, wanted: Standing) -> None:
         self.stand[id_] = replace(self.stand[id_], wanted=wanted)
+
+
+class NoOrders(MemoryOrders):
+    """A broker that has just started, or lost the topic: nothing can be seen."""
+
+    async def read(self) -> Sequence[Order] | None:
+        return None
 
 
 class Trial:
@@ -302,14 +318,36 @@ async def test_orders_that_cannot_be_read_do_not_stop_live() -> None:
     trial = Trial(7, faults=0.0)
 
     class Deaf(MemoryOrders):
-        async def read(self) -> Sequence[Order]:
+        looks: ClassVar[list[Instant]] = []
+
+        async def read(self) -> Sequence[Order] | None:
+            self.looks.append(trial.clock.true)
             raise Transient(Stage.RESTORE, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
 
-    trial.orders = Deaf()
+    trial.orders = deaf = Deaf()
     await trial.run(NOON + HOUR)
+    assert 55 <= len(deaf.looks) <= 60, "once a minute"
     hints = [one for one in trial.signals if isinstance(one, HintGiven)]
     assert [hint.text for hint in hints] == ["orders cannot be read: Kafka cannot be reached"]
     assert known(trial.kafka).checkpoint.live.covered_until > NOON + HOUR - 2 * POLL
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_orders_that_cannot_be_seen_are_not_taken_for_none(again: bool) -> None:
+    """What has ended would be forgotten, and obeyed anew once its order is seen again."""
+    trial = Trial(7, faults=0.0, again=again)
+    await trial.run(NOON + HOUR)
+    orders = trial.orders = MemoryOrders(trial.order)
+    await trial.run(NOON + 4 * HOUR)
+    done, texts = trial.backfill, trial.texts()
+    assert done.standing is Standing.DONE
+    trial.orders = NoOrders()
+    await trial.run(NOON + 5 * HOUR)
+    assert trial.backfill == done
+    trial.orders = orders
+    await trial.run(NOON + 6 * HOUR)
+    assert trial.backfill == done
+    assert {trial.texts()[text] for text in texts} == ({1, 2} if again else {1})
 
 
 async def test_a_window_that_fails_is_told_and_read_later() -> None:
@@ -380,6 +418,40 @@ def test_only_one_publishes_again_at_a_time() -> None:
     assert [one.id for one in first] == ["1"]
     over = (replace(first[0], standing=Standing.DONE),)
     assert [(one.id, one.since) for one in obeyed(over, orders, 9)] == [("1", 4), ("2", 9)]
+
+
+def test_orders_are_removed_before_their_ends_are_forgotten() -> None:
+    """However often, and whoever sees what when: nothing that has ended is taken up once more."""
+    names = [f"{number:03}" for number in range(40)]
+    stand: list[Order] = []
+    known: tuple[Backfill, ...] = ()
+    for sequence, name in enumerate(names):
+        stand.append(order_of(name))
+        gone = outlived(stand, known)
+        stand = [one for one in stand if one.id not in gone]
+        before = {one.id for one in known}
+        known = obeyed(known, stand, sequence)
+        assert {one.id for one in known} - before == {name}
+        assert len(known) <= KEPT + 2
+        if sequence % 7:  # the others go on
+            known = tuple(
+                replace(one, standing=Standing.DONE) if one.id == name else one for one in known
+            )
+        else:
+            known = tuple(
+                replace(one, standing=Standing.CANCELLED) if one.id < name else one for one in known
+            )
+    assert [one.id for one in stand][-KEPT:] == names[-KEPT:]
+
+
+def test_what_has_not_ended_and_what_waits_is_never_removed() -> None:
+    names = [f"{number:03}" for number in range(30)]
+    orders = [order_of(name) for name in names]
+    ended = [one_of(id=name, standing=Standing.DONE) for name in names[5:25]]
+    active = [one_of(id=name, standing=Standing.PAUSED) for name in names[25:28]]
+    assert outlived(orders, [*ended, *active]) == names[5 : 25 - KEPT]
+    assert outlived(orders, [*ended[:KEPT], *active]) == []
+    assert outlived([], ended) == []
 
 
 def test_a_cancelled_one_that_waits_for_its_turn_ends_at_once() -> None:
