@@ -623,6 +623,7 @@ ELSEWHERE: Final = {
     "its state is whole, there is nothing to rebuild": (
         "test_rebuild.py::test_a_lost_state_is_rebuilt"
     ),
+    "order them anew if wanted": "test_rebuild.py::test_a_lost_state_is_rebuilt",
     "earlier ones may come again": "test_rebuild.py::test_a_topic_that_has_deleted_events",
     "an event that this version did not write": "test_rebuild.py::test_an_event_of_somebody_else",
     "PUBLISHER_START is ignored": "test_flow.py::test_a_changed_start_is_ignored_and_said_so",

@@ -171,3 +171,14 @@ def outlived(orders: Sequence[Order], backfills: Iterable[Backfill]) -> list[str
     over = {one.id for one in backfills if not one.active}
     ended = [order.id for order in orders if order.id in over]
     return ended[:-KEPT]
+
+
+def lost(orders: Iterable[Order]) -> tuple[Backfill, ...]:
+    """The orders as backfills that have ended: how far they were, nobody knows any more.
+
+    Obeyed anew, one that had published again long ago would do it once more.
+    """
+    ended = Standing.CANCELLED
+    return tuple(
+        Backfill(one.id, one.start, one.end, one.again, one.start, ended, since=0) for one in orders
+    )
