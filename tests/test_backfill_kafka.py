@@ -15,7 +15,7 @@ import pytest
 
 from publisher.edges.kafka import partition_of
 from publisher.edges.kafka_orders import KafkaOrders
-from publisher.errors import Held
+from publisher.errors import Held, StepError
 from publisher.model import Backfill, Standing
 from publisher.rules import state
 from publisher.rules.backfill import Order
@@ -236,6 +236,23 @@ async def test_whoever_orders_removes_what_ended_long_ago(
     left = await orders.read()
     assert left is not None
     assert [one.id for one in left] == [names[3], *names[5:], out.split()[0]]
+
+
+async def test_a_topic_that_is_deleted_is_looked_for_again(
+    kafka: Broker, topics: dict[str, str]
+) -> None:
+    """Told once; from then on there is nothing to be seen, until it is there again."""
+    topic = topics["PUBLISHER_STATE_TOPIC"] + ".commands"
+    orders = KafkaOrders(settings_of({**topics, "PUBLISHER_COMMANDS_TOPIC": topic}), "wv0010")
+    order = Order("1", NOON, NOON + timedelta(hours=1), again=False, wanted=Standing.RUNNING)
+    await orders.write(order)
+    assert await orders.read() == [order]
+    await kafka_tools.delete(kafka.bootstrap, topic)
+    with pytest.raises(StepError):
+        await orders.read()
+    assert await orders.read() is None
+    await orders.write(order)
+    assert await orders.read() == [order]
 
 
 async def test_what_cannot_be_ordered() -> None:

@@ -15,7 +15,7 @@ from publisher.edges.kafka import partition_of
 from publisher.edges.kafka_client import CALL_SECONDS, Clients
 from publisher.edges.kafka_reader import reading
 from publisher.edges.kafka_topics import ensure_commands, stands
-from publisher.errors import Held, Reason, Stage
+from publisher.errors import Held, Reason, Stage, StepError
 from publisher.model import Standing, iso
 from publisher.rules.backfill import Order
 from publisher.rules.records import FORMAT
@@ -25,8 +25,8 @@ from publisher.settings import Settings
 class KafkaOrders:
     """Fits `job.Orders`.
 
-    A topic that cannot be seen is no topic without orders: a broker that has just started does
-    not know all of them, and what has ended must not be forgotten for that.
+    That the topic cannot be seen does not mean that nothing was ordered: a broker that has just
+    started does not know all of them, and what has ended must not be forgotten for that.
     """
 
     def __init__(self, settings: Settings, operation: str) -> None:
@@ -43,8 +43,12 @@ class KafkaOrders:
         self._there = self._there or await stands(clients, self._partition)
         if not self._there:
             return None
-        async with reading(clients) as reader:
-            live, _ = await reader.decided_records(self._partition)
+        try:
+            async with reading(clients) as reader:
+                live, _ = await reader.decided_records(self._partition)
+        except StepError:
+            self._there = False  # it may be gone: looking for it waits less than reading it
+            raise
         prefix = f"{self._operation}/".encode()
         mine = [_decoded(key, live[key]) for key in live if key.startswith(prefix)]
         return sorted(mine, key=lambda order: order.id)  # an id begins with its time
