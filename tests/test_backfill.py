@@ -238,6 +238,7 @@ async def test_trial_cancelled_in_mid_range(again: bool) -> None:
 
     Crashes, pauses, re-reads before and after, as ever. A third of the trials: each is three runs.
     """
+    compared = 0
     for seed in seeds()[: TRIALS // 3 or 1]:
         trial = Trial(seed, again=again, horizon="80h")
         rng, replay = trial.rng, f"BACKFILL_SEED={seed}"
@@ -259,7 +260,8 @@ async def test_trial_cancelled_in_mid_range(again: bool) -> None:
         unread = trial.filed(cancelled.cursor + pad, trial.range.end)
         unread -= set() if again else trial.filed(trial.start - pad, trial.end)
         after = trial.texts()
-        assert {after[text] for text in read} == {times}, replay
+        assert {after[text] for text in read} <= {times}, replay
+        compared += len(read)
         assert {after[text] for text in unread} <= {times - 1}, replay
         assert {*after.values()} <= {1, times}, replay
         # The same range once more: only what was never published is new.
@@ -283,6 +285,7 @@ async def test_trial_cancelled_in_mid_range(again: bool) -> None:
         around = trial.filed(trial.range.start - pad, trial.range.end + pad)
         assert {last[text] - whole[text] for text in whole.keys() - around} == {0}, replay
         assert len(trial.published()) == len(last), f"another id, {replay}"
+    assert compared or SEED  # a walk may be cancelled before it met a message, not every one
 
 
 async def test_live_is_on_time_beside_it() -> None:
