@@ -36,9 +36,9 @@ fix: install     ## What the tools can mend by themselves.
 	$(BIN)/ruff check --fix .
 
 ROUNDS ?= 30
-chaos: install   ## The long proofs: kills, random worlds, very many messages: make chaos ROUNDS=100.
+chaos: install   ## The long proofs: kills, random worlds, very many messages: make chaos ROUNDS=100 TRIALS=50.
 	CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/test_chaos.py tests/one_second.py \
-		tests/million_backfill.py tests/verify_100k.py
+		tests/million_backfill.py tests/verify_100k.py tests/random_trials.py
 
 bench: install   ## The publisher beside a floor and a naive script; then the ledger at 10 million ids.
 	$(BIN)/python -m benchmarks.flood
