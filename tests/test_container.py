@@ -223,6 +223,16 @@ def test_nothing_runs_as_root() -> None:
         assert not instructions(stage(name), "USER|RUN")
 
 
+def test_what_is_copied_from_here_is_made_readable_first() -> None:
+    """A file keeps its rights, which under a strict umask are none for the image's user."""
+    first, *others = stages()
+    assert "chmod -R a+rX" in instructions(stage(first), "RUN")[-1]
+    for name in others:
+        assert all(
+            copied.startswith(f"--from={first} ") for copied in instructions(stage(name), "COPY")
+        )
+
+
 @pytest.mark.parametrize("name", ["sandbox", "publisher"])
 def test_commands_are_in_exec_form(name: str) -> None:
     """A shell between would keep SIGTERM for itself."""
