@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo run test check fix chaos bench image verify-image clean
+.PHONY: help install demo run test check fix chaos bench image verify-image verify-compose clean
 
 help:            ## This list.
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ image:           ## The container image, as wolkvox-publisher.
 
 verify-image: install   ## Build the image and prove it on a real engine, against a real Kafka.
 	deploy/verify-image.sh
+
+verify-compose: install  ## Run docker-compose.yml on a real engine, and kill what runs in it.
+	deploy/verify-compose.sh
 
 clean:           ## Remove what install, tests and demo made.
 	rm -rf $(VENV) .cache build dist *.egg-info
