@@ -19,9 +19,9 @@ tell() { docker compose logs --tail 10 | cut -c 1-300; }
 
 find_compose() {
   docker compose version >/dev/null 2>&1 && return
-  command -v go >/dev/null || skip "docker has no compose, and there is no Go to build it"
   local plugin=${SANDBOX_CACHE:-$ROOT/.cache}/compose-$COMPOSE module=github.com/docker/compose/v2
   if [ ! -x "$plugin" ]; then
+    command -v go >/dev/null || skip "docker has no compose, and there is no Go to build it"
     printf 'docker has no compose: building it with Go (once, some minutes)\n'
     mkdir "$WORK/module"
     # As a dependency, not by `go install`, which refuses modules that exclude versions.
@@ -33,7 +33,7 @@ find_compose() {
   fi
   export DOCKER_CONFIG=$WORK/docker
   mkdir -p "$DOCKER_CONFIG/cli-plugins"
-  ln -s "$plugin" "$DOCKER_CONFIG/cli-plugins/docker-compose"
+  ln -s "$(realpath "$plugin")" "$DOCKER_CONFIG/cli-plugins/docker-compose"
 }
 
 find_kafka() {
@@ -50,7 +50,8 @@ find_kafka() {
 
 container() { docker compose ps --all --quiet "$1"; }
 state() { docker inspect -f "{{.$2}}" "$(container "$1")"; }
-says() { docker compose logs --no-log-prefix publisher | grep -q "$1"; }
+# Without grep's -q, which ends before all is written: a broken pipe would look like "not found".
+says() { docker compose logs --no-log-prefix publisher | grep "$1" >/dev/null; }
 restarted() { [ "$(state "$1" RestartCount)" -gt "$2" ] && [ "$(state "$1" State.Status)" = running ]; }
 ended_with() { [ "$(state "$1" State.ExitCode)" = "$2" ]; }
 port_is_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
@@ -183,7 +184,7 @@ cat sandbox/wolkvox/token >secrets/wolkvox-token
 compose restart publisher
 compose up --detach --wait
 judge wv0010
-if docker inspect "$(container publisher)" | grep -qf secrets/wolkvox-token; then
+if docker inspect "$(container publisher)" | grep -f secrets/wolkvox-token >/dev/null; then
   fail "docker inspect shows the token"
 fi
 
