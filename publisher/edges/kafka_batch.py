@@ -83,19 +83,19 @@ class RecordBatch:
 def pack(
     records: Iterable[Record], timestamp: int, compression: str | None, limit: int
 ) -> list[RecordBatch]:
-    """Batches of at most `limit` bytes uncompressed, of one partition's records in order.
+    """Batches of at most `limit` bytes, were they not compressed, of one partition's records.
 
     A record that is larger than the limit gets a batch of its own.
     """
     batches: list[RecordBatch] = []
     pieces: list[bytes] = []
-    count = total = 0
+    count, total = 0, _HEADER.size
     for _, content in records:
         size = len(content)
         total += size + _BEGINNING
         if total > limit and count:
             batches.append(RecordBatch(count, b"".join(pieces), timestamp, compression))
-            pieces, count, total = [], 0, size + _BEGINNING
+            pieces, count, total = [], 0, _HEADER.size + size + _BEGINNING
         pieces += framed(count, content)
         count += 1
     if count:

@@ -56,7 +56,7 @@ class Publication:
     duplicate: int
     rejected: Counter[str]
     occurred: Counter[str]
-    """New messages by the second at which they occurred (RFC 3339, UTC)."""
+    """Events by the second at which they occurred (RFC 3339, UTC)."""
     silent_since: Instant | None
     """Rows have come back after implausibly long without any: since when there were none."""
 
@@ -89,13 +89,10 @@ def prepare(
     screen = Screen(_published(state, step))
     rejects: list[Reject] = []
     rows = 0
-    occurred: Counter[str] = Counter()
     for reading in portions(judgement.data, operation, zone):
         rows += len(reading.rows)
         rejects += reading.rejects
-        fresh = screen.fresh(reading)
-        encoder.add(fresh)
-        occurred.update([row[2][1] for row in fresh])
+        encoder.add(screen.fresh(reading))
     total = rows + len(rejects)
     if format_changed(rows, len(rejects)):
         raise Held(
@@ -143,9 +140,15 @@ def prepare(
         dead_letters=dead_letters.records(letters, origin, limits.max_event_bytes),
         state=successor.records,
     )
-    rejected = Counter(letter.reason.value for letter in letters)
     return Publication(
-        batch, successor, total, new, entry.duplicate, rejected, occurred, silent_since
+        batch=batch,
+        successor=successor,
+        rows=total,
+        new=new,
+        duplicate=entry.duplicate,
+        rejected=Counter(letter.reason.value for letter in letters),
+        occurred=encoder.occurred(),
+        silent_since=silent_since,
     )
 
 
