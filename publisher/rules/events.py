@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 from msgspec import UNSET
@@ -36,29 +36,26 @@ _ID: Final = wire.sized(b"ce_id") + wire.varint(36)
 _TIME: Final = wire.sized(b"ce_time") + wire.varint(len("2026-11-20T15:00:01Z"))
 _SUBJECT: Final = wire.sized(b"ce_subject")
 _NO_KEY: Final = wire.sized(None)
+_NO_EXTRA: Final[dict[str, Any]] = {}
 _CONN_ID: Final = b',"conn_id":'
 _AGENT_NAME: Final = b',"agent_name":'
 _CUSTOMER_NAME: Final = b',"customer_name":'
 
 
-class _Shared(NamedTuple):
-    """What the records of one conversation have in common, as Kafka or JSON writes it."""
+_Shared: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, int, int | None, dict[str, Any]]
+"""What the records of one conversation have in common, as Kafka or JSON writes it.
 
-    key: bytes
-    head: bytes
-    """Of the value, between the event's id and its date."""
-    names: bytes
-    """Of the value, behind the row's own fields."""
-    tail: bytes
-    """The names and the end of the value, where the row has no undocumented fields."""
-    headers: bytes
-    """As far as the value of `ce_id`."""
-    room: int
-    """Bytes of a value at most."""
-    partition_hash: int | None
-    """None = by the event's id."""
-    extra: dict[str, Any]
-    """The undocumented fields of the conversation."""
+A plain tuple, because most conversations of a poll have a few messages only:
+
+- key;
+- head of the value, between the event's id and its date;
+- names: of the value, behind the row's own fields;
+- tail: the names and the end of the value, where the row has no undocumented fields;
+- headers, as far as the value of `ce_id`;
+- room: bytes of a value at most;
+- partition hash; None = by the event's id;
+- extra: the undocumented fields of the conversation.
+"""
 
 
 class _Second(NamedTuple):
@@ -138,8 +135,9 @@ class Encoder:
         ):
             if conversation is not its_conversation:
                 conversation = its_conversation
-                shared = self._shared(conversation)
-                key, head, names, usual_tail, headers, room, its_hash, _ = shared
+                key, head, names, usual_tail, headers, room, its_hash, chat_extra = self._shared(
+                    conversation
+                )
                 fixed = len(_OPEN) + len(id_) + len(head)
             try:
                 second = seconds[date]
@@ -156,7 +154,7 @@ class Encoder:
                 message.extra = UNSET  # has its place behind the conversation's fields
                 body = encode(message)[1:-1]
                 message.extra = extra
-                tail = names + _end(extra, shared.extra)
+                tail = names + _end(extra, chat_extra)
             size = fixed + len(body) + len(tail)
             hash_ = int.from_bytes(digest[:4]) & 0x7FFFFFFF if its_hash is None else its_hash
             if size <= room:
@@ -181,17 +179,18 @@ class Encoder:
             names = _AGENT_NAME + dumps(chat.agent_name)
         if chat.customer_name is not UNSET:
             names += _CUSTOMER_NAME + dumps(chat.customer_name)
-        extra = {} if chat.extra is UNSET else chat.extra
-        tail = names + _end({}, extra)
+        if chat.extra is UNSET:
+            extra, tail = _NO_EXTRA, names + b"}"
+        else:
+            extra, tail = chat.extra, names + _end(_NO_EXTRA, chat.extra)
+        room = self._max_event_bytes
         if conversation.placeholder:
-            return _Shared(
-                _NO_KEY, head, names, tail, self._headers + _ID, self._max_event_bytes, None, extra
-            )
+            return _NO_KEY, head, names, tail, self._headers + _ID, room, None, extra
         id_ = conversation.conn_id.encode()
         key = wire.sized(id_)
         headers = self._headers_with_subject + key + _ID
-        room = self._max_event_bytes - 2 * len(_SUBJECT + key)
-        return _Shared(key, head, names, tail, headers, room, murmur2(id_), extra)
+        room -= 2 * len(_SUBJECT + key)
+        return key, head, names, tail, headers, room, murmur2(id_), extra
 
 
 def event_ids(rows: Sequence[Row]) -> list[bytes]:

@@ -20,7 +20,7 @@ from struct import unpack
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import NAMESPACE_URL, uuid5
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from publisher.rules.ledger import Id
 from publisher.rules.shapes import (
@@ -51,7 +51,7 @@ class RejectReason(StrEnum):
     ANSWER_UNDECODABLE = "answer_undecodable"
 
 
-class Conversation(NamedTuple):
+class Conversation(Struct, frozen=True, gc=False):
     """What the rows of one element of `data` have in common."""
 
     position: int
@@ -103,6 +103,8 @@ class Reading:
     rejects: list[Reject] = field(default_factory=list)
     by_id: dict[Id, Row] = field(default_factory=dict)
     """Each message once, of equal ones the first; in the answer's order."""
+    hours: set[str] = field(default_factory=set)
+    """Hours in which rows of the answer lie, as far as it was read; the ledger's buckets."""
 
 
 def format_changed(rows: int, rejects: int) -> bool:
@@ -118,6 +120,7 @@ def read_rows(data: list[Any], operation: str, zone: Zone) -> Reading:
         whole.rows += reading.rows
         whole.rejects += reading.rejects
         whole.by_id = reading.by_id | whole.by_id
+        whole.hours = reading.hours
     return whole
 
 
@@ -135,7 +138,7 @@ def portions(data: list[Any], operation: str, zone: Zone) -> Iterator[Reading]:
         _read_conversation(position, element, begin, zone, moments, reading)
         if len(reading.rows) >= PORTION:
             yield _told_apart(reading, begin)
-            reading = Reading()
+            reading = Reading(hours=reading.hours)
     yield _told_apart(reading, begin)
 
 
@@ -173,6 +176,7 @@ def _read_conversation(
         except (KeyError, TypeError):  # TypeError: not even a text
             try:
                 moment = moments[date] = Moment(date[:13], *zone.occurred_at(date))
+                reading.hours.add(moment.hour)
             except (ValueError, TypeError):
                 rejects.append(Reject(RejectReason.DATE_INVALID, position, index))
                 continue

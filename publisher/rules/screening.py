@@ -33,7 +33,7 @@ class Screen:
     def fresh(self, reading: Reading) -> list[Row]:
         """The new rows of a portion, in the answer's order."""
         found = reading.by_id
-        for hour, ids in _by_hour(found).items():
+        for hour, ids in _by_hour(reading).items():
             shown = self._shown[hour]
             old = self._ledger.known(hour, ids) | shown.intersection(ids)
             shown.update(ids - old if old else ids)
@@ -42,11 +42,11 @@ class Screen:
         return [*found.values()]
 
 
-def _by_hour(rows: Mapping[Id, Row]) -> Mapping[str, AbstractSet[Id]]:
-    hours = {row[2][0] for row in rows.values()}
-    if len(hours) == 1:
-        return {hours.pop(): rows.keys()}
+def _by_hour(reading: Reading) -> Mapping[str, AbstractSet[Id]]:
+    if len(reading.hours) == 1:
+        [hour] = reading.hours
+        return {hour: reading.by_id.keys()}
     found: defaultdict[str, set[Id]] = defaultdict(set)
-    for id_, row in rows.items():
+    for id_, row in reading.by_id.items():
         found[row[2][0]].add(id_)
     return found

@@ -144,7 +144,7 @@ def _judge_rows(envelope: Any, *, lenient: bool) -> Judgement:
         return _not_understood(f"the answer holds no list of conversations (data is {_kind(data)})")
     if envelope.get("error") not in (None, "", "null"):
         return _not_understood("the answer says 200 and an error at once")
-    came = max(len(data), sum(map(_messages, data)))
+    came = max(len(data), _rows(data))
     found = _RECORDS_FOUND.match(msg) if isinstance(msg, str) else None
     missing = found is not None and int(found[1]) > came
     if not data:
@@ -281,9 +281,14 @@ def _http_date(text: str | None) -> datetime | None:
         return None
 
 
+def _rows(data: list[Any]) -> int:
+    """Messages in all conversations."""
+    if data and type(data[0]) is Chat:  # then all are
+        return sum([len(chat.conversation) for chat in data])
+    return sum(map(_messages, data))
+
+
 def _messages(element: Any) -> int:
-    if type(element) is Chat:
-        return len(element.conversation)
     rows = element.get("conversation") if isinstance(element, dict) else None
     return len(rows) if isinstance(rows, list) else 0
 
