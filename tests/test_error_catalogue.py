@@ -43,7 +43,7 @@ from publisher.errors import (
     SettingsError,
     Stage,
 )
-from publisher.rules import records, state
+from publisher.rules import journal, records, state
 from publisher.rules.upstream import ROW_CAP, judge
 from publisher.settings import Settings, load
 from publisher.signals import DatesOff, NothingFound, ServiceStopped, Signal, ZoneChanged
@@ -464,10 +464,10 @@ def lost(live: Mapping[bytes, bytes | None]) -> PublisherError:
 
 def cut_journal() -> PublisherError:
     entry = records.Entry(1, "live", NOON, NOON, NOON, 1, 1, 0, 0)
-    [written] = records.journal_parts("wv0010", entry, ids_of({"2026-11-20 12": [1]}))
+    [written] = journal.journal_parts("wv0010", entry, ids_of({"2026-11-20 12": [1]}))
     assert written.value
     with pytest.raises(Held) as raised:
-        records.decode_journal(written.value[:-1])
+        journal.decode_journal(written.value[:-1])
     return raised.value
 
 

@@ -26,6 +26,7 @@ from publisher.model import Answer, Progress, StateRecord, Window
 from publisher.rules import dead_letters, state
 from publisher.rules.backfill import Order
 from publisher.rules.events import DATA_SCHEMA, Encoder
+from publisher.rules.journal import decode_journal, journal_parts
 from publisher.rules.ledger import REJECTED
 from publisher.rules.publication import Limits, prepare
 from publisher.rules.records import (
@@ -34,9 +35,7 @@ from publisher.rules.records import (
     Entry,
     Standing,
     decode_checkpoint,
-    decode_journal,
     encode_checkpoint,
-    journal_parts,
 )
 from publisher.rules.rows import RejectReason, read_rows
 from publisher.rules.schedule import Read, passes_of

@@ -19,8 +19,9 @@ from typing import Any, Final
 
 from publisher.model import Instant, Progress, StateRecord
 from publisher.rules.events import event_ids
+from publisher.rules.journal import journal_parts
 from publisher.rules.ledger import Id
-from publisher.rules.records import LIVE, Checkpoint, Entry, encode_checkpoint, journal_parts
+from publisher.rules.records import LIVE, Checkpoint, Entry, encode_checkpoint
 from publisher.rules.rows import read_rows
 from publisher.rules.schedule import passes_of, with_passes
 from publisher.rules.zone import Zone

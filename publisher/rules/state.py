@@ -6,7 +6,7 @@ Rules of this file:
 - The state topic is the truth; restoring it twice gives the same state twice.
 - Memory may know more ids than the state topic, never fewer.
 
-How it is written down: `rules/records.py`.
+How it is written down: `rules/records.py`, `rules/journal.py`.
 """
 
 from array import array
@@ -20,6 +20,7 @@ from typing import Final
 from publisher.errors import Held, Reason, Stage
 from publisher.model import SECOND, Instant, Progress, StateRecord, Window
 from publisher.rules.gaps import Gaps, beyond, near
+from publisher.rules.journal import decode_journal, journal_parts
 from publisher.rules.ledger import Ids, Ledger
 from publisher.rules.records import (
     LIVE,
@@ -28,10 +29,8 @@ from publisher.rules.records import (
     Entry,
     checkpoint_key,
     decode_checkpoint,
-    decode_journal,
     encode_checkpoint,
     journal_key,
-    journal_parts,
 )
 from publisher.rules.skew import RESOLUTION
 
