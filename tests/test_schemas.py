@@ -6,6 +6,7 @@ difference is a change of the contract, see `schemas/README.md`.
 
 import json
 from array import array
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ from publisher.model import Answer, Progress, StateRecord, Window
 from publisher.rules import dead_letters, state
 from publisher.rules.backfill import Order
 from publisher.rules.events import DATA_SCHEMA, Encoder
+from publisher.rules.fingerprints import version
 from publisher.rules.journal import decode_journal, journal_parts
 from publisher.rules.ledger import REJECTED
 from publisher.rules.publication import Limits, prepare
@@ -319,6 +321,22 @@ def test_what_a_window_writes_fits() -> None:
     ]
     assert after.value
     schema("checkpoint").validate(json.loads(after.value))
+
+
+def test_a_journal_record_with_fingerprints_fits() -> None:
+    """An addition to the line: what stood there before stands there still."""
+    [plain] = journal()
+    entry, _ = decode_journal(plain.value or b"")
+    told = {"2026-11-20 10": {1: version(5, 0), 2**64 - 1: version(2**32 - 1, 7)}}
+    [record] = journal_parts(OPERATION, entry, {}, told)
+    line = line_of(record.value or b"")
+    schema("journal").validate(line)
+    text = line.pop("fingerprints")["2026-11-20 10"]
+    assert b64decode(text).hex() == (
+        "0000000000000001" "ffffffffffffffff" "00000005" "ffffffff" "0000" "0007"
+    )  # fmt: skip
+    [without] = journal_parts(OPERATION, entry, {})
+    assert line == line_of(without.value or b"")
 
 
 def test_a_large_window_comes_in_parts_that_fit() -> None:
