@@ -5,7 +5,7 @@ only as text inside requests and rows; `rules/zone.py` is their one translator.
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
@@ -108,6 +108,8 @@ class Batch:
     events: Iterator[Record]
     dead_letters: Iterator[Record]
     state: Sequence[StateRecord]
+    revisions: Iterator[Record] = field(default_factory=lambda: iter(()))
+    """Consumed between the events and the dead letters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -629,7 +629,7 @@ ELSEWHERE: Final = {
         "test_flow.py::test_a_changed_format_is_held"
     ),
     "the server's clock is": "test_flow.py::test_a_clock_that_is_hours_wrong_is_held",
-    "grant DESCRIBE and WRITE on all three topics": "test_operator.py::test_missing_rights",
+    "grant DESCRIBE and WRITE on all its topics": "test_operator.py::test_missing_rights",
     "or grant CREATE": (
         "test_kafka_security.py::test_without_the_right_to_create_topics_somebody_else_must"
     ),

@@ -25,6 +25,7 @@ from publisher.rules.events import Encoder
 from publisher.rules.gaps import removed
 from publisher.rules.ledger import REJECTED, Id, Ledger
 from publisher.rules.records import Entry
+from publisher.rules.revisions import Revised, revise
 from publisher.rules.rows import Reading, RejectReason, Row, read_rows
 from publisher.rules.schedule import Read, advanced
 from publisher.rules.silence import doubted, implausible, silent_run
@@ -45,10 +46,13 @@ class Limits:
     max_event_bytes: int
     silence: timedelta = timedelta.max
     """So long without a row is implausible: what was read meanwhile is read once more."""
+    revisions: bool = False
+    """Whether changed messages are told of."""
 
     @classmethod
     def of(cls, told: PublisherSettings) -> "Limits":
-        return cls(told.horizon, told.max_event_bytes, implausible(told.poll_every))
+        silence, revisions = implausible(told.poll_every), bool(told.revisions_topic)
+        return cls(told.horizon, told.max_event_bytes, silence, revisions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Publication:
     """New messages by the second at which they occurred (RFC 3339, UTC)."""
     silent_since: Instant | None
     """Rows have come back after implausibly long without any: since when there were none."""
+    revised: int = 0
 
 
 def prepare(
@@ -106,6 +111,12 @@ def prepare(
     if letters:
         bucket = f"{REJECTED}{step.window.start:%Y-%m-%d}"
         ids[bucket] = array("Q", sorted(letter.id for letter in letters))
+    told = Revised()
+    if limits.revisions:
+        told = revise(
+            operation, reading.rows, fresh, state.ledger, state.fingerprints,
+            lenient=judgement.lenient,
+        )  # fmt: skip
     occurred = Counter([row[2][1] for row in fresh])
     rejected = Counter(letter.reason.value for letter in letters)
     total = len(reading.rows) + len(reading.rejects)
@@ -129,19 +140,27 @@ def prepare(
     backfills = backfill.advanced(
         state.checkpoint.backfills, step, covered_until, entry.rows, entry.new
     )
-    successor = state.successor(entry, passes, ids, limits.horizon, gaps, backfills)
+    successor = state.successor(entry, passes, ids, limits.horizon, gaps, backfills, told.versions)
     origin = dead_letters.Origin(operation, step.pass_.label, step.window, answer.received_at)
     batch = Batch(
         operation=operation,
         follows=state.checkpoint.sequence,
         sequence=entry.sequence,
         events=encoder.encode(fresh),
-        dead_letters=_letter_records(letters, encoder, answer.body, origin, limits, rejected),
+        dead_letters=_letter_records(letters, encoder, told, answer.body, origin, limits, rejected),
         state=successor.records,
+        revisions=told.encode(
+            operation,
+            pass_label=step.pass_.label,
+            read_at=answer.received_at,
+            lenient=judgement.lenient,
+            max_event_bytes=limits.max_event_bytes,
+        ),
     )
     return Publication(
-        batch, successor, total, len(fresh), entry.duplicate, rejected, occurred, silent_since
-    )
+        batch, successor, total, len(fresh), entry.duplicate, rejected, occurred, silent_since,
+        len(told.rows),
+    )  # fmt: skip
 
 
 def _published(state: State, step: Read) -> Ledger:
@@ -183,14 +202,16 @@ def _dead_letters(
 def _letter_records(
     letters: list[DeadLetter],
     encoder: Encoder,
+    revised: Revised,
     body: bytes,
     origin: dead_letters.Origin,
     limits: Limits,
     rejected: Counter[str],
 ) -> Iterator[Record]:
-    """Consumed after the events: only then it is known which of them were too large."""
+    """Consumed after events and revisions: only then it is known which were too large."""
     yield from dead_letters.records(letters, origin, limits.max_event_bytes)
     reason = RejectReason.EVENT_TOO_LARGE
     late = dead_letters.of_rows(body, reason, encoder.oversized, encoder.unpublished)
+    late += dead_letters.of_revisions(body, reason, revised.unpublished)
     rejected.update(letter.reason.value for letter in late)
     yield from dead_letters.records(late, origin, limits.max_event_bytes)

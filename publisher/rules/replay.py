@@ -135,7 +135,7 @@ def prepare(
 def _replay(letter: Letter, found: _Found, zone: Zone, limits: Limits) -> Result:
     """Publish what can be read of one letter."""
     event = letter.headers.get("event")
-    if event == Event.WITHOUT_MESSAGE or (event is None and letter.reason == _TOO_LARGE):
+    if event in _PUBLISHED or (event is None and letter.reason == _TOO_LARGE):
         # Also where an older version did not say: better nothing than a second event.
         return Result(letter, Outcome.DUPLICATE)
     body = _answer(letter)
@@ -175,6 +175,7 @@ def _replay(letter: Letter, found: _Found, zone: Zone, limits: Limits) -> Result
 
 
 _TOO_LARGE: Final = RejectReason.EVENT_TOO_LARGE
+_PUBLISHED: Final = (Event.WITHOUT_MESSAGE, Event.REVISION)
 
 
 def _is_row(letter: Letter) -> bool:
