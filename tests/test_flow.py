@@ -223,7 +223,7 @@ class Trial:
                 "rereads": self.rereads,
                 "max_window": rng.choice([HOUR, timedelta(days=1)]),
                 "start": iso(self.start),
-                "revisions_topic": rng.choice(["", "wolkvox.messages.revised"]),
+                "revisions_topic": rng.choice(["", "wolkvox.messages.revisions"]),
             }
         )
         # Early enough that re-reads see much of it as it is in the end.
