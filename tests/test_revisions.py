@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 import pytest
@@ -13,17 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publisher.model import Answer, Window
-from publisher.rules import state
+from publisher.rules import dead_letters, replay, state
+from publisher.rules.comparison import Comparison
 from publisher.rules.fingerprints import MOST_REVISIONS, version
 from publisher.rules.publication import Limits, Publication, prepare
+from publisher.rules.rebuild import Published, Rebuilt
+from publisher.rules.reopened import Reopened
 from publisher.rules.revisions import fingerprints_of
-from publisher.rules.rows import digest_of, read_rows
+from publisher.rules.rows import RejectReason, digest_of, read_rows
 from publisher.rules.schedule import Read, passes_of
 from publisher.rules.state import State
 from publisher.rules.upstream import Judgement, judge
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings
 from tests.fakes import Seen, seen
+from tests.test_replay import read_back
 
 ZONE: Final = Zone("America/Bogota")
 START: Final = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
@@ -555,3 +560,91 @@ def test_fingerprints_are_what_they_always_were() -> None:
     element = chat(told, customer_name="Ñandú", queue=7)
     rows = read_rows([element, {**element, "conn_id": "0"}], "wv0010", ZONE).rows
     assert fingerprints_of(rows) == [947436829, 2108410418]
+
+
+# --- what commands make of it ---------------------------------------------------------------------
+
+
+def test_a_replayed_dead_letter_is_remembered_as_it_came_out() -> None:
+    """So the first re-read that shows it otherwise is a revision; read alike it is none."""
+    for limits, told in ((ON, 1), (OFF, 0)):
+        service = Service(limits)
+        raw, context = orjson.dumps(row()), b'{"conn_id":"186067512","agent_name":"Luis"}'
+        place = "data[0].conversation[0]"
+        letter = dead_letters.DeadLetter(RejectReason.ROW_INVALID, place, raw, context)
+        origin = dead_letters.Origin("wv0010", "live", WINDOW, WINDOW.end)
+        letters = read_back(map(seen, dead_letters.records([letter], origin, 1_000_000)))
+        found = replay.prepare(service.state, letters, ZONE, limits, WINDOW.end)
+        assert found.batch
+        assert found.successor
+        assert len([*found.batch.events]) == 1
+        assert any(b"fingerprints" in (each.value or b"") for each in found.batch.state) == told
+        service.state.apply(found.successor, limits.horizon)
+        assert service.read(chat(row())) == []
+        assert len(service.read(chat(row(feeling="happy")))) == told
+        assert service.events == []
+
+
+def test_a_dead_letter_of_a_revision_is_never_replayed() -> None:
+    """Not under any limit: its message is out."""
+    small = Limits(timedelta(days=31), 1_000, revisions=True)
+    service = Service(small)
+    service.read(chat(row()))
+    service.read(chat(row(to_name="y" * 2_000)))
+    found = replay.prepare(service.state, read_back(service.letters), ZONE, ON, WINDOW.end)
+    assert [result.outcome for result in found.results] == [replay.Outcome.DUPLICATE]
+    assert found.batch
+    assert not [*found.batch.events]
+
+
+def test_a_rebuilt_state_gives_no_number_twice() -> None:
+    """The contents are remembered at the first re-read, the numbers out of the topic."""
+    service = Service()
+    both = [row(feeling="a"), row("other")]
+    service.read(chat(*both))
+    for feeling in "bcb":
+        service.read(chat(row(feeling=feeling), row("other")))
+    rebuilt = Rebuilt("wv0010", ZONE)
+    rebuilt.add(Published(value_of(event), WINDOW.end, "live") for event in service.events)
+    rebuilt.revised([Published(value_of(one), WINDOW.end, "live") for one in service.revisions])
+    service.topic = {}
+    for _, written in rebuilt.transactions(PublisherSettings(), WINDOW.start):
+        service._write(written)
+    service.restart()
+    assert service.read(chat(row(feeling="z"), row("other"))) == []
+    told = service.read(chat(row(feeling="y"), row("other", feeling="y")))
+    assert [value_of(one)["revision"] for one in told] == [4, 1]
+    assert len(service.events) == 2
+
+
+def test_a_revised_message_is_compared_as_it_was_told_last() -> None:
+    """By `verify`; what was told while it read may be right as well."""
+    service = Service()
+    for feeling in "abcd":
+        service.read(chat(row(feeling=feeling)))
+    [event] = map(value_of, service.events)
+    first, second, third = map(value_of, service.revisions)
+    minute = timedelta(minutes=5)
+    for shown, changed in ((event, 1), (first, 1), (second, 0), (third, 0)):
+        compared = Comparison(START - minute, START + minute, settled=START + minute)
+        told = {name: field for name, field in shown.items() if name != "revision"}
+        compared.shown(orjson.dumps(told), WINDOW)
+        compared.revised(first, later=False)
+        compared.revised(second, later=False)
+        compared.revised(third, later=True)
+        compared.published(event, later=False)
+        assert [each.kind for each in compared.findings] == ["changed"] * changed
+
+
+def test_published_again_a_message_is_remembered_as_it_is_then() -> None:
+    """By `backfill --again`: its event tells what it is now, and numbers go on."""
+    service = Service()
+    service.read(chat(row(feeling="a")))
+    service.read(chat(row(feeling="b")))
+    ids = {UUID(value_of(event)["event_id"]).bytes for event in service.events}
+    service.state.ledger = Reopened(service.state.ledger, ids)
+    assert service.read(chat(row(feeling="c"))) == []
+    assert [value_of(event)["feeling"] for event in service.events] == ["a", "c"]
+    assert service.read(chat(row(feeling="c"))) == []
+    [revision] = service.read(chat(row(feeling="b")))
+    assert value_of(revision)["revision"] == 2

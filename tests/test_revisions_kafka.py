@@ -5,6 +5,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -15,6 +16,7 @@ from sandbox.processes import until
 from sandbox.wolkvox.report import identity
 from tests import kafka_tools
 from tests.harness import Rig, _can_be_an_event, _flat, rig, tell
+from tests.test_check import command
 
 SEED: Final = time.time_ns() % 1_000_000
 WORLD: Final = {"rate": 10_800, "history": "1m", "corrected": 0.5, "corrected_after": "6s"}
@@ -56,18 +58,40 @@ async def test_who_applies_revisions_knows_what_the_report_shows(
                 wanted = await shown(one, before)
                 return all(found.get(name) == contents for name, contents in wanted.items())
 
-            # What was said by `before` is corrected 6 s later, and read once more at 25 s.
+            # A chat of `before` has closed 12 s later, is corrected by 18 s, and read at 25 s.
+            await asyncio.sleep(before + 20 - time.time())
             await until(known, 60, f"seed {SEED}: the truth", every=0.5)
             assert not await kafka_tools.open_transactions(kafka.bootstrap, one.topic, topic)
             counted = await until(lambda: publisher.metric("messages_revised_total"), 60)
             revisions.extend(await reader.to_end())
+            tell(f"seed {SEED}: {len(revisions)} revisions of {len(one.events)} events")
+            assert len(revisions) > 40
+            assert counted <= len(revisions)
+            homes = {event.key: event.partition for event in one.events if event.key}
+            assert all(homes[each.key] == each.partition for each in revisions if each.key)
+            await publisher.stop()
+            await told_by_verify(one, before)
+            await kafka_tools.delete(kafka.bootstrap, one.settings["PUBLISHER_STATE_TOPIC"])
+            rebuilt = await command(one.settings, "rebuild", "--yes", name="state", bare=True)
+            assert rebuilt.code == 0, rebuilt.err
+            publisher = one.start()
+            await until(lambda: publisher.metric("messages_revised_total"), 60)
+            revisions.extend(await reader.to_end())
+            applied(await one.read_patiently(), revisions)  # no number is given twice
         finally:
             await reader.__aexit__()
-        tell(f"seed {SEED}: {len(revisions)} revisions of {len(one.events)} events")
-        assert len(revisions) > 40
-        assert counted <= len(revisions)
-        homes = {event.key: event.partition for event in one.events if event.key}
-        assert all(homes[each.key] == each.partition for each in revisions if each.key)
+
+
+async def told_by_verify(one: Rig, before: float) -> None:
+    """With the revisions the topics say what the report shows, without them they do not."""
+    bounds = [datetime.fromtimestamp(at, UTC).isoformat() for at in (before - 30, before)]
+    for topic, complete in ((one.settings["PUBLISHER_REVISIONS_TOPIC"], True), ("", False)):
+        settings = one.settings | {"PUBLISHER_REVISIONS_TOPIC": topic}
+        told = await command(settings, "--json", "--", *bounds, name="verify", bare=True)
+        [found] = json.loads(told.out)["operations"]
+        assert found["rows"] > 20
+        assert found["missing"] == found["extra"] == 0
+        assert (found["changed"] == 0) == complete, told.out
 
 
 def applied(events: list[Event], revisions: list[Event]) -> Contents:
