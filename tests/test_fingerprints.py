@@ -1,6 +1,8 @@
 """What was last told of a message is what is found, in memory and out of the journal."""
 
 from array import array
+from dataclasses import replace
+from datetime import datetime, timedelta
 from random import Random
 
 import pytest
@@ -8,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publisher.errors import Held, Reason
+from publisher.model import Progress
+from publisher.rules import state
 from publisher.rules.fingerprints import (
     MOST_REVISIONS,
     Fingerprints,
@@ -81,6 +85,59 @@ def test_an_id_takes_fourteen_bytes() -> None:
         one.remember({HOURS[0]: many(1000, window)})
     assert len(one) == 12_000
     assert one.size_bytes / len(one) < 14.2
+    assert len(one._buckets[HOURS[0]]) <= 5, "a look-up searches them all"
+
+
+HORIZON = timedelta(days=5)
+PASSES = ("live", "reread-3d")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_number_is_remembered_as_long_as_its_message(seed: int) -> None:
+    """By a restart at any moment, and after the horizon neither is: windows of any width."""
+    rng = Random(seed)
+    last: dict[tuple[str, int], int] = {}
+    known, record = state.first("wv0010", "America/Bogota", NOON, "now", PASSES)
+    topic: dict[bytes, bytes | None] = {record.key: record.value}
+    ids: list[tuple[int, datetime]] = []
+    sequence = 0
+    for _ in range(100):
+        begin = known.checkpoint.live.cursor
+        live = begin, begin + timedelta(hours=rng.choice([1, 1, 5, 24]))
+        at = rng.choice([begin, *(each for _, each in ids if each > begin - HORIZON / 2)])
+        again = at, at + timedelta(hours=1)
+        for (start, end), fresh in ((live, rng.randrange(9)), (again, 0)):
+            sequence += 1
+            told: dict[str, dict[int, int]] = {}
+            for number in range(fresh):
+                id_, moment = sequence * 1000 + number, start + rng.random() * (end - start)
+                ids.append((id_, moment))
+                told.setdefault(f"{moment:%Y-%m-%d %H}", {})[id_] = version(1, 0)
+            published = ids_of(told)
+            for id_, moment in ids if not fresh else ():
+                if start <= moment < end:
+                    hour = f"{moment:%Y-%m-%d %H}"
+                    told.setdefault(hour, {})[id_] = version(rng.getrandbits(32), sequence)
+            for hour, those in told.items():
+                last |= {(hour, id_): one for id_, one in those.items()}
+            progress = known.checkpoint.passes
+            if (start, end) == live:
+                progress = dict.fromkeys(PASSES, Progress(end, end))
+            one = replace(ENTRY, sequence=sequence, start=start, end=end)
+            successor = known.successor(one, progress, published, HORIZON, versions=told)
+            topic |= dict(successor.records)
+            known.apply(successor, HORIZON)
+            live_records = {key: value for key, value in topic.items() if value is not None}
+            found = state.restore("wv0010", live_records, revisions=True)
+            assert found is not None
+            for reader in (known, found):
+                for hour, bucket in reader.ledger._buckets.items():
+                    held = [id_ for run in bucket.runs for id_ in run]
+                    expected = {id_: last[hour, id_] for id_ in held}
+                    assert reader.fingerprints.known(hour, held) == expected
+                assert reader.fingerprints._buckets.keys() <= reader.ledger._buckets.keys()
+    assert len(known.journal) < sequence
+    assert len(known.ledger) < len(ids)
 
 
 @pytest.mark.parametrize("count", [1, 9_000, 30_000])
