@@ -4,17 +4,21 @@ import asyncio
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from publisher.edges.kafka import Cluster
+from publisher.model import Record
 from sandbox.consume import Event, Reader
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from sandbox.wolkvox.report import identity
 from tests import kafka_tools
+from tests.fakes import Author, event, settings_of
 from tests.harness import Rig, _can_be_an_event, _flat, rig, tell
 from tests.test_check import command
 
@@ -128,6 +132,40 @@ async def shown(one: Rig, before: float) -> Contents:
 def _json(row: Mapping[str, Any]) -> str:
     own = {name: value for name, value in row.items() if not name.startswith("_")}
     return json.dumps(own, sort_keys=True)
+
+
+async def test_revisions_are_taken_behind_the_events(kafka: Broker, topics: dict[str, str]) -> None:
+    """And before the dead letters, which hold what was too large of either."""
+    topic = topics["PUBLISHER_MESSAGES_TOPIC"] + ".revisions"
+    cluster = Cluster(settings_of({**topics, "PUBLISHER_REVISIONS_TOPIC": topic}), lambda _: None)
+    taken: list[bytes] = []
+
+    def noting(value: bytes) -> Iterator[Record]:
+        taken.append(value)
+        yield event("186067512", value)
+
+    try:
+        author, log = Author(), cluster.log("wv0010")
+        await log.restore()
+        await log.commit(author.first())
+        await log.commit(
+            replace(
+                author.window(),
+                revisions=noting(b"revisions"),
+                dead_letters=noting(b"dead_letters"),
+                events=noting(b"events"),
+            )
+        )
+    finally:
+        await cluster.close()
+    assert taken == [b"events", b"revisions", b"dead_letters"]
+    for name, value in (
+        (topics["PUBLISHER_MESSAGES_TOPIC"], b"events"),
+        (topic, b"revisions"),
+        (topics["PUBLISHER_DEAD_LETTERS_TOPIC"], b"dead_letters"),
+    ):
+        [record] = await kafka_tools.read(kafka.bootstrap, name)
+        assert record.value == value
 
 
 async def test_without_a_topic_nothing_of_it_is_there(kafka: Broker, tmp_path: Path) -> None:
