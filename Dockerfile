@@ -19,11 +19,16 @@ COPY publisher publisher
 # Nothing changes in an image, so bytecode need not be compared with its source.
 RUN python3 -m pip --python /opt/publisher/bin/python install --no-cache-dir --no-compile --no-deps . \
  && /opt/publisher/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/publisher/lib
+COPY deploy/healthcheck.py /opt/publisher/
+COPY sandbox/__init__.py /opt/sandbox/sandbox/
+COPY sandbox/wolkvox /opt/sandbox/sandbox/wolkvox
+# A file keeps the rights it has where the image is built. Under a strict umask that would be none
+# for the user below.
+RUN chmod -R a+rX /opt/publisher/healthcheck.py /opt/sandbox
 
 
 FROM ${PYTHON_IMAGE} AS runtime
 COPY --from=build /opt/publisher /opt/publisher
-COPY deploy/healthcheck.py /opt/publisher/
 # pip goes: nothing is installed into a running container. Then everything is imported once,
 # because slim images hold no bytecode of the standard library, and a container cannot keep it.
 RUN rm -rf /usr/local/bin/pip* /usr/bin/pip* $(python3 -c \
@@ -34,8 +39,7 @@ USER 10001:10001
 
 
 FROM runtime AS sandbox
-COPY sandbox/__init__.py /opt/sandbox/sandbox/
-COPY sandbox/wolkvox /opt/sandbox/sandbox/wolkvox
+COPY --from=build /opt/sandbox /opt/sandbox
 ENV PYTHONPATH=/opt/sandbox
 EXPOSE 8089
 HEALTHCHECK --interval=5s --timeout=5s --retries=3 \

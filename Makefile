@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo run test check fix chaos bench image verify-image clean
+.PHONY: help install demo run test check fix chaos bench image verify-image verify-compose clean
 
 help:            ## This list.
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,8 +36,9 @@ fix: install     ## What the tools can mend by themselves.
 	$(BIN)/ruff check --fix .
 
 ROUNDS ?= 30
-chaos: install   ## As many kills as asked, and a very full second: make chaos ROUNDS=100.
-	CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/test_chaos.py tests/one_second.py
+chaos: install   ## The long proofs: kills, random worlds, very many messages: make chaos ROUNDS=100 TRIALS=50.
+	CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/test_chaos.py tests/one_second.py \
+		tests/million_backfill.py tests/verify_100k.py tests/random_trials.py
 
 bench: install   ## The publisher beside a floor and a naive script; then the ledger at 10 million ids.
 	$(BIN)/python -m benchmarks.flood
@@ -48,6 +49,9 @@ image:           ## The container image, as wolkvox-publisher.
 
 verify-image: install   ## Build the image and prove it on a real engine, against a real Kafka.
 	deploy/verify-image.sh
+
+verify-compose: install  ## Run docker-compose.yml on a real engine, and kill what runs in it.
+	deploy/verify-compose.sh
 
 clean:           ## Remove what install, tests and demo made.
 	rm -rf $(VENV) .cache build dist *.egg-info

@@ -1,54 +1,18 @@
 #!/usr/bin/env bash
 # Proves the image: builds it and runs it as a stranger would, against a real Kafka and the
-# simulated API, with no right but the network. Ends with
-#   0   everything holds
-#   1   something does not; the last line says what
-#   77  nothing was proven, because no container engine runs here and none can be started
-#
-# An engine that runs is used. Otherwise root with dockerd gets one of its own, for this run.
-# The base is PYTHON_IMAGE (default: the Dockerfile's). Where it cannot be pulled, debootstrap
-# makes one of Debian's Python. Everything made here is removed at the end.
+# simulated API, with no right but the network. How it ends, and on what it runs: deploy/lib.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-PYTHON=.venv/bin/python
-WORK=$(mktemp -d)
 RUN=verify-image-$$
-engine= kafka=
-
-say() { printf '\n== %s\n' "$*"; }
-fail() {
-  docker logs "$RUN" 2>&1 | tail -20 || true
-  printf 'FAILED: %s\n' "$*" >&2
-  exit 1
-}
-skip() { printf 'SKIPPED, nothing proven: %s\n' "$*"; exit 77; }
-
-cleanup() {
-  local code=$?
-  set +e
-  trap - EXIT
-  docker rm --force "$RUN" "$RUN-api" "$RUN-alone" >"$WORK/cleanup" 2>&1
-  docker rmi --force "$RUN" "$RUN-api" "$RUN-base" >>"$WORK/cleanup" 2>&1
+kafka=
+remove() {
+  docker rm --force "$RUN" "$RUN-api" "$RUN-alone"
+  docker rmi --force "$RUN" "$RUN-api"
   [ -z "$kafka" ] || { kill "$kafka"; wait "$kafka"; }
-  [ -z "$engine" ] || { kill "$engine"; wait "$engine"; }
-  umount "$WORK"/exec/netns/* 2>/dev/null
-  rm -rf "$WORK"
-  exit "$code"
 }
-trap cleanup EXIT
-
-# wait_for SECONDS WHAT COMMAND...
-wait_for() {
-  local deadline=$((SECONDS + $1)) what=$2
-  shift 2
-  until "$@" >"$WORK/waited" 2>&1; do
-    [ "$SECONDS" -lt "$deadline" ] || fail "not in time: $what: $(tail -3 "$WORK/waited")"
-    sleep 0.2
-  done
-}
-
-health_is() { [ "$(docker inspect -f '{{.State.Health.Status}}' "$1")" = "$2" ]; }
+tell() { docker logs "$RUN" 2>&1 | tail -20; }
+. deploy/lib.sh
 
 # refused WHAT COMMAND...: the command must fail inside the running container.
 refused() {
@@ -60,66 +24,13 @@ refused() {
 
 # Within Docker's own limit, and with 0.
 stop() {
-  local began took code
-  began=$(date +%s%N)
-  docker stop "$RUN" >/dev/null
-  took=$((($(date +%s%N) - began) / 1000000))
+  local code
+  timed docker stop "$RUN" >"$WORK/stopped"
   code=$(docker inspect -f '{{.State.ExitCode}}' "$RUN")
   printf 'ended after %s ms with %s\n' "$took" "$code"
   docker logs "$RUN" 2>&1 | tail -1
   [ "$code" = 0 ] || fail "exit code $code"
   [ "$took" -lt 10000 ] || fail "it took too long"
-}
-
-start_engine() {
-  command -v docker >/dev/null || skip "there is no docker command (Debian: docker.io)"
-  docker info >/dev/null 2>&1 && return
-  [ "$(id -u)" = 0 ] || skip "no engine runs, and only root can start one"
-  command -v dockerd >/dev/null || skip "no engine runs, and there is no dockerd to start"
-  # Without a bridge and firewall rules: everything here uses the host's network.
-  setsid dockerd --data-root "$WORK/data" --exec-root "$WORK/exec" --pidfile "$WORK/pid" \
-    --host "unix://$WORK/docker.sock" --group "$(id -gn)" --bridge none \
-    --iptables=false --ip6tables=false >"$WORK/dockerd.log" 2>&1 &
-  engine=$!
-  export DOCKER_HOST=unix://$WORK/docker.sock
-  for _ in $(seq 100); do
-    docker info >/dev/null 2>&1 && return
-    kill -0 "$engine" 2>/dev/null || break
-    sleep 0.2
-  done
-  skip "dockerd does not start here: $(tail -1 "$WORK/dockerd.log")"
-}
-
-find_base() {
-  base=${PYTHON_IMAGE:-$(sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile)}
-  docker image inspect "$base" >/dev/null 2>&1 && return
-  timeout 300 docker pull --quiet "$base" >/dev/null 2>&1 && return
-  command -v debootstrap >/dev/null || skip "$base cannot be pulled, and there is no debootstrap"
-  [ "$(id -u)" = 0 ] || skip "$base cannot be pulled, and only root can make another base"
-  printf '%s cannot be pulled: making a base with debootstrap (a minute)\n' "$base"
-  local root=$WORK/root option value
-  debootstrap --variant=minbase --include=python3,python3-pip,ca-certificates \
-    bookworm "$root" >"$WORK/debootstrap.log" 2>&1 || fail "debootstrap: $(tail -1 "$WORK/debootstrap.log")"
-  # As in slim images: no bytecode, no package lists.
-  find "$root" -name __pycache__ -prune -exec rm -rf {} +
-  rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
-  # Packages are found and trusted as they are on this machine.
-  cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
-  printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$root/etc/pip.conf"
-  for option in index-url extra-index-url trusted-host; do
-    value=$("$PYTHON" -m pip config get "global.$option" 2>/dev/null) || continue
-    printf '%s = %s\n' "$option" "$value" >>"$root/etc/pip.conf"
-  done
-  base=$RUN-base
-  tar -C "$root" -c . | docker import - "$base" >/dev/null
-  rm -rf "$root"
-}
-
-build() { # TARGET TAG
-  docker build --network host --target "$1" --tag "$2" \
-    --build-arg "PYTHON_IMAGE=$base" --build-arg PIP_INDEX_URL \
-    --build-arg HTTP_PROXY --build-arg HTTPS_PROXY --build-arg NO_PROXY \
-    . >"$WORK/build.log" 2>&1 || fail "docker build: $(tail -5 "$WORK/build.log")"
 }
 
 free_port() {
@@ -132,8 +43,8 @@ find_base
 printf 'base: %s\n' "$base"
 
 say "Build"
-build publisher "$RUN"
-build sandbox "$RUN-api"
+build_image "$RUN" --build-arg PIP_INDEX_URL --target publisher .
+build_image "$RUN-api" --build-arg PIP_INDEX_URL --target sandbox .
 printf 'size: %s MB, of which the base is %s MB\n' \
   $(($(docker image inspect -f '{{.Size}}' "$RUN") / 1000000)) \
   $(($(docker image inspect -f '{{.Size}}' "$base") / 1000000))

@@ -149,6 +149,7 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
             next_width=memory.pace.width,
             request_seconds=answer.took,
             commit_seconds=took,
+            backfills=known.checkpoint.backfills,
         )
     )
     if publication.silent_since:
@@ -195,6 +196,7 @@ async def begin(job: Job, memory: Memory) -> State:
             journal_entries=len(known.journal),
             ledger_ids=len(known.ledger),
             took_seconds=job.clock.elapsed() - began,
+            backfills=known.checkpoint.backfills,
         )
     )
     return known

@@ -55,8 +55,11 @@ class Log(Protocol):
 class Orders(Protocol):
     """What people want of an operation, told through Kafka."""
 
-    async def read(self) -> Sequence[Order]:
-        """All orders that stand, the oldest first. Raises Transient or Held; changes nothing."""
+    async def read(self) -> Sequence[Order] | None:
+        """All orders that stand, the oldest first; None = there is no place for them to be seen.
+
+        Raises Transient or Held; changes nothing.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ only as text inside requests and rows; `rules/zone.py` is their one translator.
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
 Instant: TypeAlias = datetime
@@ -47,6 +48,42 @@ class Progress:
     """Everything before is settled: published, and read late enough not to be read again."""
     covered_until: Instant
     """Everything before has been read at least once."""
+
+
+class Standing(StrEnum):
+    """What a backfill does."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """A fixed range that a person asked for, and how far it is."""
+
+    id: str
+    start: Instant
+    end: Instant
+    again: bool
+    """What was published before it was taken up is published once more."""
+    cursor: Instant
+    standing: Standing
+    since: int
+    """Sequence number of the commit that took it up."""
+    rows: int = 0
+    new: int = 0
+
+    @property
+    def active(self) -> bool:
+        """It may still read its range."""
+        return self.standing in (Standing.RUNNING, Standing.PAUSED)
+
+    @property
+    def remaining(self) -> timedelta:
+        """How much time of its range is still to be read; nothing once it has ended."""
+        return self.end - self.cursor if self.active else timedelta()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +146,7 @@ class Batch:
     dead_letters: Iterator[Record]
     state: Sequence[StateRecord]
     revisions: Iterator[Record] = field(default_factory=lambda: iter(()))
-    """Consumed between the events and the dead letters."""
+    """What a window shows otherwise than it was told last; consumed once, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,12 @@ from publisher.job import Job, Memory
 from publisher.model import Batch
 from publisher.rules.backfill import obeyed
 from publisher.rules.state import State
-from publisher.signals import HintGiven
+from publisher.signals import HintGiven, OrdersObeyed
 
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks at the orders."""
+LOOK_AGAIN: Final = 60.0
+"""The same after one that failed: it may have waited long, and live needs no orders."""
 
 
 async def obey(job: Job, memory: Memory, known: State) -> None:
@@ -26,12 +28,15 @@ async def obey(job: Job, memory: Memory, known: State) -> None:
     memory.look_again = elapsed + LOOK_EVERY
     try:
         orders = await job.orders.read()
-    except StepError as error:  # live needs no orders
+    except StepError as error:
+        memory.look_again = job.clock.elapsed() + LOOK_AGAIN
         if not memory.deaf:
             job.emit(HintGiven(f"orders cannot be read: {error}", job.operation))
         memory.deaf = True
         return
     memory.deaf = False
+    if orders is None:
+        return
     backfills = obeyed(checkpoint.backfills, orders, checkpoint.sequence + 1)
     if backfills == checkpoint.backfills:
         return
@@ -42,3 +47,4 @@ async def obey(job: Job, memory: Memory, known: State) -> None:
         Batch(job.operation, sequence - 1, sequence, iter(()), iter(()), successor.records),
     )
     known.apply(successor, job.settings.horizon)
+    job.emit(OrdersObeyed(job.operation, backfills))

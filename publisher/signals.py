@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from publisher.errors import Reason, Stage
-from publisher.model import Instant, Progress, Window
+from publisher.model import Backfill, Instant, Progress, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class StateRestored:
     journal_entries: int
     ledger_ids: int
     took_seconds: float
+    backfills: tuple[Backfill, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class WindowPublished:
     commit_seconds: float
     revised: int = 0
     """Messages published before, whose change was told; 0 while revisions are off."""
+    backfills: tuple[Backfill, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,14 @@ class RepairFailed:
     reason: Reason
     text: str
     pass_label: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrdersObeyed:
+    """What people want of backfills has changed, and is durable."""
+
+    operation: str
+    backfills: tuple[Backfill, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +225,7 @@ Signal: TypeAlias = (
     | StepFailed
     | WindowParked
     | RepairFailed
+    | OrdersObeyed
     | WindowNarrowed
     | ZoneChanged
     | DatesOff

@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -94,12 +95,17 @@ async def show(bootstrap: str, shown: Screen, folder: Path) -> tuple[Numbers, in
                 Part("its log", str(publisher.log), "while the demo runs"),
             ]
         )
-        told = await _watch(shown, Reader(bootstrap, topic), pages, publisher, over)
-        with shown.busy("Ending the publisher and the simulated API"):
-            # The publisher first: its last step needs the others.
-            await publisher.stop()
-            await api.stop()
-        return told
+        reader = Reader(bootstrap, topic)
+        async with reader:
+            numbers, seen = await _watch(shown, reader, pages, publisher, over)
+            with shown.busy("Ending the publisher and the simulated API"):
+                # The publisher first: its last step needs the others.
+                await publisher.stop()
+                await api.stop()
+            # While it ended it went on publishing.
+            news = re.findall(r'"new":(\d+)', publisher.output)
+            seen += len(await reader.to_end())
+        return replace(numbers, published=sum(map(int, news))), seen
 
 
 async def preview(folder: Path) -> int:
@@ -128,12 +134,11 @@ async def _watch(
 
     async def consume() -> None:
         nonlocal seen
-        async with reader:
-            while not over.is_set():
-                found = await reader.more()
-                seen += len(found)
-                # The topic has several partitions; people read by time.
-                shown.events(sorted(found, key=lambda event: str(event.value["occurred_at"])))
+        while not over.is_set():
+            found = await reader.more()
+            seen += len(found)
+            # The topic has several partitions; people read by time.
+            shown.events(sorted(found, key=lambda event: str(event.value["occurred_at"])))
 
     async def ask() -> None:
         nonlocal numbers

@@ -311,7 +311,7 @@ class Rig:
             nonlocal seen
             events = await self.read_patiently()
             mine = [event.value for event in events[seen:] if event.value["source"] == source]
-            missing.subtract(identity(told, told) for told in (_flat(one, texts) for one in mine))
+            missing.subtract(identity(told, told) for told in (flat(one, texts) for one in mine))
             seen = len(events)
             return not +missing
 
@@ -488,7 +488,7 @@ def compare(truth: Sequence[Fields], events: Sequence[Event], source: str) -> Di
     mine = [event for event in events if event.value["source"] == source]
     found.events = len(mine)
     for event in mine:
-        told = _flat(event.value, texts)
+        told = flat(event.value, texts)
         key = identity(told, told)
         seen[key] += 1
         ids[event.value["event_id"]] += 1
@@ -526,7 +526,7 @@ def _texts(truth: Sequence[Fields]) -> dict[str, str]:
     }
 
 
-def _flat(value: Fields, texts: Mapping[str, str]) -> Fields:
+def flat(value: Fields, texts: Mapping[str, str]) -> Fields:
     """The API's own fields of an event, the conversation's and the row's together."""
     told = {name: field for name, field in value.items() if name not in _OURS}
     for fields in value.get("extra", {}).values():

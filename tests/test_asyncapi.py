@@ -17,12 +17,11 @@ from publisher.edges.kafka_topics import (
     MESSAGES_PARTITIONS,
     STATE_PARTITIONS,
 )
-from publisher.model import StateRecord, Window
+from publisher.model import Standing, StateRecord, Window
 from publisher.rules import dead_letters, revisions, state
 from publisher.rules.backfill import Order
 from publisher.rules.events import EVENT_TYPE
 from publisher.rules.letters import Letter, Letters, replayed
-from publisher.rules.records import Standing
 from publisher.rules.replay import DONE
 from publisher.rules.rows import RejectReason
 from publisher.rules.schedule import passes_of

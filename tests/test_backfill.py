@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import ClassVar
 
 import pytest
 
@@ -17,11 +18,20 @@ from publisher.edges import words
 from publisher.errors import Reason, Stage, Transient
 from publisher.flow import run
 from publisher.job import Job
-from publisher.model import Answer, Instant, Progress, Request, Window
+from publisher.model import Answer, Backfill, Instant, Progress, Request, Standing, Window
 from publisher.rules import state
-from publisher.rules.backfill import BACKFILLING, Order, Stride, meanwhile, obeyed
-from publisher.rules.records import Backfill, Entry, Standing
+from publisher.rules.backfill import (
+    BACKFILLING,
+    KEPT,
+    Order,
+    Stride,
+    meanwhile,
+    obeyed,
+    outlived,
+)
+from publisher.rules.records import Entry
 from publisher.rules.schedule import Read, Wait
+from publisher.rules.state import Successor
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings
 from publisher.signals import HintGiven, RepairFailed, Signal, StepFailed, WindowPublished
@@ -51,17 +61,26 @@ class MemoryOrders:
     def __init__(self, *orders: Order) -> None:
         self.stand = {order.id: order for order in orders}
 
-    async def read(self) -> Sequence[Order]:
+    async def read(self) -> Sequence[Order] | None:
         return list(self.stand.values())
 
     def want(self, id_: str, wanted: Standing) -> None:
         self.stand[id_] = replace(self.stand[id_], wanted=wanted)
 
 
+class NoOrders(MemoryOrders):
+    """A broker that has just started, or lost the topic: nothing can be seen."""
+
+    async def read(self) -> Sequence[Order] | None:
+        return None
+
+
 class Trial:
     """A world with a past, a publisher that crashes, and somebody who cannot make up his mind."""
 
-    def __init__(self, seed: int, *, again: bool = False, faults: float = 0.1) -> None:
+    def __init__(
+        self, seed: int, *, again: bool = False, faults: float = 0.1, horizon: str = "6h"
+    ) -> None:
         self.rng = rng = random.Random(seed)
         self.end = NOON + 8 * HOUR
         self.calm = NOON + 3 * HOUR
@@ -73,7 +92,7 @@ class Trial:
                 "rereads": [HOUR],
                 "start": self.start.isoformat(),
                 "max_window": "2h",
-                "horizon": "6h",
+                "horizon": horizon,
             }
         )
         self.range = Window(NOON - 20 * HOUR, NOON - HOUR * rng.uniform(0, 1))
@@ -81,6 +100,8 @@ class Trial:
         self.orders = MemoryOrders() if again else MemoryOrders(order)
         self.order = order
         self.faults = faults
+        self.cancel_beyond: Instant | None = None
+        """Somebody cancels it once it has read so far, for good."""
         self.chats = [self._chat(number) for number in range(150)]
         self.report = FakeReport(self.clock, self.chats, rng, trouble=self._trouble)
         self.kafka = MemoryKafka()
@@ -118,10 +139,17 @@ class Trial:
                 raise Transient(Stage.READ, Reason.UNREACHABLE, "no way")
 
     def _change_mind(self) -> None:
-        if "1" in self.orders.stand:
+        if self.cancel_beyond and self._read_until() > self.cancel_beyond:
+            self.orders.want("1", Standing.CANCELLED)
+        elif "1" in self.orders.stand:
             minds = [Standing.RUNNING, Standing.PAUSED] if self.faults else [Standing.RUNNING]
             calm = self.clock.true > self.calm
             self.orders.want("1", Standing.RUNNING if calm else self.rng.choice(minds))
+
+    def _read_until(self) -> Instant:
+        """As the log says."""
+        found = known(self.kafka).checkpoint.backfills if OPERATION in self.kafka.events else ()
+        return max((one.cursor for one in found), default=self.range.start)
 
     async def run(self, until: Instant) -> None:
         while self.clock.true < until:
@@ -136,6 +164,12 @@ class Trial:
                 await run(job)
             except Crash:
                 self.clock.advance(self.rng.choice([1.0, 30.0]))
+
+    async def settle(self, calm: Instant) -> None:
+        """Run until then, and an hour without faults, which the re-reads need."""
+        await self.run(calm)
+        self.faults, self.calm = 0.0, NOON
+        await self.run(max(calm, self.clock.true) + HOUR)
 
     def published(self) -> Counter[str]:
         return Counter(event["event_id"] for event in values(self.kafka.events[OPERATION]))
@@ -198,6 +232,62 @@ async def test_trial_again_exactly_once_more() -> None:
         assert len(trial.published()) == len(texts), f"another id, {replay}"
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_trial_cancelled_in_mid_range(again: bool) -> None:
+    """What is read stays published and known, what is not is as it was; the range can be had anew.
+
+    Crashes, pauses, re-reads before and after, as ever. A third of the trials: each is three runs.
+    """
+    compared = 0
+    for seed in seeds()[: TRIALS // 3 or 1]:
+        trial = Trial(seed, again=again, horizon="80h")
+        rng, replay = trial.rng, f"BACKFILL_SEED={seed}"
+        began = NOON
+        if again:
+            began = trial.calm
+            await trial.settle(began)
+            assert set(trial.texts().values()) == {1}, replay
+            trial.faults, trial.calm = 0.1, began + 3 * HOUR
+        trial.cancel_beyond = trial.range.start + trial.range.width * rng.uniform(0, 0.5)
+        trial.orders = MemoryOrders(trial.order)
+        await trial.settle(began + 3 * HOUR)
+        cancelled = trial.backfill
+        assert cancelled.standing is Standing.CANCELLED, replay
+        assert trial.cancel_beyond < cancelled.cursor < trial.range.end, replay
+        pad = timedelta(seconds=10)
+        times = 2 if again else 1
+        read = trial.filed(trial.range.start, cancelled.cursor)
+        unread = trial.filed(cancelled.cursor + pad, trial.range.end)
+        unread -= set() if again else trial.filed(trial.start - pad, trial.end)
+        after = trial.texts()
+        assert {after[text] for text in read} <= {times}, replay
+        compared += len(read)
+        assert {after[text] for text in unread} <= {times - 1}, replay
+        assert {*after.values()} <= {1, times}, replay
+        # The same range once more: only what was never published is new.
+        trial.cancel_beyond = None
+        trial.faults, trial.calm = 0.1, trial.clock.true + HOUR
+        trial.orders.stand["2"] = replace(trial.order, id="2", again=False)
+        await trial.settle(trial.calm)
+        whole = trial.texts()
+        assert whole >= after, replay
+        assert {text for text in whole if whole[text] > 1} == {
+            text for text in after if after[text] > 1
+        }, replay
+        assert trial.filed(trial.range.start, trial.range.end) <= whole.keys(), replay
+        # And published again from its begin: each once more, whatever the first had come to.
+        trial.faults, trial.calm = 0.1, trial.clock.true + 2 * HOUR
+        trial.orders.stand["3"] = replace(trial.order, id="3", again=True)
+        await trial.settle(trial.calm)
+        last = trial.texts()
+        inside = trial.filed(trial.range.start, trial.range.end)
+        assert {last[text] - whole[text] for text in inside} == {1}, replay
+        around = trial.filed(trial.range.start - pad, trial.range.end + pad)
+        assert {last[text] - whole[text] for text in whole.keys() - around} == {0}, replay
+        assert len(trial.published()) == len(last), f"another id, {replay}"
+    assert compared or SEED  # a walk may be cancelled before it met a message, not every one
+
+
 async def test_live_is_on_time_beside_it() -> None:
     """At most one answer of the backfill stands between live and its time."""
     trial = Trial(7, faults=0.0)
@@ -231,14 +321,36 @@ async def test_orders_that_cannot_be_read_do_not_stop_live() -> None:
     trial = Trial(7, faults=0.0)
 
     class Deaf(MemoryOrders):
-        async def read(self) -> Sequence[Order]:
+        looks: ClassVar[list[Instant]] = []
+
+        async def read(self) -> Sequence[Order] | None:
+            self.looks.append(trial.clock.true)
             raise Transient(Stage.RESTORE, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
 
-    trial.orders = Deaf()
+    trial.orders = deaf = Deaf()
     await trial.run(NOON + HOUR)
+    assert 55 <= len(deaf.looks) <= 60, "once a minute"
     hints = [one for one in trial.signals if isinstance(one, HintGiven)]
     assert [hint.text for hint in hints] == ["orders cannot be read: Kafka cannot be reached"]
     assert known(trial.kafka).checkpoint.live.covered_until > NOON + HOUR - 2 * POLL
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_orders_that_cannot_be_seen_are_not_taken_for_none(again: bool) -> None:
+    """What has ended would be forgotten, and obeyed anew once its order is seen again."""
+    trial = Trial(7, faults=0.0, again=again)
+    await trial.run(NOON + HOUR)
+    orders = trial.orders = MemoryOrders(trial.order)
+    await trial.run(NOON + 4 * HOUR)
+    done, texts = trial.backfill, trial.texts()
+    assert done.standing is Standing.DONE
+    trial.orders = NoOrders()
+    await trial.run(NOON + 5 * HOUR)
+    assert trial.backfill == done
+    trial.orders = orders
+    await trial.run(NOON + 6 * HOUR)
+    assert trial.backfill == done
+    assert {trial.texts()[text] for text in texts} == ({1, 2} if again else {1})
 
 
 async def test_a_window_that_fails_is_told_and_read_later() -> None:
@@ -309,6 +421,86 @@ def test_only_one_publishes_again_at_a_time() -> None:
     assert [one.id for one in first] == ["1"]
     over = (replace(first[0], standing=Standing.DONE),)
     assert [(one.id, one.since) for one in obeyed(over, orders, 9)] == [("1", 4), ("2", 9)]
+
+
+def test_orders_are_removed_before_their_ends_are_forgotten() -> None:
+    """However often, and whoever sees what when: nothing that has ended is taken up once more."""
+    names = [f"{number:03}" for number in range(40)]
+    stand: list[Order] = []
+    known: tuple[Backfill, ...] = ()
+    for sequence, name in enumerate(names):
+        stand.append(order_of(name))
+        gone = outlived(stand, known)
+        stand = [one for one in stand if one.id not in gone]
+        before = {one.id for one in known}
+        known = obeyed(known, stand, sequence)
+        assert {one.id for one in known} - before == {name}
+        assert len(known) <= KEPT + 2
+        if sequence % 7:  # the others go on
+            known = tuple(
+                replace(one, standing=Standing.DONE) if one.id == name else one for one in known
+            )
+        else:
+            known = tuple(
+                replace(one, standing=Standing.CANCELLED) if one.id < name else one for one in known
+            )
+    assert [one.id for one in stand][-KEPT:] == names[-KEPT:]
+
+
+def test_what_has_not_ended_and_what_waits_is_never_removed() -> None:
+    names = [f"{number:03}" for number in range(30)]
+    orders = [order_of(name) for name in names]
+    ended = [one_of(id=name, standing=Standing.DONE) for name in names[5:25]]
+    active = [one_of(id=name, standing=Standing.PAUSED) for name in names[25:28]]
+    assert outlived(orders, [*ended, *active]) == names[5 : 25 - KEPT]
+    assert outlived(orders, [*ended[:KEPT], *active]) == []
+    assert outlived([], ended) == []
+
+
+def test_a_cancelled_one_that_waits_for_its_turn_ends_at_once() -> None:
+    orders = [order_of("1", again=True), order_of("2", again=True, wanted=Standing.CANCELLED)]
+    assert [one.standing for one in obeyed((), orders, 4)] == [Standing.RUNNING, Standing.CANCELLED]
+
+
+@pytest.mark.parametrize("wanted", [Standing.RUNNING, Standing.PAUSED])
+def test_one_that_follows_a_cancelled_one_begins_anew(wanted: Standing) -> None:
+    """In one commit: memory must not take for published what came out for the other one."""
+    told, record = state.first(OPERATION, "America/Bogota", NOON, "now", ["live"])
+    written = {record.key: record.value}
+
+    def apply(successor: Successor) -> None:
+        told.apply(successor, HOUR * 24 * 31)
+        written.update({one.key: one.value for one in successor.records})
+
+    def publish(number: int) -> None:
+        window = Entry(
+            told.checkpoint.sequence + 1, "backfill", NOON, NOON + POLL, NOON, 1, 1, 0, 0
+        )
+        ids = ids_of({"2026-11-20 12": [number]})
+        apply(told.successor(window, told.checkpoint.passes, ids, HOUR * 24 * 31))
+
+    def want(*orders: Order) -> None:
+        found = obeyed(told.checkpoint.backfills, orders, told.checkpoint.sequence + 1)
+        apply(told.with_backfills(found))
+
+    want(order_of("1", again=True))
+    publish(1)
+    want(order_of("1", again=True, wanted=Standing.PAUSED))
+    publish(2)
+    assert told.again is not None
+    assert told.again.known("2026-11-20 12", {1, 2}) == {1, 2}, "a pause forgets nothing"
+    cancelled = order_of("1", again=True, wanted=Standing.CANCELLED)
+    want(cancelled, order_of("2", again=True, wanted=wanted))
+    publish(3)
+    restored = state.restore(OPERATION, {key: value for key, value in written.items() if value})
+    assert restored is not None
+    for one in (told, restored):
+        assert [each.standing for each in one.checkpoint.backfills] == [Standing.CANCELLED, wanted]
+        assert one.again is not None
+        assert one.again.known("2026-11-20 12", {1, 2, 3}) == {3}
+        assert one.ledger.known("2026-11-20 12", {1, 2, 3}) == {1, 2, 3}
+    want(cancelled, order_of("2", again=True, wanted=Standing.CANCELLED))
+    assert told.again is None
 
 
 def test_history_waits_for_everything_else_and_for_its_share_of_the_quota() -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ import pytest
 
 from publisher.edges.kafka import partition_of
 from publisher.edges.kafka_orders import KafkaOrders
-from publisher.errors import Held
+from publisher.errors import Held, StepError
+from publisher.model import Backfill, Standing
+from publisher.rules import state
 from publisher.rules.backfill import Order
-from publisher.rules.records import Standing
+from publisher.rules.records import encode_checkpoint
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from tests import kafka_tools
@@ -97,6 +101,89 @@ async def test_history_beside_live_over_a_kill(kafka: Broker, tmp_path: Path) ->
         assert await again.stop() == 0
 
 
+async def test_one_that_publishes_again_is_paused_killed_and_cancelled(
+    kafka: Broker, tmp_path: Path
+) -> None:
+    """What it has read by then came twice, everything else once; and so it stays."""
+    world = {"rate": 3600, "history": "15m", "latency": 0.1, "late": 0.0, "twins": 0.0}
+    settings = {
+        "PUBLISHER_START": "-17m",
+        "PUBLISHER_MAX_WINDOW": "10s",
+        "PUBLISHER_REREADS": "5s,20s",
+    }
+    async with rig(kafka.bootstrap, tmp_path, world, settings) as one:
+        mine = one.settings
+        mine["PUBLISHER_COMMANDS_TOPIC"] = mine["PUBLISHER_STATE_TOPIC"] + ".commands"
+        publisher = one.start()
+
+        async def caught_up() -> bool:
+            return await publisher.metric("lag_seconds") < 3
+
+        await publisher.logged(30, event="Window published")
+        await until(caught_up, 90, "live has read the past")
+        end = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
+        begin = end - timedelta(minutes=13)
+        code, out, problems = await command(mine, begin.isoformat(), end.isoformat(), "--again")
+        assert code == 0, problems
+        id_ = out.split()[0]
+        await publisher.logged(30, **{"event": "Window published", "pass": "backfill"})
+
+        async def want(what: str, standing: str) -> dict[str, Any]:
+            assert (await command(mine, what, id_))[0] == 0
+
+            async def obeyed() -> bool:
+                return bool((await only(mine))["standing"] == standing)
+
+            await until(obeyed, 30, f"{what} is obeyed")
+            return await only(mine)
+
+        paused = await want("pause", "paused")
+        assert paused["from"] < paused["cursor"] < paused["to"]
+        remaining = await publisher.metric("backfill_remaining_seconds", standing="paused")
+        left = datetime.fromisoformat(paused["to"]) - datetime.fromisoformat(paused["cursor"])
+        assert remaining == left.total_seconds()
+        publisher.kill()
+        publisher = one.start()
+        await publisher.logged(30, event="State restored")
+        assert await only(mine) == paused
+        await want("resume", "running")
+        await publisher.logged(30, **{"event": "Window published", "pass": "backfill"})
+        publisher.kill()
+        publisher = one.start()
+        await publisher.logged(30, event="State restored")
+        cancelled = await want("cancel", "cancelled")
+        assert paused["cursor"] < cancelled["cursor"] < cancelled["to"]
+        publisher.kill()  # nothing of it may depend on what memory knew
+        publisher = one.start()
+        await publisher.logged(30, **{"event": "Window published", "pass": "reread"})
+        code, out, problems = await command(mine, begin.isoformat(), end.isoformat(), "--wait")
+        assert code == 0, problems
+        assert " 0 new" in out.splitlines()[-1], "the ledger knows all of it"
+        found = await one.settled(30)
+        assert not found.lost, found
+        assert not found.foreign, found
+        assert await publisher.stop() == 0
+        times = Counter(event.value["event_id"] for event in await one.read())
+        pad = timedelta(seconds=6)  # how far a window reaches beyond its bounds
+        cursor = datetime.fromisoformat(cancelled["cursor"])
+        seen = {True: Counter[int](), False: Counter[int]()}
+        closed = {_row(row): row["_closed"] for row in await one.api.truth()}
+        for event in one.events:
+            at = datetime.fromtimestamp(closed[_row(event.value)], UTC)
+            if begin <= at < cursor:
+                seen[True][times[event.value["event_id"]]] += 1
+            elif not begin - pad <= at < cursor + pad:
+                seen[False][times[event.value["event_id"]]] += 1
+        tell(f"cancelled at {cancelled['cursor']}: {seen}")
+        assert set(seen[True]) == {2}
+        assert set(seen[False]) == {1}
+
+
+def _row(fields: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Enough to know a row of this world by."""
+    return tuple(fields.get(name) for name in ("conn_id", "date", "from", "message"))
+
+
 async def test_a_record_that_is_no_order_and_a_topic_that_forgets(
     kafka: Broker, topics: dict[str, str]
 ) -> None:
@@ -108,13 +195,64 @@ async def test_a_record_that_is_no_order_and_a_topic_that_forgets(
     order = Order("1", NOON, NOON + timedelta(hours=1), again=False, wanted=Standing.RUNNING)
     with pytest.raises(Held, match="Kafka would forget what was ordered"):
         await orders.write(order)
-    assert list(await orders.read()) == []
+    assert await orders.read() == []
     async with kafka_tools.producing(kafka.bootstrap) as producer:
         await producer.send_and_wait(
             topic, b"{}", key=b"wv0010/1", partition=partition_of("wv0010")
         )
     with pytest.raises(Held, match="that this version cannot read"):
         await orders.read()
+
+
+async def test_whoever_orders_removes_what_ended_long_ago(
+    kafka: Broker, topics: dict[str, str]
+) -> None:
+    """The last ten that ended are told, besides those that have not, in any number."""
+    told = {**topics, "PUBLISHER_COMMANDS_TOPIC": topics["PUBLISHER_STATE_TOPIC"] + ".commands"}
+    orders = KafkaOrders(settings_of(told), "wv0010")
+    assert await orders.read() is None, "no topic: nothing can be told of it"
+    hour = timedelta(hours=1)
+    names = [f"20261101T0000{number:02}-ab" for number in range(15)]
+    backfills = []
+    for number, name in enumerate(names):
+        standing = Standing.PAUSED if number == 3 else Standing.DONE
+        await orders.write(Order(name, NOON, NOON + hour, again=False, wanted=Standing.RUNNING))
+        backfills.append(
+            Backfill(name, NOON, NOON + hour, again=False, cursor=NOON, standing=standing, since=1)
+        )
+    first, _ = state.first("wv0010", "America/Bogota", NOON, "now", ["live"])
+    record = encode_checkpoint(replace(first.checkpoint, backfills=tuple(backfills)))
+    await kafka_tools.create(
+        kafka.bootstrap, told["PUBLISHER_STATE_TOPIC"], 12, cleanup_policy="compact"
+    )
+    async with kafka_tools.producing(kafka.bootstrap) as producer:
+        await producer.send_and_wait(
+            told["PUBLISHER_STATE_TOPIC"], record.value, key=record.key,
+            partition=partition_of("wv0010"),
+        )  # fmt: skip
+    settings = {"WOLKVOX_SERVER": "0010", "WOLKVOX_TOKEN": "a-token", **told}
+    code, out, problems = await command(settings, NOON.isoformat(), (NOON + hour).isoformat())
+    assert code == 0, problems
+    left = await orders.read()
+    assert left is not None
+    assert [one.id for one in left] == [names[3], *names[5:], out.split()[0]]
+
+
+async def test_a_topic_that_is_deleted_is_looked_for_again(
+    kafka: Broker, topics: dict[str, str]
+) -> None:
+    """Told once; from then on there is nothing to be seen, until it is there again."""
+    topic = topics["PUBLISHER_STATE_TOPIC"] + ".commands"
+    orders = KafkaOrders(settings_of({**topics, "PUBLISHER_COMMANDS_TOPIC": topic}), "wv0010")
+    order = Order("1", NOON, NOON + timedelta(hours=1), again=False, wanted=Standing.RUNNING)
+    await orders.write(order)
+    assert await orders.read() == [order]
+    await kafka_tools.delete(kafka.bootstrap, topic)
+    with pytest.raises(StepError):
+        await orders.read()
+    assert await orders.read() is None
+    await orders.write(order)
+    assert await orders.read() == [order]
 
 
 async def test_what_cannot_be_ordered() -> None:

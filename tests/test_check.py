@@ -651,3 +651,78 @@ async def test_topics_with_wrong_settings(
     if which == STATE and partitions == 12:
         await configure(kafka.bootstrap, env[which], {"cleanup.policy": "compact"})
         assert (await check(env)).code == 0
+
+
+# --- the commands topic: the service can do without -----------------------------------------------
+
+COMMANDS: Final = "PUBLISHER_COMMANDS_TOPIC"
+
+
+@pytest.fixture
+def ordering(env: Env) -> Env:
+    return {**env, COMMANDS: env[STATE].replace(".state", ".commands")}
+
+
+def of_orders(told: Outcome, environment: Env, name: str) -> dict[str, str]:
+    return told.of(name, f"Kafka topic {environment[COMMANDS]}")
+
+
+async def test_orders_that_could_not_be_read(kafka: Broker, ordering: Env) -> None:
+    """A hint, with the command that grants the right; hidden, seen, read, written."""
+    await made(kafka, ordering)
+    topic = ordering[COMMANDS]
+    for right in MINIMUM:
+        grant(kafka, ordering, "bob", right)
+    bob = {**ordering, **through(kafka, "SASL_SSL", user="bob")}
+    for seen in (False, True):
+        told = await check(bob)
+        assert told.code == 0
+        rights = of_orders(told, ordering, "rights")
+        assert rights["state"] == State.HINT
+        assert rights["text"] == (
+            f"Kafka forbids READ on topic {topic}: grant READ on it to have backfills"
+        )
+        assert rights["command"].endswith(f"User:bob --operation Read --topic {topic}")
+        if not seen:
+            await create(kafka.bootstrap, topic, 12, cleanup_policy="compact")
+            kafka.allow("bob", "DESCRIBE", "TOPIC", topic)
+    kafka.allow("bob", "READ", "TOPIC", topic)
+    told = await check(bob)
+    assert of_orders(told, ordering, "rights")["text"].endswith("others order backfills")
+    assert of_orders(told, ordering, "settings")["state"] == State.HINT
+    kafka.allow("bob", "WRITE", "TOPIC", topic)
+    kafka.allow("bob", "DESCRIBE_CONFIGS", "TOPIC", topic)
+    told = await check(bob)
+    assert of_orders(told, ordering, "rights")["text"].endswith("we may read and write")
+    assert of_orders(told, ordering, "settings")["text"] == "cleanup.policy=compact"
+
+
+async def test_a_commands_topic_that_is_missing(kafka: Broker, ordering: Env) -> None:
+    """Well where it could be created; else how it must be."""
+    told = await check(ordering)
+    assert "the first backfill will create it" in of_orders(told, ordering, "rights")["text"]
+    assert of_orders(told, ordering, "settings")["state"] == State.OK
+    await made(kafka, ordering)
+    for right in MINIMUM:
+        grant(kafka, ordering, "bob", right)
+    kafka.allow("bob", "READ", "TOPIC", ordering[COMMANDS])
+    told = await check({**ordering, **through(kafka, "SASL_SSL", user="bob")})
+    assert told.code == 0
+    rights = of_orders(told, ordering, "rights")
+    assert rights["state"] == State.HINT
+    assert "12 partitions, cleanup.policy=compact" in rights["text"]
+    assert "or grant CREATE, before a backfill is ordered" in rights["text"]
+
+
+@pytest.mark.parametrize(
+    ("partitions", "policy", "cure"), [(12, "delete", "set it to compact"), (3, "compact", FEW)]
+)
+async def test_a_commands_topic_with_wrong_settings(
+    kafka: Broker, ordering: Env, partitions: int, policy: str, cure: str
+) -> None:
+    await create(kafka.bootstrap, ordering[COMMANDS], partitions, cleanup_policy=policy)
+    told = await check(ordering)
+    assert told.code == 0
+    settings = of_orders(told, ordering, "settings")
+    assert settings["state"] == State.HINT
+    assert cure in settings["text"]

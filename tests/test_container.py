@@ -1,6 +1,6 @@
 """The image, the Compose file and `.env.example` agree with the code and with each other.
 
-What only an engine can show, `deploy/verify-image.sh` shows.
+What only an engine can show, `deploy/verify-image.sh` and `deploy/verify-compose.sh` show.
 """
 
 import asyncio
@@ -223,6 +223,16 @@ def test_nothing_runs_as_root() -> None:
         assert not instructions(stage(name), "USER|RUN")
 
 
+def test_what_is_copied_from_here_is_made_readable_first() -> None:
+    """A file keeps its rights, which under a strict umask are none for the image's user."""
+    first, *others = stages()
+    assert "chmod -R a+rX" in instructions(stage(first), "RUN")[-1]
+    for name in others:
+        assert all(
+            copied.startswith(f"--from={first} ") for copied in instructions(stage(name), "COPY")
+        )
+
+
 @pytest.mark.parametrize("name", ["sandbox", "publisher"])
 def test_commands_are_in_exec_form(name: str) -> None:
     """A shell between would keep SIGTERM for itself."""
@@ -352,14 +362,25 @@ def test_no_service_is_unhealthy_with_one_line(port: int | str) -> None:
     assert "\n" not in told
 
 
-# --- the script that proves the image -------------------------------------------------------------
+# --- the scripts that prove it --------------------------------------------------------------------
 
 
-def test_where_there_is_no_engine_the_proof_says_so(tmp_path: Path) -> None:
+def test_what_the_proof_lays_over_the_compose_file_changes_no_setting() -> None:
+    over = YAML(typ="safe", pure=True).load(ROOT / "deploy" / "verify-compose.yml")["services"]
+    added = over.keys() - SERVICES.keys()
+    assert added == {f"wv{ENV['WOLKVOX_SERVER']}"}
+    assert "kafka" not in over
+    assert over["publisher"]["environment"].keys().isdisjoint(KNOWN)
+    for name in over.keys() - added:
+        assert over[name].keys() <= {"image", "build", "environment", "volumes", "command", "ports"}
+
+
+@pytest.mark.parametrize("script", ["verify-image.sh", "verify-compose.sh"])
+def test_where_there_is_no_engine_the_proof_says_so(script: str, tmp_path: Path) -> None:
     for tool in ("bash", "dirname", "mktemp", "rm"):
         (tmp_path / tool).symlink_to(str(shutil.which(tool)))
     ended = subprocess.run(
-        [str(tmp_path / "bash"), str(ROOT / "deploy" / "verify-image.sh")],
+        [str(tmp_path / "bash"), str(ROOT / "deploy" / script)],
         env={"PATH": str(tmp_path), "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -370,4 +391,4 @@ def test_where_there_is_no_engine_the_proof_says_so(tmp_path: Path) -> None:
     assert ended.stdout.startswith("SKIPPED, nothing proven: there is no docker command")
     assert ended.stdout.count("\n") == 1
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
-    assert os.access(ROOT / "deploy" / "verify-image.sh", os.X_OK)
+    assert os.access(ROOT / "deploy" / script, os.X_OK)

@@ -27,6 +27,7 @@ from aiokafka.errors import (
 from publisher.commands.check import api as check_api
 from publisher.commands.check import kafka as check_kafka
 from publisher.commands.check.checklist import Check, Checklist, GiveUpError, State, trying
+from publisher.commands.check.inside import Inside
 from publisher.edges import kafka_probe
 from publisher.edges.kafka import Cluster
 from publisher.edges.kafka_client import Clients
@@ -90,6 +91,7 @@ NO_MESSAGES: Final = {
     "All times are UTC; it is {}", "has not begun yet", ", possibly cut",
     "last window  {}, {} to {}: {} rows, {} new, {} known before, {} rejected",
     "parked       {} to {}: could not be read yet",
+    "backfill     {} {}, {} to {}: read until {}, {} rows, {} new",
     "published    {} events since the service started", "{}, next attempt in {}",
     # what `backfill` prints
     "{}  ordered: {} to {} of {}", "{}  {}  {} {}  {} to {}{}: {} rows, {} new",
@@ -125,6 +127,9 @@ NO_MESSAGES: Final = {
     "it speaks Kafka, {}", "{}: each as it names itself", "the right ones, when it is created",
     "rights are not told", "we may write as {}", "the brokers allow {} s, {} s are needed",
     "missing; the service will create it at its first start (partitions {}, replicas {})",
+    "missing, so nothing was ordered; the first backfill will create it"
+    " (partitions {}, replicas {})", "we may read and write", "{}, before a backfill is ordered",
+    "there (partitions {}); we may read, others order backfills",
     # commands that it names
     "kafka-acls.sh --bootstrap-server {} --add --allow-principal User:{} {} {}",
     "--transactional-id {} --resource-pattern-type prefixed",
@@ -564,12 +569,12 @@ async def strange_date(check: Check) -> None:
     check_api._look_at_rows(check, settings_of().operations[0], found, judge(found))
 
 
-def shown(code: int) -> check_kafka.Inside:
+def shown(code: int) -> Inside:
     """A cluster that shows our topic so."""
     topics = {TOPIC: kafka_probe.Topic(code, 0, None)}
     cluster = kafka_probe.Cluster({1: "host:9092"}, 1, topics)
     given = settings_of()
-    return check_kafka.Inside(given, wanted_topics(given, "wv0010"), cluster, None, None)
+    return Inside(given, wanted_topics(given, "wv0010"), cluster, None, None)
 
 
 async def no_leader(check: Check) -> None:
@@ -578,7 +583,7 @@ async def no_leader(check: Check) -> None:
 
 async def no_controller(check: Check) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        answers = AsyncMock(return_value=check_kafka.NOT_CONTROLLER)
+        answers = AsyncMock(return_value=kafka_probe.NOT_CONTROLLER)
         patch.setattr(kafka_probe, "could_create", answers)
         await check_kafka._rights(shown(UNKNOWN_TOPIC), TOPIC, check)
 
@@ -618,6 +623,7 @@ ELSEWHERE: Final = {
     "its state is whole, there is nothing to rebuild": (
         "test_rebuild.py::test_a_lost_state_is_rebuilt"
     ),
+    "order them anew if wanted": "test_rebuild.py::test_a_lost_state_is_rebuilt",
     "earlier ones may come again": "test_rebuild.py::test_a_topic_that_has_deleted_events",
     "an event that this version did not write": "test_rebuild.py::test_an_event_of_somebody_else",
     "PUBLISHER_START is ignored": "test_flow.py::test_a_changed_start_is_ignored_and_said_so",
@@ -663,6 +669,7 @@ ELSEWHERE: Final = {
         "test_signals.py::test_a_parked_window_and_its_repair_are_told"
     ),
     "Parked window failed again": "test_signals.py::test_a_parked_window_and_its_repair_are_told",
+    "to have backfills": "test_check.py::test_orders_that_could_not_be_read",
     "orders cannot be read": ("test_backfill.py::test_orders_that_cannot_be_read_do_not_stop_live"),
     "Window of a backfill failed, tried again later": (
         "test_backfill.py::test_a_window_that_fails_is_told_and_read_later"

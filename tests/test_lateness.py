@@ -160,9 +160,55 @@ async def test_of_what_a_service_has_published(kafka: Broker, tmp_path: Path) ->
         assert err.startswith("wolkvox-publisher: the messages cannot be had: ")
 
 
+async def test_each_operation_by_itself(
+    kafka: Broker, topics: dict[str, str], tmp_path: Path
+) -> None:
+    """One is late and one is not: each gets its own proposal, and whoever is not set counts not."""
+    config = tmp_path / "publisher.toml"
+    config.write_text(
+        "".join(
+            f'[[operations]]\nname = "{name}"\nserver = "{name[-4:]}"\ntoken = "token-{name}"\n'
+            for name in ("wv0010", "wv0024")
+        )
+    )
+    settings = {**topics, "PUBLISHER_CONFIG": str(config), "PUBLISHER_REREADS": "1h,3h"}
+    topic = topics["PUBLISHER_MESSAGES_TOPIC"]
+    await kafka_tools.create(kafka.bootstrap, topic)
+    ages = {"wv0010": (4 * MINUTE, "live"), "wv0024": (80 * MINUTE, "reread")}
+    async with kafka_tools.producing(kafka.bootstrap) as producer:
+        for name in (*ages, "wv0099"):
+            age, label = ages.get(name, (200 * HOUR, "reread"))
+            for number in range(1000):
+                read_at = ZERO + 6 * HOUR * (number / 999)
+                told = {
+                    "ce_source": name,
+                    "ce_time": (read_at - age).isoformat(),
+                    "wolkvox_read_at": read_at.isoformat(),
+                    "wolkvox_pass": label,
+                }
+                headers = [(key, value.encode()) for key, value in told.items()]
+                await producer.send(topic, b"x", headers=headers)
+    code, out, err = await command(settings, "--json")
+    assert (code, err) == (0, "")
+    found = orjson.loads(out)
+    assert found["messages"] == 2000
+    prompt, late = found["operations"]
+    assert [prompt["operation"], late["operation"]] == ["wv0010", "wv0024"]
+    assert prompt["messages"] == late["messages"] == 1000
+    assert prompt["proposal"]["PUBLISHER_OVERLAP"] == "5m"
+    assert prompt["proposal"]["PUBLISHER_REREADS"] == "3h"
+    assert late["proposal"]["PUBLISHER_OVERLAP"] == "30m"
+    assert late["proposal"]["PUBLISHER_REREADS"] == "1h,3h"
+    code, out, err = await command(settings)
+    assert (code, err) == (0, "")
+    assert out.count("Proposal") == 3
+    assert out.index("2,000 messages") < out.index("Operation wv0010") < out.index("=5m")
+    assert out.index("Operation wv0024 by itself") < out.rindex("PUBLISHER_REREADS=1h,3h")
+
+
 def test_for_a_person() -> None:
     found = measured({4 * MINUTE: 9_900}, {80 * MINUTE: 100})
-    lines = list(rendered(found, lateness.proposal(found), WEEK))
+    lines = list(rendered(found, WEEK))
     assert "  the re-read at 1h found 100" in lines
     assert max(map(len, lines)) <= 80
     assert "  PUBLISHER_OVERLAP=30m   (now 15m)" in lines

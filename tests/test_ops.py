@@ -18,9 +18,10 @@ from publisher.edges.metrics import Metrics
 from publisher.edges.ops import serve
 from publisher.edges.status import Status
 from publisher.errors import Reason, SettingsError, Stage
-from publisher.model import Progress, Window, iso
+from publisher.model import Backfill, Progress, Standing, Window, iso
 from publisher.signals import (
     HintGiven,
+    OrdersObeyed,
     RequestAnswered,
     Signal,
     StateRestored,
@@ -287,6 +288,26 @@ async def test_the_page_shows_how_far_each_operation_is(service: Service) -> Non
         'http-equiv="refresh" content="5"',
     ):  # fmt: skip
         assert shown in text
+
+
+async def test_the_page_shows_backfills_until_they_have_ended(service: Service) -> None:
+    one = Backfill(
+        "2026<1>", NOON - timedelta(hours=9), NOON - timedelta(hours=3), again=False,
+        cursor=NOON - timedelta(hours=8), standing=Standing.PAUSED, since=7, rows=1_500, new=1_400,
+    )  # fmt: skip
+    assert "Backfills" not in await service.page()
+    service.tell(restored("wv0010"), replace(PUBLISHED, backfills=(one,)))
+    text = await service.page()
+    assert "2026&lt;1&gt;: 2026-11-20 03:00:00 &ndash; 2026-11-20 09:00:00" in text
+    assert "paused, read until 2026-11-20 04:00:00; 1,500 rows, 1,400 new" in text
+    _, body, _ = await service.get("/status")
+    [told, _] = json.loads(body)["operations"]
+    assert [each["id"] for each in told["backfills"]] == ["2026<1>"]
+    done = replace(one, standing=Standing.DONE, cursor=one.end)
+    service.tell(OrdersObeyed("wv0010", (done,)))
+    assert "Backfills" not in await service.page()
+    _, body, _ = await service.get("/status")
+    assert json.loads(body)["operations"][0]["backfills"] == []
 
 
 async def test_the_page_counts_behind_by_the_servers_clock(service: Service) -> None:

@@ -1,6 +1,7 @@
 """`state rebuild`: a lost state comes back from what was published; nothing lost, nothing twice."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from hypothesis import given
 from hypothesis import strategies as st
 
+from publisher.edges.kafka_orders import KafkaOrders
+from publisher.model import Standing, Window
 from publisher.rules import state
+from publisher.rules.backfill import Order
 from publisher.rules.events import Encoder
 from publisher.rules.rebuild import MOST_TWINS, Published, Rebuilt, ids_of
 from publisher.rules.rows import read_rows
@@ -116,7 +120,15 @@ async def rebuild(one: Rig, *arguments: str) -> Any:
 
 
 async def test_a_lost_state_is_rebuilt(lost: Rig) -> None:
-    """Refused with the cure; a dry run, the rebuild, and then 0 lost and 0 duplicated."""
+    """Refused with the cure; a dry run, the rebuild, and then 0 lost and 0 duplicated.
+
+    What was ordered to be published again is not obeyed anew.
+    """
+    lost.settings["PUBLISHER_COMMANDS_TOPIC"] = f"{lost.topic}.commands"
+    settings = load(lost.settings)
+    begin = datetime.now(UTC) - timedelta(minutes=15)
+    order = Order("1", begin, begin + timedelta(minutes=5), again=True, wanted=Standing.RUNNING)
+    await KafkaOrders(settings, "wv0010").write(order)
     publisher = lost.start()
     refused = await publisher.logged(reason="state_lost")
     assert "wolkvox-publisher state rebuild" in refused["problem"]
@@ -126,6 +138,7 @@ async def test_a_lost_state_is_rebuilt(lost: Rig) -> None:
     assert dry.code == 0, dry.err
     assert not orjson.loads(dry.out)["done"]
     assert "would be rebuilt (add --yes)" in dry.err
+    assert "backfills that were ordered before are ended: order them anew if wanted" in dry.err
     publisher = lost.start()
     assert await publisher.logged(reason="state_lost"), "the dry run has written something"
     publisher.kill()
@@ -140,6 +153,7 @@ async def test_a_lost_state_is_rebuilt(lost: Rig) -> None:
     publisher = lost.start()
     restored = await publisher.logged(event="State restored")
     assert restored["ledger_ids"] == before
+    assert restored["backfills"] == [f"1 cancelled {Window(order.start, order.end)}"]
     found = await lost.settled(60)
     assert found.none, found
     assert found.events >= before

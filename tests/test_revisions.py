@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from unittest.mock import patch
 from uuid import UUID
 
 import orjson
@@ -53,8 +54,10 @@ def row(message: Any = "Hola", **fields: Any) -> Fields:
 class Service:
     """One operation that reads answers; its memory can be lost, its topics cannot."""
 
-    def __init__(self, limits: Limits = ON) -> None:
+    def __init__(self, limits: Limits = ON, portion: int = 1000) -> None:
         self.limits = limits
+        self.portion = portion
+        """Rows that are worked off at once."""
         self.topic: dict[bytes, bytes] = {}
         self.events: list[Seen] = []
         self.revisions: list[Seen] = []
@@ -76,10 +79,12 @@ class Service:
     def prepare(self, data: list[Any], judgement: Judgement | None = None) -> Publication:
         body = orjson.dumps({"code": 200, "error": None, "msg": "", "data": data})
         answer = Answer(200, {}, body, WINDOW.end, WINDOW.end, 0.1)
-        return prepare(
-            self.state, Read(PASS, WINDOW, ends_round=True), answer, judgement or judge(answer),
-            ZONE, self.limits, now=WINDOW.end, covered_until=WINDOW.end, possibly_cut=False,
-        )  # fmt: skip
+        step = Read(PASS, WINDOW, ends_round=True)
+        with patch("publisher.rules.rows.PORTION", self.portion):
+            return prepare(
+                self.state, step, answer, judgement or judge(answer), ZONE, self.limits,
+                now=WINDOW.end, covered_until=WINDOW.end, possibly_cut=False,
+            )  # fmt: skip
 
     def read(self, *data: Fields, crash: str = "") -> list[Seen]:
         """Read an answer; the revisions it made. A crash before the commit makes none."""
@@ -169,6 +174,9 @@ STEPS: Final = st.lists(
 )
 
 
+PORTIONS: Final = st.sampled_from([1, 2, 1000])
+
+
 class World:
     """Chats whose rows change their feelings, and whose agents change their names."""
 
@@ -215,10 +223,12 @@ def told_unkindly(elements: list[Fields], rng: random.Random) -> list[Fields]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(LINES, STEPS)
-def test_a_consumer_knows_what_the_report_shows(lines: list[Line], steps: list[Any]) -> None:
+@given(LINES, STEPS, PORTIONS)
+def test_a_consumer_knows_what_the_report_shows(
+    lines: list[Line], steps: list[Any], portion: int
+) -> None:
     """After each answer, with as few revisions as tell it, whatever crashes and is shuffled."""
-    world, service = World(lines, ["neutral"] * len(lines)), Service()
+    world, service = World(lines, ["neutral"] * len(lines)), Service(portion=portion)
     service.read(*world.elements())
     before = contents(world.events())
     assert contents(service.table.values()) == before
@@ -246,12 +256,12 @@ def ledger_of(known: State) -> dict[str, set[int]]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(LINES, st.lists(st.sampled_from(FEELINGS), min_size=7, max_size=7), st.randoms())
+@given(LINES, st.lists(st.sampled_from(FEELINGS), min_size=7, max_size=7), st.randoms(), PORTIONS)
 def test_what_does_not_change_is_not_revised(
-    lines: list[Line], feelings: list[str], rng: random.Random
+    lines: list[Line], feelings: list[str], rng: random.Random, portion: int
 ) -> None:
     """In whatever order, twice or in pieces: half a pair of twins is no change."""
-    world, service = World(lines, feelings), Service()
+    world, service = World(lines, feelings), Service(portion=portion)
     rng = random.Random(rng.random())
     service.read(*world.elements())
     for _ in range(5):
@@ -279,12 +289,12 @@ def test_the_messages_are_the_same_with_revisions_and_without(
 
 
 @settings(max_examples=100, deadline=None)
-@given(LINES, STEPS)
+@given(LINES, STEPS, PORTIONS)
 def test_what_was_published_before_is_remembered_silently(
-    lines: list[Line], steps: list[Any]
+    lines: list[Line], steps: list[Any], portion: int
 ) -> None:
     """Switched on late: the first answer says nothing, from then on each change is told."""
-    world, service = World(lines, ["neutral"] * len(lines)), Service(OFF)
+    world, service = World(lines, ["neutral"] * len(lines)), Service(OFF, portion)
     service.read(*world.elements())
     for place in range(len(lines)):
         world.feelings[place] = FEELINGS[place % 3]

@@ -19,7 +19,7 @@ from sandbox.processes import until
 from sandbox.wolkvox.report import identity
 from tests import kafka_tools
 from tests.fakes import Author, event, settings_of
-from tests.harness import Rig, _can_be_an_event, _flat, rig, tell
+from tests.harness import Rig, _can_be_an_event, flat, rig, tell
 from tests.test_check import command
 
 SEED: Final = time.time_ns() % 1_000_000
@@ -113,8 +113,8 @@ def applied(events: list[Event], revisions: list[Event]) -> Contents:
         table[id_] = told
     found: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
     for told in table.values():
-        flat = _flat(told, {})
-        found[identity(flat, flat)][_json(flat)] += 1
+        row = flat(told, {})
+        found[identity(row, row)][_json(row)] += 1
     return found
 
 
@@ -134,16 +134,10 @@ def _json(row: Mapping[str, Any]) -> str:
     return json.dumps(own, sort_keys=True)
 
 
-async def test_revisions_are_taken_behind_the_events(kafka: Broker, topics: dict[str, str]) -> None:
-    """And before the dead letters, which hold what was too large of either."""
+async def test_each_goes_to_its_topic(kafka: Broker, topics: dict[str, str]) -> None:
+    """Events, revisions and dead letters of one transaction."""
     topic = topics["PUBLISHER_MESSAGES_TOPIC"] + ".revisions"
     cluster = Cluster(settings_of({**topics, "PUBLISHER_REVISIONS_TOPIC": topic}), lambda _: None)
-    taken: list[bytes] = []
-
-    def noting(value: bytes) -> Iterator[Record]:
-        taken.append(value)
-        yield event("186067512", value)
-
     try:
         author, log = Author(), cluster.log("wv0010")
         await log.restore()
@@ -151,14 +145,13 @@ async def test_revisions_are_taken_behind_the_events(kafka: Broker, topics: dict
         await log.commit(
             replace(
                 author.window(),
-                revisions=noting(b"revisions"),
-                dead_letters=noting(b"dead_letters"),
-                events=noting(b"events"),
+                revisions=one(b"revisions"),
+                dead_letters=one(b"dead_letters"),
+                events=one(b"events"),
             )
         )
     finally:
         await cluster.close()
-    assert taken == [b"events", b"revisions", b"dead_letters"]
     for name, value in (
         (topics["PUBLISHER_MESSAGES_TOPIC"], b"events"),
         (topic, b"revisions"),
@@ -166,6 +159,10 @@ async def test_revisions_are_taken_behind_the_events(kafka: Broker, topics: dict
     ):
         [record] = await kafka_tools.read(kafka.bootstrap, name)
         assert record.value == value
+
+
+def one(value: bytes) -> Iterator[Record]:
+    return iter([event("186067512", value)])
 
 
 async def test_without_a_topic_nothing_of_it_is_there(kafka: Broker, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from jsonschema.exceptions import ValidationError
 from publisher.edges import kafka_orders
 from publisher.edges.kafka import Cluster
 from publisher.edges.kafka_shard import Shard
-from publisher.model import Answer, Progress, StateRecord, Window
+from publisher.model import Answer, Backfill, Progress, Standing, StateRecord, Window
 from publisher.rules import dead_letters, state
 from publisher.rules.backfill import Order
 from publisher.rules.events import DATA_SCHEMA, Encoder
@@ -32,10 +32,8 @@ from publisher.rules.journal import decode_journal, journal_parts
 from publisher.rules.ledger import REJECTED
 from publisher.rules.publication import Limits, prepare
 from publisher.rules.records import (
-    Backfill,
     Checkpoint,
     Entry,
-    Standing,
     decode_checkpoint,
     encode_checkpoint,
 )

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from publisher import signals
 from publisher.edges import logs
 from publisher.edges.metrics import (
+    BACKFILL_STANDINGS,
     DELAY_BUCKETS,
     ERRORS,
     LATENESS_BUCKETS,
@@ -30,13 +31,14 @@ from publisher.edges.metrics import (
 )
 from publisher.edges.status import Status
 from publisher.errors import Reason, Stage
-from publisher.model import Progress, Window, iso
+from publisher.model import Backfill, Progress, Standing, Window, iso
 from publisher.rules.rows import RejectReason
 from publisher.signals import (
     DatesOff,
     HintGiven,
     NothingFound,
     OffsetsCompared,
+    OrdersObeyed,
     QuotaTold,
     RepairFailed,
     RequestAnswered,
@@ -103,6 +105,17 @@ RESTORED = StateRestored(
     ledger_ids=1_234_567,
     took_seconds=0.5,
 )
+HISTORY = Backfill(
+    "20261120T100000-ab12",
+    NOON - timedelta(hours=9),
+    NOON - timedelta(hours=3),
+    again=False,
+    cursor=NOON - timedelta(hours=8),
+    standing=Standing.RUNNING,
+    since=7,
+    rows=1_500,
+    new=1_400,
+)
 
 CASES: list[tuple[Signal, int]] = [
     (ServiceStarted("0.1.0", ("wv0010",), 9108), logging.INFO),
@@ -128,6 +141,7 @@ CASES: list[tuple[Signal, int]] = [
         ),
         logging.INFO,
     ),
+    (OrdersObeyed("wv0010", (HISTORY,)), logging.INFO),
     (WindowNarrowed("wv0010", Reason.TOO_LARGE, WINDOW, MINUTE), logging.INFO),
     (NothingFound("wv0010", NOON), logging.ERROR),
     (DatesOff("wv0010", -21_600.0), logging.ERROR),
@@ -243,7 +257,7 @@ def test_no_signal_has_room_for_what_people_wrote() -> None:
         ("ZoneChanged", "before"), ("ZoneChanged", "after"), ("StopRequested", "by"),
         ("WindowParked", "operation"), ("WindowParked", "pass_label"),
         ("RepairFailed", "operation"), ("RepairFailed", "text"),
-        ("RepairFailed", "pass_label"),
+        ("RepairFailed", "pass_label"), ("OrdersObeyed", "operation"),
     }  # fmt: skip
 
 
@@ -308,6 +322,39 @@ def test_gaps_are_gauges_from_the_start() -> None:
     assert scraped.value("lag_seconds") == 0  # a gap counts as covered
     scraped.tell(replace(PUBLISHED, pass_label="repair"))
     assert shown() == (0, 0)
+
+
+def test_backfills_are_a_gauge_from_the_start() -> None:
+    """Zero where there are none, and again once all have ended; the paused ones apart."""
+    scraped = Scraped()
+
+    def shown() -> tuple[float | None, ...]:
+        name = "backfill_remaining_seconds"
+        return tuple(scraped.value(name, standing=one) for one in ("running", "paused"))
+
+    hour = 3_600
+    assert shown() == (0, 0)
+    scraped.tell(replace(RESTORED, backfills=(HISTORY,)))
+    assert shown() == (5 * hour, 0)
+    other = replace(HISTORY, id="other", cursor=HISTORY.start, standing=Standing.PAUSED)
+    scraped.tell(OrdersObeyed("wv0010", (HISTORY, other)))
+    assert shown() == (5 * hour, 6 * hour)
+    done = replace(HISTORY, cursor=HISTORY.end, standing=Standing.DONE)
+    scraped.tell(replace(PUBLISHED, pass_label="backfill", backfills=(done, other)))
+    assert shown() == (0, 6 * hour)
+    cancelled = replace(other, standing=Standing.CANCELLED)
+    scraped.tell(OrdersObeyed("wv0010", (done, cancelled)))
+    assert shown() == (0, 0)
+
+
+def test_what_people_want_of_backfills_is_told(log: Callable[..., Log]) -> None:
+    written = log()
+    logs.record(OrdersObeyed("wv0010", (HISTORY,)))
+    [line] = written.lines
+    assert line["event"] == "Orders obeyed"
+    assert line["backfills"] == [
+        "20261120T100000-ab12 running 2026-11-20T03:00:00Z/2026-11-20T09:00:00Z"
+    ]
 
 
 def test_a_failure_is_told_with_its_reason_its_text_and_the_next_attempt(
@@ -551,6 +598,7 @@ PROMISED = {
     "lag_seconds": {"operation"},
     "gap_seconds": {"operation"},
     "parked_windows": {"operation"},
+    "backfill_remaining_seconds": {"operation", "standing"},
     "message_delay_seconds": {"operation"},
     "message_lateness_seconds": {"operation"},
     "messages_published_total": {"operation", "pass"},
@@ -636,6 +684,7 @@ def test_labels_are_closed_sets(scraped: Scraped) -> None:
         "pass": {*PASSES, ""},
         "result": {*TRANSACTION_RESULTS, "published", "possibly_cut", "narrowed", "parked"},
         "verdict": set(map(str, VERDICTS)),
+        "standing": set(BACKFILL_STANDINGS),
         "stage": set(map(str, Stage)),
         "reason": set(map(str, (*Reason, *RejectReason))),
     }

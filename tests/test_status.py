@@ -313,6 +313,18 @@ FAILING: Final[report.OperationReport] = {
     "ids": 1_234_567,
     "passes": {},
     "gaps": [],
+    "backfills": [
+        {
+            "id": "20261120T090000-ab12",
+            "from": "2026-11-18T00:00:00Z",
+            "to": "2026-11-19T00:00:00Z",
+            "again": False,
+            "standing": "running",
+            "cursor": "2026-11-18T12:00:00Z",
+            "rows": 1_500,
+            "new": 1_400,
+        }
+    ],
     "last_window": None,
     "last_error": {
         "stage": "read",
@@ -347,6 +359,10 @@ def test_a_person_sees_the_last_error_and_when_it_is_tried_again() -> None:
     assert "read / token_refused, 2026-11-20 12:00:00, attempt 3, next attempt in 1 min 30 s" in (
         text
     )
+    assert (
+        "backfill     20261120T090000-ab12 running, 2026-11-18 00:00:00 to 2026-11-19 00:00:00:"
+        " read until 2026-11-18 12:00:00, 1,500 rows, 1,400 new"
+    ) in text
     assert "Note: something looks odd" in text
     assert "\x1b[31mwv0010" in text
 
@@ -359,8 +375,8 @@ def test_the_shape_is_documented() -> None:
         for part in text.split("| Field |")[1:]
     ]
     shapes = (
-        report.Report, report.OperationReport, report.GapReport, report.WindowReport,
-        report.ErrorReport,
+        report.Report, report.OperationReport, report.GapReport, report.BackfillReport,
+        report.WindowReport, report.ErrorReport,
     )  # fmt: skip
     assert tables == [set(shape.__annotations__) for shape in shapes]
 

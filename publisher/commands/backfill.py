@@ -8,6 +8,7 @@ import asyncio
 import secrets
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, TypedDict
@@ -18,11 +19,10 @@ import orjson
 from publisher.commands.frame import run
 from publisher.edges.kafka_orders import KafkaOrders
 from publisher.edges.page import duration
-from publisher.edges.report_reader import read_states
+from publisher.edges.report_reader import NoAnswerError, read_states
 from publisher.errors import SettingsError, StepError
-from publisher.model import SECOND, Instant, iso
-from publisher.rules.backfill import Order
-from publisher.rules.records import Backfill, Standing
+from publisher.model import SECOND, Backfill, Instant, Standing, iso
+from publisher.rules.backfill import Order, outlived
 from publisher.rules.state import State
 from publisher.settings import Settings
 
@@ -61,8 +61,14 @@ def start(begin: str, end: str, operation: str | None, *, again: bool, wait: boo
             raise SettingsError(["TO lies in the future: live reads that, choose an earlier TO"])
         id_ = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         order = Order(id_, *window, again, Standing.RUNNING)
-        await KafkaOrders(settings, name).write(order)
+        orders = KafkaOrders(settings, name)
+        await orders.write(order)
         click.echo(f"{id_}  ordered: {iso(window[0])} to {iso(window[1])} of {name}")
+        with suppress(NoAnswerError, StepError):  # tidied up the next time
+            found = await _state(settings, name)
+            gone = outlived(await orders.read() or (), found.checkpoint.backfills if found else ())
+            if gone:
+                await orders.forget(gone)
         return await _watch(settings, name, id_) if wait else 0
 
     return run(doing)
@@ -94,7 +100,7 @@ def change(id_: str, operation: str | None, wanted: str) -> int:
     async def doing(settings: Settings) -> int:
         name = _operation(settings, operation)
         orders = KafkaOrders(settings, name)
-        found = next((one for one in await orders.read() if one.id == id_), None)
+        found = next((one for one in await orders.read() or () if one.id == id_), None)
         if found is None:
             raise SettingsError([f"operation {name} has no backfill of this id: see backfill list"])
         told = next(one for one in await _told(settings, name) if one["id"] == id_)
@@ -136,12 +142,18 @@ async def _watch(settings: Settings, name: str, id_: str) -> int:
 async def _told(settings: Settings, name: str) -> list[Told]:
     """Every order that stands, and how far the checkpoint says it is."""
     orders = await KafkaOrders(settings, name).read()
+    found = await _state(settings, name)
+    known = {one.id: one for one in found.checkpoint.backfills} if found else {}
+    return [_of(name, order, known.get(order.id)) for order in orders or ()]
+
+
+async def _state(settings: Settings, name: str) -> State | None:
+    """None where the operation has not begun. Raises NoAnswerError, Transient or Held."""
     states, _ = await read_states(settings)
     found = states[name]
     if isinstance(found, StepError):
         raise found
-    known = {one.id: one for one in found.checkpoint.backfills} if isinstance(found, State) else {}
-    return [_of(name, order, known.get(order.id)) for order in orders]
+    return found
 
 
 def _of(name: str, order: Order, known: Backfill | None) -> Told:

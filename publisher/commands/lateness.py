@@ -13,7 +13,7 @@ from publisher.edges.headers_reader import headers
 from publisher.edges.kafka_client import Clients
 from publisher.edges.page import duration
 from publisher.rules import lateness as rules
-from publisher.rules.lateness import Ages, Measured, Proposal
+from publisher.rules.lateness import Ages, Measured
 from publisher.settings import Settings, duration_text
 
 SHARES: Final = {"50 %": 0.5, "99 %": 0.99, "99.9 %": 0.999, "ALL": 1.0}
@@ -26,39 +26,48 @@ def main(last: timedelta, *, as_json: bool) -> int:
     """Print what was measured and what it calls for; returns the exit code."""
 
     async def doing(settings: Settings) -> int:
-        measured = await _measured(settings, last)
-        proposed = rules.proposal(measured)
+        together, each = await _measured(settings, last)
         if as_json:
-            click.echo(orjson.dumps(described(measured, proposed)))
-        else:
-            for line in rendered(measured, proposed, last):
+            told = described(together)
+            told["operations"] = [{"operation": one, **described(each[one])} for one in each]
+            click.echo(orjson.dumps(told))
+            return 0
+        for line in rendered(together, last):
+            click.echo(line)
+        for one in each if len(each) > 1 else ():
+            click.echo("\n" + click.style(f"Operation {one} by itself", bold=True))
+            for line in rendered(each[one], last):
                 click.echo(line)
         return 0
 
     return run(doing, what="the messages")
 
 
-async def _measured(settings: Settings, last: timedelta) -> Measured:
-    measured = Measured(settings.publisher)
-    topics = {settings.messages_topic(one.name) for one in settings.operations}
+async def _measured(settings: Settings, last: timedelta) -> tuple[Measured, dict[str, Measured]]:
+    """All operations together, since they share the settings, and each by itself."""
+    together = Measured(settings.publisher)
+    each = {one.name: Measured(settings.publisher) for one in settings.operations}
+    topics = {settings.messages_topic(one) for one in each}
     since = datetime.now(UTC) - last
     async with aclosing(headers(Clients(settings), topics, since)) as those:
         async for one in those:
             try:
-                label = one["wolkvox_pass"].decode("ascii")
+                source, label = (one[name].decode() for name in ("ce_source", "wolkvox_pass"))
                 occurred_at, read_at = (
                     datetime.fromisoformat(one[name].decode("ascii"))
                     for name in ("ce_time", "wolkvox_read_at")
                 )
-                measured.add(label, occurred_at, read_at)
+                mine = each[source]
+                mine.add(label, occurred_at, read_at)
+                together.add(label, occurred_at, read_at)
             except (KeyError, ValueError, TypeError):
                 continue  # not ours: somebody else writes to the topic
-    return measured
+    return together, each
 
 
-def rendered(measured: Measured, proposed: Proposal | None, last: timedelta) -> Iterator[str]:
+def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
     """For a person, line by line."""
-    told = measured.settings
+    told, proposed = measured.settings, rules.proposal(measured)
     yield (
         f"{sum(each.total for each in measured.passes.values()):,} messages of the last"
         f" {duration_text(last)}, read over {_duration(measured.span)}"
@@ -97,9 +106,9 @@ def rendered(measured: Measured, proposed: Proposal | None, last: timedelta) -> 
     )
 
 
-def described(measured: Measured, proposed: Proposal | None) -> dict[str, Any]:
+def described(measured: Measured) -> dict[str, Any]:
     """For a program; ages and lengths are seconds."""
-    told = measured.settings
+    told, proposed = measured.settings, rules.proposal(measured)
     return {
         "messages": sum(each.total for each in measured.passes.values()),
         "telling": measured.telling,

@@ -17,10 +17,11 @@ from publisher.commands.frame import RefusedError, chosen, complain, run
 from publisher.edges import report_reader
 from publisher.edges.kafka import Cluster
 from publisher.edges.kafka_events import events_of, first_kept, revisions_of
+from publisher.edges.kafka_orders import KafkaOrders
 from publisher.errors import Reason, StepError
 from publisher.job import Log
-from publisher.model import Batch, Instant, StateRecord, iso
-from publisher.rules import state
+from publisher.model import Backfill, Batch, Instant, StateRecord, iso
+from publisher.rules import backfill, state
 from publisher.rules.rebuild import Rebuilt, begun
 from publisher.rules.records import checkpoint_key, decode_checkpoint
 from publisher.rules.zone import Zone
@@ -49,6 +50,8 @@ class _Lost:
     """What is left of its state."""
     rebuilt: Rebuilt
     cursor: Instant
+    backfills: tuple[Backfill, ...]
+    """What was ordered: it has ended."""
 
 
 async def _rebuild(
@@ -118,7 +121,16 @@ async def _look(
     if cursor is None:
         complain(f"{name}: no events in {settings.messages_topic(name)}: nothing to rebuild")
         return {"operation": name, "events": 0}
-    return _Lost(name, log, records, rebuilt, cursor)
+    return _Lost(name, log, records, rebuilt, cursor, await _backfills(settings, name))
+
+
+async def _backfills(settings: Settings, name: str) -> tuple[Backfill, ...]:
+    try:
+        return backfill.lost(await KafkaOrders(settings, name).read() or ())
+    except StepError as error:
+        if error.reason is not Reason.KAFKA_AUTHORIZATION:
+            raise
+        return ()  # the service may not read them, either
 
 
 async def _told(settings: Settings, one: _Lost, *, yes: bool) -> dict[str, Any]:
@@ -130,6 +142,8 @@ async def _told(settings: Settings, one: _Lost, *, yes: bool) -> dict[str, Any]:
         complain(
             f"{name}: the topic keeps events since {iso(kept)} only: earlier ones may come again"
         )
+    if one.backfills:
+        complain(f"{name}: backfills that were ordered before are ended: order them anew if wanted")
     return {
         "operation": name,
         "events": rebuilt.events,
@@ -150,7 +164,9 @@ async def _begin(one: _Lost) -> None:
 
 async def _write(settings: Settings, one: _Lost) -> None:
     follows = 0
-    for sequence, records in one.rebuilt.transactions(settings.publisher, one.cursor):
+    for sequence, records in one.rebuilt.transactions(
+        settings.publisher, one.cursor, one.backfills
+    ):
         await one.log.commit(Batch(one.name, follows, sequence, iter(()), iter(()), records))
         follows = sequence
 

@@ -131,6 +131,12 @@ def _details(operation: OperationReport) -> Iterator[str]:
         yield f"published    {operation['published']:,} events since the service started"
     for gap in operation["gaps"]:
         yield f"parked       {_moment(gap['from'])} to {_moment(gap['to'])}: could not be read yet"
+    for one in operation["backfills"]:
+        yield (
+            f"backfill     {one['id']} {one['standing']}, {_moment(one['from'])} to"
+            f" {_moment(one['to'])}: read until {_moment(one['cursor'])},"
+            f" {one['rows']:,} rows, {one['new']:,} new"
+        )
     error = operation["last_error"]
     if error:
         yield f"last error   {error['problem']}"

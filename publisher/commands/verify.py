@@ -176,6 +176,8 @@ async def _compare(
             job = _job(settings, operation, session, log, start)
             memory = _memory(job)
             for window in comparison.missing_windows:
+                # Answered at this width above; repairs do not widen by themselves.
+                memory.pace.width = window.width
                 await walk(Walker(job, memory, known), REPAIRING, window)
             result["repaired"] = len(comparison.missing_ids) - len(reopened.missing)
             result["complete"] = not (reopened.missing or comparison.extra or comparison.changed)

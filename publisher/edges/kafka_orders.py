@@ -4,25 +4,30 @@ One record per backfill under the key OPERATION/ID, in the partition of the
 operation. Who pauses or cancels writes the record anew; compaction keeps the last.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 import orjson
 from aiokafka import TopicPartition
 
 from publisher.edges.kafka import partition_of
-from publisher.edges.kafka_client import Clients
+from publisher.edges.kafka_client import CALL_SECONDS, Clients
 from publisher.edges.kafka_reader import reading
-from publisher.edges.kafka_topics import ensure_commands, partitions_of
-from publisher.errors import Held, Reason, Stage
-from publisher.model import iso
+from publisher.edges.kafka_topics import ensure_commands, stands
+from publisher.errors import Held, Reason, Stage, StepError
+from publisher.model import Standing, iso
 from publisher.rules.backfill import Order
-from publisher.rules.records import FORMAT, Standing
+from publisher.rules.records import FORMAT
 from publisher.settings import Settings
 
 
 class KafkaOrders:
-    """Fits `job.Orders`. Where the topic is missing, nothing was ever ordered."""
+    """Fits `job.Orders`.
+
+    That the topic cannot be seen does not mean that nothing was ordered: a broker that has just
+    started does not know all of them, and what has ended must not be forgotten for that.
+    """
 
     def __init__(self, settings: Settings, operation: str) -> None:
         self._settings = settings
@@ -32,31 +37,41 @@ class KafkaOrders:
         self._partition = TopicPartition(settings.publisher.commands_topic, partition)
         self._there = False
 
-    async def read(self) -> Sequence[Order]:
-        """All that stand, the oldest first."""
+    async def read(self) -> Sequence[Order] | None:
+        """All that stand, the oldest first; None where there is no topic."""
         clients = self._ours()
+        self._there = self._there or await stands(clients, self._partition)
         if not self._there:
-            found = await partitions_of(clients, [self._partition.topic])
-            self._there = self._partition in found
-        if not self._there:
-            return ()
-        async with reading(clients) as reader:
-            live, _ = await reader.decided_records(self._partition)
+            return None
+        try:
+            async with reading(clients) as reader:
+                live, _ = await reader.decided_records(self._partition)
+        except StepError:
+            self._there = False  # it may be gone: looking for it waits less than reading it
+            raise
         prefix = f"{self._operation}/".encode()
         mine = [_decoded(key, live[key]) for key in live if key.startswith(prefix)]
         return sorted(mine, key=lambda order: order.id)  # an id begins with its time
 
     async def write(self, order: Order) -> None:
         """Order it, in place of what was ordered under its id before."""
-        clients = self._ours()
         if not self._there:
-            await ensure_commands(clients, self._settings, lambda _: None)
+            await ensure_commands(self._ours(), self._settings, lambda _: None)
             self._there = True
+        await self._send({order.id: _encoded(order)})
+
+    async def forget(self, ids: Iterable[str]) -> None:
+        """Remove the orders of these ids."""
+        await self._send(dict.fromkeys(ids))
+
+    async def _send(self, values: Mapping[str, bytes | None]) -> None:
+        clients = self._ours()
         producer = clients.plain_producer()
-        key = f"{self._operation}/{order.id}".encode()
-        async with clients.using(producer):
-            topic, number = self._partition
-            await producer.send_and_wait(topic, _encoded(order), key=key, partition=number)
+        topic, number = self._partition
+        async with clients.using(producer), asyncio.timeout(CALL_SECONDS):
+            for id_, value in values.items():
+                key = f"{self._operation}/{id_}".encode()
+                await producer.send_and_wait(topic, value, key=key, partition=number)
 
     def _ours(self) -> Clients:
         """Made late: a service that starts has other things to do."""

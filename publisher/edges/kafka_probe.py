@@ -40,6 +40,9 @@ CALL_SECONDS: Final = 3.0
 CONNECT_SECONDS: Final = 4.0
 """Longest wait for TLS and login, once the port accepts connections."""
 
+NOT_CONTROLLER: Final = 41
+"""Kafka's error: whoever was asked whether a topic could be created is not the one to tell."""
+
 _NOBODY: Final = (1 << 63) - 1
 """Kafka counts producer ids up from 0: this one is never given to anybody."""
 _TOPIC, _BROKER = 2, 4

@@ -53,6 +53,10 @@ class Wanted(NamedTuple):
         return f"{self.partitions} partitions, {words or 'default settings'}"
 
 
+COMMANDS: Final = Wanted(STATE_PARTITIONS, _STATE_CONFIG)
+"""How the commands topic is to be."""
+
+
 async def ensure(
     clients: Clients, settings: Settings, operation: str, emit: Emit
 ) -> dict[str, int]:
@@ -77,16 +81,22 @@ async def ensure(
 async def ensure_commands(clients: Clients, settings: Settings, emit: Emit) -> None:
     """Create the commands topic where it is missing, and check it. Raises as `ensure` does."""
     topic = settings.publisher.commands_topic
-    wanted = {topic: Wanted(STATE_PARTITIONS, _STATE_CONFIG)}
+    wanted = {topic: COMMANDS}
     admin = clients.admin()
     async with clients.using(admin), asyncio.timeout(CALL_SECONDS):
         topics = await _created(admin, wanted, emit)
         configs = await _configs(admin, wanted, emit)
-    for problem in too_few_partitions(topic, len(topics[topic]["partitions"])):
+    partitions = len(topics[topic]["partitions"])
+    for problem in wrong_commands(topic, partitions, configs.get(topic, {})):
         raise _wrong(problem)
-    policy = configs.get(topic, {}).get("cleanup.policy", "compact")
+
+
+def wrong_commands(topic: str, partitions: int, config: Mapping[str, str]) -> Iterator[str]:
+    """What cannot work of the commands topic, as far as its settings may be seen."""
+    yield from too_few_partitions(topic, partitions)
+    policy = config.get("cleanup.policy", "compact")
     if policy != "compact":
-        raise _wrong(
+        yield (
             f"topic {topic} has cleanup.policy={policy}: Kafka would forget what was ordered;"
             " set it to compact"
         )
@@ -116,6 +126,16 @@ async def partitions_of(clients: Clients, topics: Iterable[str]) -> list[TopicPa
             for topic in await admin.describe_topics(list(topics))
             for partition in topic["partitions"]
         ]
+
+
+async def stands(clients: Clients, partition: TopicPartition) -> bool:
+    """Whether there is such a partition. Raises Transient or Held, also where it may not tell."""
+    admin = clients.admin()
+    async with clients.using(admin), asyncio.timeout(CALL_SECONDS):
+        [told] = await admin.describe_topics([partition.topic])
+    if told["error_code"] == AUTHORIZATION:
+        raise _forbidden(unseen_orders(partition.topic))
+    return any(each["partition"] == partition.partition for each in told["partitions"])
 
 
 async def _created(
@@ -230,6 +250,10 @@ def too_few_partitions(state: str, partitions: int) -> Iterator[str]:
             f"topic {state} has {partitions} partitions and needs {STATE_PARTITIONS}: add some"
             " (kafka-topics.sh --alter --partitions 12)"
         )
+
+
+def unseen_orders(commands: str) -> str:
+    return f"Kafka forbids READ on topic {commands}: grant READ on it to have backfills"
 
 
 def unseen_settings(topic: str) -> str:

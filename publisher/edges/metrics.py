@@ -42,6 +42,7 @@ from publisher.signals import (
 PREFIX: Final = "wolkvox_publisher"
 
 PASSES: Final = (LIVE, "reread", REPAIR, "backfill")
+BACKFILL_STANDINGS: Final = ("running", "paused")
 NO_PASS: Final = ""
 """An empty label is an absent one: the signals of failures do not tell the pass."""
 VERDICTS: Final = (*Verdict, "failed")
@@ -116,8 +117,10 @@ class Standing(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Leave out what is not known yet."""
 
-        def gauge(name: str, documentation: str) -> GaugeMetricFamily:
-            return GaugeMetricFamily(f"{PREFIX}_{name}", documentation, labels=["operation"])
+        def gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(
+                f"{PREFIX}_{name}", documentation, labels=["operation", *labels]
+            )
 
         lag = gauge(
             "lag_seconds",
@@ -129,6 +132,9 @@ class Standing(Collector):
         )
         parked = gauge("parked_windows", "Recorded gaps: windows that failed and were set aside.")
         missing = gauge("gap_seconds", "Time that lies in parked windows.")
+        history = gauge(
+            "backfill_remaining_seconds", "Time that backfills have still to read.", "standing"
+        )
         now = self._status.now()
         for name, operation in self._status.operations.items():
             behind = operation.lag_seconds(now)
@@ -139,7 +145,9 @@ class Standing(Collector):
                 success.add_metric([name], operation.window.committed_at.timestamp())
             parked.add_metric([name], len(operation.gaps))
             missing.add_metric([name], operation.gap_seconds)
-        yield from (lag, ids, success, parked, missing)
+            for standing in BACKFILL_STANDINGS:
+                history.add_metric([name, standing], operation.backfill_seconds(standing))
+        yield from (lag, ids, success, parked, missing, history)
 
 
 class Metrics:

@@ -130,6 +130,8 @@ def _operation(operation: OperationStatus, now: Instant, *, hangs: bool, stoppin
     ]
     if operation.gaps:
         rows.append(("Parked", _gaps(operation)))
+    if any(one.active for one in operation.backfills):
+        rows.append(("Backfills", _backfills(operation)))
     facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>\n" for name, value in rows)
     return f"""<article>
 <div class="top"><h2>{escape(operation.name)}</h2><span class="state {tone}">{word}</span></div>
@@ -194,6 +196,17 @@ def _gaps(operation: OperationStatus) -> str:
         + f"<br><small>{duration(operation.gap_seconds)} that could not be read; it is tried"
         " again at low priority</small>"
     )
+
+
+def _backfills(operation: OperationStatus) -> str:
+    lines = [
+        f"{escape(one.id)}: {_moment(one.start)} &ndash; {_moment(one.end)}<br><small>"
+        f"{one.standing}, read until {_moment(one.cursor)}; {one.rows:,} rows, {one.new:,} new"
+        "</small>"
+        for one in operation.backfills
+        if one.active
+    ]
+    return "<br>".join(lines)
 
 
 def duration(seconds: float) -> str:

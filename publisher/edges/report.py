@@ -11,7 +11,7 @@ import orjson
 
 from publisher.edges.status import OperationStatus, Status
 from publisher.errors import StepError
-from publisher.model import Instant, Progress, Window, iso
+from publisher.model import Backfill, Instant, Progress, Window, iso
 from publisher.rules.state import State
 from publisher.signals import WindowPublished
 
@@ -26,6 +26,19 @@ class PassReport(TypedDict):
 
 GapReport = TypedDict("GapReport", {"from": str, "to": str})
 
+BackfillReport = TypedDict(
+    "BackfillReport",
+    {
+        "id": str,
+        "from": str,
+        "to": str,
+        "again": bool,
+        "standing": str,
+        "cursor": str,
+        "rows": int,
+        "new": int,
+    },
+)
 
 WindowReport = TypedDict(  # `from` is a word of the language
     "WindowReport",
@@ -63,6 +76,7 @@ class OperationReport(TypedDict):
     ids: int | None
     passes: dict[str, PassReport]
     gaps: list[GapReport]
+    backfills: list[BackfillReport]
     last_window: WindowReport | None
     last_error: ErrorReport | None
     published: int | None
@@ -111,6 +125,7 @@ def _of_operation(
         "ids": operation.ledger_ids if operation.covered_until else None,
         "passes": _passes(operation.passes),
         "gaps": _gaps(operation.gaps),
+        "backfills": _backfills(operation.backfills),
         "last_window": _window(operation.window),
         "last_error": _error(operation, now),
         "published": operation.published,
@@ -177,6 +192,7 @@ def _of_state(name: str, found: State | StepError | None, now: Instant) -> Opera
         "ids": None,
         "passes": {},
         "gaps": [],
+        "backfills": [],
         "last_window": None,
         "last_error": None,
         "published": None,
@@ -200,6 +216,7 @@ def _of_state(name: str, found: State | StepError | None, now: Instant) -> Opera
         report["ids"] = len(found.ledger)
         report["passes"] = _passes(found.checkpoint.passes)
         report["gaps"] = _gaps(found.checkpoint.gaps)
+        report["backfills"] = _backfills(found.checkpoint.backfills)
         if found.journal:
             last = found.journal[-1]
             report["last_window"] = {
@@ -225,6 +242,24 @@ def _passes(passes: Mapping[str, Progress]) -> dict[str, PassReport]:
 
 def _gaps(gaps: Iterable[Window]) -> list[GapReport]:
     return [{"from": iso(gap.start), "to": iso(gap.end)} for gap in gaps]
+
+
+def _backfills(backfills: Iterable[Backfill]) -> list[BackfillReport]:
+    """Those that have not ended: the command `backfill list` tells of all."""
+    return [
+        {
+            "id": one.id,
+            "from": iso(one.start),
+            "to": iso(one.end),
+            "again": one.again,
+            "standing": one.standing.value,
+            "cursor": iso(one.cursor),
+            "rows": one.rows,
+            "new": one.new,
+        }
+        for one in backfills
+        if one.active
+    ]
 
 
 def _iso(instant: Instant | None) -> str | None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from publisher.errors import Stage
-from publisher.model import Instant, Progress, Window
+from publisher.model import Backfill, Instant, Progress, Window
 from publisher.signals import (
     HintGiven,
+    OrdersObeyed,
     RequestAnswered,
     Signal,
     StateRestored,
@@ -44,6 +45,8 @@ class OperationStatus:
     """Of the live pass, like `cursor`."""
     passes: Mapping[str, Progress] = field(default_factory=dict)
     gaps: tuple[Window, ...] = ()
+    backfills: tuple[Backfill, ...] = ()
+    """Those that have ended, too, for as long as the checkpoint holds them."""
     ledger_ids: int = 0
     clock_skew_seconds: float = 0.0
     """The server's clock minus ours."""
@@ -67,6 +70,11 @@ class OperationStatus:
     def gap_seconds(self) -> float:
         """How much time lies in parked windows."""
         return sum(gap.width.total_seconds() for gap in self.gaps)
+
+    def backfill_seconds(self, standing: str) -> float:
+        """How much time the backfills of that standing have still to read."""
+        left = (one.remaining for one in self.backfills if one.standing == standing)
+        return sum(each.total_seconds() for each in left)
 
     def retry_in_seconds(self, now: Instant) -> float:
         """How long until the step that fails is tried again; 0 = nothing is waited for."""
@@ -123,12 +131,15 @@ class Status:
                 if isinstance(signal, WindowParked):
                     return
                 operation.ledger_ids = signal.ledger_ids
+                operation.backfills = signal.backfills
                 if isinstance(signal, StateRestored):
                     operation.restored = True
                     operation.kafka_problem = ""
                 else:
                     operation.published += signal.new
                     operation.window = replace(signal, occurred={})
+            case OrdersObeyed():
+                self._of(signal.operation).backfills = signal.backfills
             case RequestAnswered(clock_skew_seconds=skew) if skew is not None:
                 self._of(signal.operation).clock_skew_seconds = skew
             case TransactionEnded(result="committed"):

@@ -8,7 +8,7 @@ from logging import DEBUG, ERROR, INFO, WARNING
 from typing import Any, Final, TypeAlias, assert_never
 
 from publisher import signals
-from publisher.model import Window, iso
+from publisher.model import Backfill, Window, iso
 from publisher.rules.records import REPAIR
 from publisher.settings import duration_text
 from publisher.signals import Signal, WindowPublished
@@ -16,7 +16,9 @@ from publisher.signals import Signal, WindowPublished
 Line: TypeAlias = dict[str, Any]
 
 _SAID_BY_THE_SENTENCE: Final = {"first_start", "needs_person", "clean", "possibly_cut", "lenient"}
-_NOT_WORTH_A_LINE: Final = {"cursor", "gaps", "ledger_ids", "committed_at", "occurred"}
+_NOT_WORTH_A_LINE: Final = {
+    "cursor", "gaps", "backfills", "ledger_ids", "committed_at", "occurred",
+}  # fmt: skip
 """Of a window: there is such a line every few minutes."""
 
 
@@ -58,6 +60,8 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
             return WARNING, "Window of a backfill failed, tried again later", {}
         case signals.RepairFailed():
             return INFO, "Parked window failed again", {}
+        case signals.OrdersObeyed():
+            return INFO, "Orders obeyed", {}
         case signals.WindowNarrowed():
             return INFO, "Window too large, narrowed", {}
         case signals.ZoneChanged():
@@ -141,5 +145,7 @@ def _plain(value: object) -> object:
             return [_plain(each) for each in value]
         case Window():
             return str(value)
+        case Backfill():
+            return f"{value.id} {value.standing} {Window(value.start, value.end)}"
         case _:
             return value

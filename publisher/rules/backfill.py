@@ -13,13 +13,15 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
-from publisher.model import SECOND, Instant, Window
+from publisher.model import SECOND, Backfill, Instant, Standing, Window
 from publisher.rules.gaps import Gaps, before_next, beyond
-from publisher.rules.records import BACKFILL, Backfill, Standing
+from publisher.rules.records import BACKFILL
 from publisher.rules.schedule import QUICK, TARGET_ROWS, Pass, Read, Step, Wait
 from publisher.settings import PublisherSettings
 
 DAY: Final = timedelta(days=1)
+KEPT: Final = 10
+"""Ended backfills that are still told; each takes 200 bytes of every checkpoint."""
 DAILY_REQUESTS: Final = 300
 """Of a usual quota of 1000: live and re-reads need about 350, repair 48; the rest is reserve."""
 BACKFILLING: Final = Pass(BACKFILL, BACKFILL, timedelta(), timedelta(), timedelta())
@@ -127,7 +129,8 @@ def obeyed(
 ) -> tuple[Backfill, ...]:
     """The backfills as the orders want them; `sequence` is that of the commit which says so.
 
-    What has ended stays so for as long as its order stands. One that publishes
+    What has ended stays so for as long as its order stands: who orders removes the orders that
+    `outlived` tells, and only then their ends are forgotten here. One that publishes
     again is taken up only when no other such one is under way: what counts as
     published is what was published since it was taken up.
     """
@@ -139,7 +142,11 @@ def obeyed(
     ]
     known = {one.id for one in found}
     for order in orders:
-        busy = order.again and any(one.again and one.active for one in found)
+        busy = (
+            order.again
+            and order.wanted is not Standing.CANCELLED
+            and any(one.again and one.active for one in found)
+        )
         if order.id not in known and not busy:
             found.append(
                 Backfill(
@@ -153,3 +160,25 @@ def obeyed(
                 )
             )
     return tuple(found)
+
+
+def outlived(orders: Sequence[Order], backfills: Iterable[Backfill]) -> list[str]:
+    """The ids of the orders that may be removed: ended, and not among the last that did.
+
+    An order goes before its end is forgotten, never after: a checkpoint that has forgotten it
+    would take it for a new one.
+    """
+    over = {one.id for one in backfills if not one.active}
+    ended = [order.id for order in orders if order.id in over]
+    return ended[:-KEPT]
+
+
+def lost(orders: Iterable[Order]) -> tuple[Backfill, ...]:
+    """The orders as backfills that have ended: how far they were, nobody knows any more.
+
+    Obeyed anew, one that had published again long ago would do it once more.
+    """
+    ended = Standing.CANCELLED
+    return tuple(
+        Backfill(one.id, one.start, one.end, one.again, one.start, ended, since=0) for one in orders
+    )

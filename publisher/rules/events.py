@@ -12,9 +12,9 @@ The schema is `schemas/event.v1.schema.json`; headers follow the CloudEvents 1.0
 Kafka binding in binary mode.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -60,6 +60,16 @@ class _Shared(NamedTuple):
     """The undocumented fields of the conversation."""
 
 
+class _Second(NamedTuple):
+    """What the rows of one date have in common, and the records made of them."""
+
+    time: bytes
+    """The value of `ce_time`, behind its size."""
+    occurred_at: str
+    ambiguous: bool
+    records: list[Record]
+
+
 class Encoder:
     """Encodes the rows of one answer, which share when and how they were read."""
 
@@ -89,19 +99,30 @@ class Encoder:
         # Behind the shared headers follow ce_subject, where there is one, ce_id and ce_time.
         self._headers = wire.varint(len(shared) + 2) + encoded
         self._headers_with_subject = wire.varint(len(shared) + 3) + encoded + _SUBJECT
+        self._seconds: dict[str, _Second] = {}
+        """What was encoded, by the date of the rows."""
         self.oversized: list[Row] = []
         """Rows too large for an event: published without their message, or not at all."""
         self.unpublished: set[bytes] = set()
         """Digests of those rows that were not published at all."""
 
     def encode(self, rows: Sequence[Row]) -> Iterator[Record]:
-        """One Kafka record per row, ordered by date, equal seconds in the order given.
+        """One Kafka record per row, ordered by date, equal seconds in the order given."""
+        self.add(rows)
+        return self.records()
 
-        Encoded in the order given, which is how the rows lie in memory: to follow
-        the dates through it would take twice as long.
+    def records(self) -> Iterator[Record]:
+        """The records of all rows added, ordered by date; they are handed over only once."""
+        return chain.from_iterable(
+            self._seconds.pop(date).records for date in sorted(self._seconds)
+        )
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Encode rows, in the order given, which is how they lie in memory.
+
+        To follow the dates through it would take twice as long.
         """
-        found: defaultdict[str, list[Record]] = defaultdict(list)
-        times: dict[str, bytes] = {}
+        seconds = self._seconds
         encode, varint, join = shapes.encode, wire.varint, b"".join
         conversation: Conversation | None = None
         for (date, digest, moment, message, its_conversation, index), id_ in zip(
@@ -112,10 +133,12 @@ class Encoder:
                 shared = self._shared(conversation)
                 key, head, names, usual_tail, headers, room, its_hash, _ = shared
                 fixed = len(_OPEN) + len(id_) + len(head)
-            if (time := times.get(date)) is None:
-                time = times[date] = _TIME + moment.occurred_at.encode()
-            message.occurred_at = moment.occurred_at
-            if moment.ambiguous:
+            if (second := seconds.get(date)) is None:
+                second = seconds[date] = _Second(
+                    _TIME + moment.occurred_at.encode(), *moment[1:], []
+                )
+            time, message.occurred_at, ambiguous, found = second
+            if ambiguous:
                 message.occurred_at_ambiguous = True
             tail, extra = usual_tail, message.extra
             if extra is UNSET:
@@ -130,17 +153,15 @@ class Encoder:
             if size <= room:
                 opened = _OPENED[size] if size < 4096 else varint(size) + _OPEN
                 content = join((key, opened, id_, head, body, tail, headers, id_, time))
-                found[date].append((hash_, content))
+                found.append((hash_, content))
                 continue
             self.oversized.append((date, digest, moment, message, conversation, index))
             value = _without_message(join((_OPEN, id_, head, body, tail)))
             if len(value) <= room:
                 content = join((key, wire.sized(value), headers, id_, time))
-                found[date].append((hash_, content))
+                found.append((hash_, content))
             else:
                 self.unpublished.add(digest)
-        for date in sorted(found):
-            yield from found[date]
 
     def _shared(self, conversation: Conversation) -> _Shared:
         chat, dumps = conversation.chat, orjson.dumps

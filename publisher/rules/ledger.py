@@ -4,6 +4,7 @@ Rules of this file:
 - An id lies in the bucket of the hour of its message's `date` text, so that one
   bucket answers for a message whichever window served it.
 - A bucket is a few sorted arrays of 8-byte ids: 8 to 9 bytes an id, found by bisection.
+  One that is asked for much is a set as well, for as long as the sets stay few.
 - A bucket is forgotten as a whole, when every journal record that put an id
   into it may be forgotten. It may remember longer than the journal, never shorter.
 """
@@ -31,8 +32,14 @@ _RUNS: Final = 4
 _SMALL: Final = 50_000
 """A bucket of more ids keeps so many additions apart before it merges them: a walk over all."""
 
+_RUNS_INDEXED: Final = 64
+"""Where nobody searches the runs, only their own size counts."""
+
 _BISECTION_COST: Final = 16
-"""One bisection costs about as much as walking over so many ids."""
+"""One bisection costs about as much as putting so many ids into a set (measured)."""
+
+INDEXED: Final = 250_000
+"""Ids in sets at most, over all buckets; there an id takes about 65 bytes more."""
 
 
 @dataclass(slots=True)
@@ -43,24 +50,35 @@ class _Bucket:
     """The earliest start of a window that put an id in here."""
     keep_until: Instant
     """The latest end of one."""
+    asked: int = 0
+    """Ids looked up by bisection."""
+    index: set[Id] | None = None
+    """All of `runs`, where that many look-ups are worth it."""
 
     def __len__(self) -> int:
         return sum(map(len, self.runs))
+
+    def merge(self) -> None:
+        """Make one run of all; Timsort does it in linear time."""
+        self.runs = [array("Q", sorted(chain.from_iterable(self.runs)))]
 
 
 class Ledger:
     """The ids of everything published within the horizon, of one operation."""
 
-    def __init__(self) -> None:
+    def __init__(self, indexed: int = INDEXED) -> None:
+        self._most_indexed = indexed
         self._buckets: dict[str, _Bucket] = {}
         self._rejected: list[str] = []
+        self._indexed: dict[str, _Bucket] = {}
+        """Those with a set, the one used last at the end."""
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
     @property
     def size_bytes(self) -> int:
-        """Bytes held by the ids themselves, room for growth included."""
+        """Bytes held by the arrays of ids, room for growth included."""
         return sum(run.__sizeof__() for bucket in self._buckets.values() for run in bucket.runs)
 
     def holds(self, bucket: str) -> bool:
@@ -76,14 +94,33 @@ class Ledger:
         bucket = self._buckets.get(hour)
         if bucket is None:
             return set()
-        if len(ids) * _BISECTION_COST > len(bucket):
-            return set(filter(ids.__contains__, chain.from_iterable(bucket.runs)))
-        return {
-            id_
-            for run in bucket.runs
-            for id_ in ids
-            if (place := bisect_left(run, id_)) < len(run) and run[place] == id_
-        }
+        if bucket.index is None:
+            bucket.asked += len(ids)
+            if bucket.asked * _BISECTION_COST < len(bucket) or len(bucket) > self._most_indexed:
+                return {
+                    id_
+                    for run in bucket.runs
+                    for id_ in ids
+                    if (place := bisect_left(run, id_)) < len(run) and run[place] == id_
+                }
+        return self._index(hour, bucket).intersection(ids)
+
+    def _index(self, hour: str, bucket: _Bucket) -> set[Id]:
+        """The bucket's set; those that were not used for longest make room for it."""
+        if bucket.index is None:
+            bucket.index = set(chain.from_iterable(bucket.runs))
+        self._indexed.pop(hour, None)
+        room = self._most_indexed - len(bucket)
+        while self._indexed and sum(map(len, self._indexed.values())) > room:
+            self._drop_index(next(iter(self._indexed)))
+        self._indexed[hour] = bucket
+        return bucket.index
+
+    def _drop_index(self, hour: str) -> None:
+        bucket = self._indexed.pop(hour, None)
+        if bucket is not None:
+            bucket.index, bucket.asked = None, 0
+            bucket.merge()
 
     def knows_rejected(self, id_: Id) -> bool:
         """Whether these bytes have been dead-lettered."""
@@ -103,9 +140,16 @@ class Ledger:
             bucket.since = min(bucket.since, window_start)
             bucket.keep_until = max(bucket.keep_until, window_end)
             bucket.runs.append(new)
-            if len(bucket) <= _SMALL or len(bucket.runs) > _RUNS:
-                # Timsort merges sorted runs in linear time.
-                bucket.runs = [array("Q", sorted(chain.from_iterable(bucket.runs)))]
+            if bucket.index is not None:
+                bucket.index.update(new)
+                if len(bucket) > self._most_indexed:
+                    self._drop_index(hour)
+            if bucket.index is not None:
+                most = _RUNS_INDEXED
+            else:
+                most = 1 if len(bucket) <= _SMALL else _RUNS
+            if len(bucket.runs) > most:
+                bucket.merge()
 
     def forget(
         self, before: Instant, spared: Callable[[Instant, Instant], bool] = lambda *_: False
@@ -120,6 +164,7 @@ class Ledger:
             if bucket.keep_until < before and not spared(bucket.since, bucket.keep_until)
         ]
         for hour in gone:
+            self._drop_index(hour)
             del self._buckets[hour]
         if gone:
             self._rejected = [hour for hour in self._rejected if hour in self._buckets]

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Any, Final
 
-from publisher.model import Instant, Progress, StateRecord
+from publisher.model import Backfill, Instant, Progress, StateRecord
 from publisher.rules.events import event_ids
 from publisher.rules.fingerprints import NO_FINGERPRINT, Version, version
 from publisher.rules.journal import journal_parts
@@ -123,7 +123,7 @@ class Rebuilt:
         return newest - settings.max_window - longest
 
     def transactions(
-        self, settings: PublisherSettings, cursor: Instant
+        self, settings: PublisherSettings, cursor: Instant, backfills: tuple[Backfill, ...] = ()
     ) -> Iterator[tuple[int, list[StateRecord]]]:
         """Sequence number and records of each transaction; the checkpoint stands in the last.
 
@@ -150,8 +150,9 @@ class Rebuilt:
         passes = with_passes({LIVE: Progress(cursor, cursor)}, passes_of(settings), start)
         sequence += 1
         checkpoint = Checkpoint(
-            self.operation, self.zone.name, start, settings.start, sequence, total, passes
-        )
+            self.operation, self.zone.name, start, settings.start, sequence, total, passes,
+            backfills=backfills,
+        )  # fmt: skip
         yield sequence, [*records, encode_checkpoint(checkpoint)]
 
 

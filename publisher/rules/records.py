@@ -12,13 +12,12 @@ are written in `rules/journal.py`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Final
 
 import orjson
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import Instant, Progress, StateRecord, Window, iso
+from publisher.model import Backfill, Instant, Progress, Standing, StateRecord, Window, iso
 
 FORMAT: Final = 1
 LIVE: Final = "live"
@@ -26,37 +25,6 @@ REPAIR: Final = "repair"
 BACKFILL: Final = "backfill"
 REPLAY: Final = "replay"
 """Pass of what a replay publishes: its name in the journal, its label in headers."""
-
-
-class Standing(StrEnum):
-    """What a backfill does."""
-
-    RUNNING = "running"
-    PAUSED = "paused"
-    CANCELLED = "cancelled"
-    DONE = "done"
-
-
-@dataclass(frozen=True, slots=True)
-class Backfill:
-    """A fixed range that a person asked for, and how far it is."""
-
-    id: str
-    start: Instant
-    end: Instant
-    again: bool
-    """What was published before it was taken up is published once more."""
-    cursor: Instant
-    standing: Standing
-    since: int
-    """Sequence number of the commit that took it up."""
-    rows: int = 0
-    new: int = 0
-
-    @property
-    def active(self) -> bool:
-        """It may still read its range."""
-        return self.standing in (Standing.RUNNING, Standing.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)

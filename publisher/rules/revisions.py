@@ -8,7 +8,7 @@ Rules of this file:
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha1
 from itertools import count
@@ -75,11 +75,13 @@ class Revised:
         read_at: Instant,
         lenient: bool,
         max_event_bytes: int,
-    ) -> Iterator[Record]:
+    ) -> list[Record]:
         """One Kafka record for each revision, in the order of the dates.
 
         The event of the message as it is now, and `revision` behind its id.
         """
+        if not self.rows:
+            return []
         encoder = Encoder(
             source,
             pass_label=pass_label,
@@ -98,6 +100,7 @@ class Revised:
         ]
         if lenient:
             shared.append(("wolkvox_decoding", b"lenient"))
+        found = []
         for row, number in sorted(self.rows, key=lambda each: each[0][0]):
             records = [*encoder.encode([row])]
             if not records:
@@ -114,45 +117,117 @@ class Revised:
                 ("ce_id", b"%b/%d" % (id_, number)),
                 ("ce_time", row[2].occurred_at.encode()),
             ]  # fmt: skip
-            yield wire.record(message[0], key, value, wire.headers(headers))
+            found.append(wire.record(message[0], key, value, wire.headers(headers)))
+        return found
 
 
-def revise(
-    operation: str,
-    rows: Sequence[Row],
-    fresh: Iterable[Row],
-    ledger: Ledger,
-    fingerprints: Fingerprints,
-    *,
-    lenient: bool = False,
-) -> Revised:
-    """What the rows of an answer revise, and what to remember of those that it publishes.
+class Reviser:
+    """Compares one answer, portion by portion, with what was told last.
 
-    `fresh` rows are published as messages; of rows with one id the first is. In an answer
-    that was decoded leniently a row that holds U+FFFD revises nothing: the damage is no change.
+    Of most rows it keeps but the fingerprint: a portion's rows go when the next one is read.
     """
-    revised = Revised()
-    shown = [*zip(rows, fingerprints_of(rows), strict=True)]
-    wanted: defaultdict[str, set[Id]] = defaultdict(set)
-    for row in rows:
-        wanted[row[2].hour].add(_id(row[1]))
-    known = {hour: fingerprints.known(hour, ids) for hour, ids in wanted.items()}
-    to_publish = {row[1] for row in fresh}
-    published: set[bytes] = set()
-    suspects: list[Row] = []
-    for row, fingerprint in shown:
-        hour, id_ = row[2].hour, _id(row[1])
-        if row[1] in to_publish and row[1] not in published:
-            published.add(row[1])
-            revisions = revisions_of(known[hour].get(id_, _NOTHING))
-            known[hour][id_] = version(fingerprint, revisions)
-            revised.remember(hour, id_, known[hour][id_])
-        elif fingerprint_of(known[hour].get(id_, _NOTHING)) != fingerprint:
-            suspects.append(row)
-    for equal in _equal(operation, shown, suspects) if suspects else ():
-        if not (lenient and any(_REPLACED in _content(row) for row, _ in equal)):
-            _match(operation, equal, ledger, fingerprints, revised, published)
-    return revised
+
+    def __init__(
+        self, operation: str, ledger: Ledger, fingerprints: Fingerprints, *, lenient: bool
+    ) -> None:
+        self._operation = operation
+        self._ledger = ledger
+        self._fingerprints = fingerprints
+        self._lenient = lenient
+        self._revised = Revised()
+        self._published: set[bytes] = set()
+        """Digests of the rows that the answer publishes as messages."""
+        self._shown: defaultdict[bytes, list[tuple[int, int]]] = defaultdict(list)
+        """By digest: the elements of `data` that show such a row, and its fingerprint there."""
+        self._suspects: list[Shown] = []
+        """What is not as it was told last."""
+
+    def add(self, rows: Sequence[Row], fresh: Iterable[Row]) -> None:
+        """Compare a portion. `fresh` rows are published; of those with one id the first is."""
+        wanted: defaultdict[str, set[Id]] = defaultdict(set)
+        for row in rows:
+            wanted[row[2].hour].add(_id(row[1]))
+        known = {hour: self._told(hour, ids) for hour, ids in wanted.items()}
+        to_publish = {row[1] for row in fresh}
+        for row, fingerprint in zip(rows, fingerprints_of(rows), strict=True):
+            digest, hour, id_ = row[1], row[2].hour, _id(row[1])
+            told = known[hour].get(id_, _NOTHING)
+            self._shown[digest].append((row[4].position, fingerprint))
+            if digest in to_publish and digest not in self._published:
+                self._published.add(digest)
+                known[hour][id_] = version(fingerprint, revisions_of(told))
+                self._revised.remember(hour, id_, known[hour][id_])
+            elif fingerprint_of(told) != fingerprint:
+                self._suspects.append((row, fingerprint))
+
+    def revised(self) -> Revised:
+        """What the whole answer revises, and what to remember of it."""
+        groups: defaultdict[bytes, list[Shown]] = defaultdict(list)
+        for row, fingerprint in self._suspects:
+            groups[digest_of(self._operation, row, 1)].append((row, fingerprint))
+        for suspects in groups.values():
+            # In an answer that was decoded leniently U+FFFD is damage, and no change.
+            if not (self._lenient and any(_REPLACED in _content(row) for row, _ in suspects)):
+                self._match(suspects)
+        return self._revised
+
+    def _told(self, hour: str, ids: Iterable[Id]) -> dict[Id, Version]:
+        told = self._revised.versions.get(hour, {})
+        return self._fingerprints.known(hour, ids) | {id_: told[id_] for id_ in ids if id_ in told}
+
+    def _match(self, suspects: list[Shown]) -> None:
+        """Give the contents of equal rows to their messages, and note what that revises."""
+        (date, _, moment, *_), _ = suspects[0]
+        messages: dict[bytes, Version] = {}
+        listings: defaultdict[int, list[int]] = defaultdict(list)
+        for number in count(1):
+            digest = digest_of(self._operation, suspects[0][0], number)
+            shown, id_ = self._shown.get(digest, ()), _id(digest)
+            if not shown and not self._ledger.knows(moment.hour, id_):
+                break
+            messages[digest] = self._told(moment.hour, [id_]).get(id_, _NOTHING)
+            for position, fingerprint in shown:
+                listings[position].append(fingerprint)
+        longest = max(map(len, listings.values()))
+        remembered = Counter(map(fingerprint_of, messages.values()))
+        same, changed = min(
+            (_compared(remembered, told) for told in listings.values() if len(told) == longest),
+            # By content alone: which listing stands first says nothing.
+            key=lambda found: (len(found[1]), sorted(found[1])),
+        )
+        free: list[tuple[bytes, Version]] = []
+        for digest, told in sorted(messages.items(), key=lambda one: one[0] not in self._published):
+            if same[fingerprint_of(told)]:
+                same[fingerprint_of(told)] -= 1
+            elif digest not in self._published:
+                free.append((digest, told))
+        # One of which no content is remembered comes first: nothing need have changed.
+        free.sort(key=lambda each: fingerprint_of(each[1]) != NO_FINGERPRINT)
+        # What is changed stands among the suspects: of any other row the content is remembered.
+        rows = {fingerprint: row for row, fingerprint in suspects}
+        for fingerprint, (digest, told) in zip(changed, free, strict=False):
+            revisions = revisions_of(told)
+            if fingerprint_of(told) != NO_FINGERPRINT:
+                if revisions == MOST_REVISIONS:
+                    continue
+                revisions += 1
+                revising = (date, digest, moment, *rows[fingerprint][3:])
+                self._revised.rows.append((revising, revisions))
+            self._revised.remember(moment.hour, _id(digest), version(fingerprint, revisions))
+
+
+def _compared(remembered: Counter[int], listing: list[int]) -> tuple[Counter[int], list[int]]:
+    """Which contents of a listing are remembered, and which are not, in its order."""
+    left = remembered.copy()
+    same: Counter[int] = Counter()
+    changed = []
+    for fingerprint in listing:
+        if left[fingerprint]:
+            left[fingerprint] -= 1
+            same[fingerprint] += 1
+        else:
+            changed.append(fingerprint)
+    return same, changed
 
 
 def fingerprints_of(rows: Iterable[Row]) -> list[int]:
@@ -195,81 +270,3 @@ def _told(shape: Chat | Message, fields: dict[str, str], identity: set[str]) -> 
 
 def _id(digest: bytes) -> Id:
     return int.from_bytes(digest[:8])
-
-
-def _equal(operation: str, shown: list[Shown], suspects: list[Row]) -> list[list[Shown]]:
-    """The rows that share all of identity but the number with one of the suspects."""
-    near = {(row[0], row[4].conn_id) for row in suspects}
-    found: defaultdict[bytes, list[Shown]] = defaultdict(list)
-    for row, fingerprint in shown:
-        if (row[0], row[4].conn_id) in near:
-            found[digest_of(operation, row, 1)].append((row, fingerprint))
-    wanted = dict.fromkeys(digest_of(operation, row, 1) for row in suspects)
-    return [found[each] for each in wanted]
-
-
-def _match(
-    operation: str,
-    equal: list[Shown],
-    ledger: Ledger,
-    fingerprints: Fingerprints,
-    revised: Revised,
-    published: set[bytes],
-) -> None:
-    """Give the contents of equal rows to their messages, and note what that revises."""
-    (date, _, moment, *_), _ = equal[0]
-    listings: defaultdict[int, list[Shown]] = defaultdict(list)
-    for row, fingerprint in equal:
-        listings[row[4].position].append((row, fingerprint))
-    longest = max(map(len, listings.values()))
-    messages: dict[bytes, Version] = {}
-    for number in count(1):
-        digest = digest_of(operation, equal[0][0], number)
-        id_ = _id(digest)
-        if number > longest and not ledger.knows(moment.hour, id_):
-            break
-        told = revised.versions.get(moment.hour, {}).get(id_)
-        if told is None:
-            told = fingerprints.known(moment.hour, [id_]).get(id_, _NOTHING)
-        messages[digest] = told
-    remembered = Counter(map(fingerprint_of, messages.values()))
-    numbers = {digest: number for number, digest in enumerate(messages)}
-    same, changed = min(
-        (
-            _compared(remembered, sorted(listing, key=lambda each: numbers[each[0][1]]))
-            for listing in listings.values()
-            if len(listing) == longest
-        ),
-        # By content alone: which listing stands first says nothing.
-        key=lambda found: (len(found[1]), sorted(fingerprint for _, fingerprint in found[1])),
-    )
-    free: list[tuple[bytes, Version]] = []
-    for digest, told in sorted(messages.items(), key=lambda each: each[0] not in published):
-        if same[fingerprint_of(told)]:
-            same[fingerprint_of(told)] -= 1
-        elif digest not in published:
-            free.append((digest, told))
-    # One of which no content is remembered comes first: nothing need have changed.
-    free.sort(key=lambda each: fingerprint_of(each[1]) != NO_FINGERPRINT)
-    for (row, fingerprint), (digest, told) in zip(changed, free, strict=False):
-        revisions = revisions_of(told)
-        if fingerprint_of(told) != NO_FINGERPRINT:
-            if revisions == MOST_REVISIONS:
-                continue
-            revisions += 1
-            revised.rows.append(((date, digest, moment, *row[3:]), revisions))
-        revised.remember(moment.hour, _id(digest), version(fingerprint, revisions))
-
-
-def _compared(remembered: Counter[int], listing: list[Shown]) -> tuple[Counter[int], list[Shown]]:
-    """Which contents of a listing are remembered, and the rows whose content is not."""
-    left = remembered.copy()
-    same: Counter[int] = Counter()
-    changed = []
-    for row, fingerprint in listing:
-        if left[fingerprint]:
-            left[fingerprint] -= 1
-            same[fingerprint] += 1
-        else:
-            changed.append((row, fingerprint))
-    return same, changed

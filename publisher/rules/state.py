@@ -18,14 +18,13 @@ from itertools import islice
 from typing import Final
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import SECOND, Instant, Progress, StateRecord, Window
+from publisher.model import SECOND, Backfill, Instant, Progress, StateRecord, Window
 from publisher.rules.fingerprints import Fingerprints, Run, Versions, unpacked
 from publisher.rules.gaps import Gaps, beyond, near
 from publisher.rules.journal import decode_journal, journal_parts
 from publisher.rules.ledger import Ids, Ledger
 from publisher.rules.records import (
     LIVE,
-    Backfill,
     Checkpoint,
     Entry,
     checkpoint_key,
@@ -107,10 +106,11 @@ class State:
 
     def apply(self, successor: Successor, horizon: timedelta) -> None:
         """Become the successor; only after its records are committed."""
+        before, after = republishing(self.checkpoint), republishing(successor.checkpoint)
         self.checkpoint = successor.checkpoint
-        if republishing(self.checkpoint) is None:
+        if after is None:
             self.again = None
-        elif self.again is None:
+        elif before is None or before.id != after.id:  # one may follow another in one commit
             self.again = Ledger()
         kept = []
         for gone in successor.forgotten:

@@ -82,8 +82,8 @@ class Installation:
         if self.archive.exists() and self.archive.stat().st_size:
             flags = (*flags, "-Xshare:auto", f"-XX:SharedArchiveFile={self.archive}")
         # Spelled out and sorted: the archive is bound to the exact text of the class path.
-        jars = ":".join(str(jar) for jar in sorted((self.home / "lib").glob("*.jar")))
-        return [str(self.java), *self.flags, *flags, "-cp", jars, *arguments]
+        path = ":".join(str(jar) for jar in sorted((self.home / "lib").glob("*.jar")))
+        return [str(self.java), *self.flags, *flags, "-cp", path, *arguments]
 
 
 def find_java() -> Path | None:
@@ -111,12 +111,8 @@ def prepare(train: Callable[[Installation, Path], None]) -> Installation:
     installation = Installation(java, _home())
     if installation.archive.exists():  # the last one to appear
         return installation
-    installation.home.mkdir(parents=True, exist_ok=True)
+    jars()
     with _locked(installation.home / "lock"):
-        if not _has_jars(installation.home):
-            _say(f"Fetching Apache Kafka {VERSION} with Maven (once, about 45 MB)...")
-            with _appearing(installation.home / "lib") as new:
-                _fetch(new)
         if not installation.template.exists():
             with _appearing(installation.template) as new:
                 _format(installation, new)
@@ -128,6 +124,18 @@ def prepare(train: Callable[[Installation, Path], None]) -> Installation:
                     train(installation, new)
                 new.touch()
     return installation
+
+
+def jars() -> Path:
+    """Fetch the jars unless they are there; the directory that holds them. Raises NoKafka."""
+    home = _home()
+    home.mkdir(parents=True, exist_ok=True)
+    with _locked(home / "lock"):
+        if not _has_jars(home):
+            _say(f"Fetching Apache Kafka {VERSION} with Maven (once, about 45 MB)...")
+            with _appearing(home / "lib") as new:
+                _fetch(new)
+    return home / "lib"
 
 
 def cache() -> Path:

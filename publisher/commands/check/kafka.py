@@ -6,10 +6,11 @@ Nothing here begins a transaction or opens a producer: see `edges/kafka_probe.py
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
+from publisher.commands.check import orders
 from publisher.commands.check.checklist import Check, Checklist, GiveUpError, trying
+from publisher.commands.check.inside import Inside, acl
 from publisher.edges import kafka_probe
 from publisher.edges.kafka import partition_of
 from publisher.edges.kafka_client import TRANSACTION_MS, Clients
@@ -29,25 +30,12 @@ from publisher.edges.kafka_topics import (
 from publisher.errors import Held, Reason, StepError
 from publisher.settings import Settings
 
-NOT_CONTROLLER: Final = 41
 NAMES: Final = {
     Door.CONNECTION: "connection",
     Door.TLS: "TLS",
     Door.PROTOCOL: "protocol",
     Door.LOGIN: "login",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Inside:
-    """What is known once a broker lets us in."""
-
-    settings: Settings
-    wanted: dict[str, Wanted]
-    cluster: Cluster
-    connection: Any
-    controller: Any
-    """A connection to the controller, where one could be made."""
 
 
 async def check(settings: Settings, clients: Clients, checklist: Checklist) -> None:
@@ -72,6 +60,7 @@ async def check(settings: Settings, clients: Clients, checklist: Checklist) -> N
     topics = {
         topic: checklist.add(f"Kafka topic {topic}", "rights", "settings") for topic in wanted
     }
+    commands = checklist.add(f"Kafka topic {settings.publisher.commands_topic}", *orders.CHECKS)
     with suppress(GiveUpError):
         connection = await _enter(settings, clients, checks, doors)
         open_ = [connection]
@@ -80,6 +69,7 @@ async def check(settings: Settings, clients: Clients, checklist: Checklist) -> N
             open_ += [inside.controller]
             await asyncio.gather(
                 *(_topic(inside, topic, topics[topic]) for topic in wanted),
+                orders.check(inside, commands),
                 _transactions(inside, checks),
             )
         finally:
@@ -133,7 +123,8 @@ async def _look_around(
     with suppress(GiveUpError), trying(check):
         cluster: Cluster | None = None
         try:
-            cluster = await kafka_probe.cluster(connection, list(wanted))
+            names = [*wanted, settings.publisher.commands_topic]
+            cluster = await kafka_probe.cluster(connection, names)
         except StepError as error:
             if error.reason is not Reason.KAFKA_UNREACHABLE:
                 raise
@@ -195,7 +186,7 @@ async def _rights(inside: Inside, topic: str, check: Check) -> None:
         hidden = " (or it is missing, which is hidden from us)" if seen.code else ""
         check.failed(
             f"Kafka forbids {words} on topic {topic}{hidden}: grant {words} on it",
-            _acl(inside.settings, forbidden, f"--topic {topic}"),
+            acl(inside.settings, forbidden, f"--topic {topic}"),
         )
     elif seen.code == UNKNOWN_TOPIC:
         await _creation(inside, topic, check)
@@ -213,7 +204,7 @@ async def _creation(inside: Inside, topic: str, check: Check) -> None:
     wanted = inside.wanted[topic]
     [new] = new_topics({topic: wanted}, len(inside.cluster.brokers))
     code = await kafka_probe.could_create(inside.controller, new)
-    if code == NOT_CONTROLLER:
+    if code == kafka_probe.NOT_CONTROLLER:
         check.hint("missing; whether we may create it only the controller knows")
     elif code:
         raise not_created(topic, code, wanted)
@@ -232,7 +223,7 @@ async def _settings(inside: Inside, topic: str, check: Check) -> None:
     if problems:
         check.failed("; ".join(problems))
     elif found is None:
-        command = _acl(inside.settings, ["DescribeConfigs"], f"--topic {topic}")
+        command = acl(inside.settings, ["DescribeConfigs"], f"--topic {topic}")
         check.hint(unseen_settings(topic), command)
     else:
         told = ("cleanup.policy", "max.message.bytes")
@@ -250,7 +241,7 @@ async def _transactions(inside: Inside, checks: dict[str, Check]) -> None:
                 await kafka_probe.use_transactional_id(inside.connection, one)
         except Held as error:
             where = f"--transactional-id {prefix} --resource-pattern-type prefixed"
-            check.failed(str(error), _acl(settings, ["Write"], where))
+            check.failed(str(error), acl(settings, ["Write"], where))
         else:
             check.ok(f"we may write as {', '.join(ids)}")
     with suppress(GiveUpError), trying(checks["transaction time"]) as check:
@@ -269,14 +260,3 @@ async def _transactions(inside: Inside, checks: dict[str, Check]) -> None:
             )
         else:
             check.ok(f"the brokers allow {longest / 1000:g} s, {needed} s are needed")
-
-
-def _acl(settings: Settings, operations: list[str], where: str) -> str:
-    kafka = settings.kafka
-    user = kafka.sasl_username if kafka.security_protocol.startswith("SASL") else None
-    server = kafka.bootstrap_servers.partition(",")[0].strip()
-    granted = " ".join(f"--operation {operation}" for operation in operations)
-    return (
-        f"kafka-acls.sh --bootstrap-server {server} --add --allow-principal"
-        f" User:{user or 'NAME'} {granted} {where}"
-    )
