@@ -487,6 +487,13 @@ def test_damage_is_no_change() -> None:
     assert value_of(damaged)["from_name"] == "?"
 
 
+def test_in_a_whole_answer_such_a_character_is_a_character() -> None:
+    service = Service()
+    service.read(chat(row(from_name="Ana")))
+    [revision] = service.read(chat(row(from_name="A\ufffda")))
+    assert "wolkvox_decoding" not in revision.header
+
+
 def test_switched_off_and_on_again_one_revision_tells_what_changed() -> None:
     service = Service()
     service.read(chat(row(feeling="a")))
