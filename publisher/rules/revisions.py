@@ -60,7 +60,6 @@ class Revised:
     """Rows to publish, under the id of the message that they revise, and their numbers."""
     versions: dict[str, dict[Id, Version]] = field(default_factory=dict)
     """What to remember of messages, published ones and revised ones, by bucket."""
-
     unpublished: list[Row] = field(default_factory=list)
     """Rows too large for an event even without their message; known once all are encoded."""
 
