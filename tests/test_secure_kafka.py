@@ -252,6 +252,7 @@ async def test_revisions_need_a_right_more(kafka: Broker, tmp_path: Path) -> Non
     async with secured(kafka, tmp_path, *PUBLISHER, *SETTINGS) as one:
         topic = one.settings["PUBLISHER_MESSAGES_TOPIC"] + ".revisions"
         one.settings["PUBLISHER_REVISIONS_TOPIC"] = topic
+        one.settings["PUBLISHER_COMMANDS_TOPIC"] = f"{topic}.commands"  # nobody has made it
         await kafka_tools.create(kafka.bootstrap, topic, MESSAGES_PARTITIONS)
         publisher = one.start()
         line = await publisher.logged(20, reason="kafka_authorization")
