@@ -34,8 +34,8 @@ REQUEST_MS: Final = 15_000
 TRANSACTION_MS: Final = 60_000
 """The broker aborts a transaction that is open for longer; its default limit is 15 minutes."""
 
-BATCH_BYTES: Final = 512 * 1024
-"""Uncompressed; larger batches compress better and cost fewer requests."""
+BATCH_BYTES: Final = 1024 * 1024
+"""Uncompressed; as much as a topic takes by default. Each batch costs a client 0.2 ms of CPU."""
 
 
 class Clients:

@@ -12,6 +12,7 @@ The schema is `schemas/event.v1.schema.json`; headers follow the CloudEvents 1.0
 Kafka binding in binary mode.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import chain
@@ -111,6 +112,13 @@ class Encoder:
         self.add(rows)
         return self.records()
 
+    def occurred(self) -> Counter[str]:
+        """Records so far by the second at which their message occurred (RFC 3339, UTC)."""
+        found: Counter[str] = Counter()
+        for second in self._seconds.values():
+            found[second.occurred_at] += len(second.records)
+        return found
+
     def records(self) -> Iterator[Record]:
         """The records of all rows added, ordered by date; they are handed over only once."""
         return chain.from_iterable(
@@ -133,10 +141,11 @@ class Encoder:
                 shared = self._shared(conversation)
                 key, head, names, usual_tail, headers, room, its_hash, _ = shared
                 fixed = len(_OPEN) + len(id_) + len(head)
-            if (second := seconds.get(date)) is None:
-                second = seconds[date] = _Second(
-                    _TIME + moment.occurred_at.encode(), *moment[1:], []
-                )
+            try:
+                second = seconds[date]
+            except KeyError:
+                time = _TIME + moment.occurred_at.encode()
+                second = seconds[date] = _Second(time, *moment[1:], [])
             time, message.occurred_at, ambiguous, found = second
             if ambiguous:
                 message.occurred_at_ambiguous = True

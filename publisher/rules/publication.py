@@ -60,7 +60,7 @@ class Publication:
     duplicate: int
     rejected: Counter[str]
     occurred: Counter[str]
-    """New messages by the second at which they occurred (RFC 3339, UTC)."""
+    """Events by the second at which they occurred (RFC 3339, UTC)."""
     silent_since: Instant | None
     """Rows have come back after implausibly long without any: since when there were none."""
     revised: int = 0
@@ -95,7 +95,6 @@ def prepare(
     reviser = Reviser(operation, state.ledger, state.fingerprints, lenient=judgement.lenient)
     rejects: list[Reject] = []
     rows = 0
-    occurred: Counter[str] = Counter()
     for reading in portions(judgement.data, operation, zone):
         rows += len(reading.rows)
         rejects += reading.rejects
@@ -103,7 +102,6 @@ def prepare(
         encoder.add(fresh)
         if limits.revisions:
             reviser.add(reading.rows, fresh)
-        occurred.update([row[2][1] for row in fresh])
     total = rows + len(rejects)
     if format_changed(rows, len(rejects)):
         raise Held(
@@ -163,11 +161,17 @@ def prepare(
         state=successor.records,
         revisions=iter(revisions),
     )
-    rejected = Counter(letter.reason.value for letter in letters)
     return Publication(
-        batch, successor, total, new, entry.duplicate, rejected, occurred, silent_since,
-        len(told.rows),
-    )  # fmt: skip
+        batch=batch,
+        successor=successor,
+        rows=total,
+        new=new,
+        duplicate=entry.duplicate,
+        rejected=Counter(letter.reason.value for letter in letters),
+        occurred=encoder.occurred(),
+        silent_since=silent_since,
+        revised=len(told.rows),
+    )
 
 
 def _published(state: State, step: Read) -> Ledger:

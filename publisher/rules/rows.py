@@ -16,8 +16,7 @@ from enum import StrEnum
 # Without usedforsecurity=False, which costs as much as the digest itself (measured, OpenSSL 3);
 # FIPS modes allow SHA-1 where, as here, nothing is signed.
 from hashlib import sha1
-from itertools import chain
-from struct import Struct
+from struct import unpack
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import NAMESPACE_URL, uuid5
 
@@ -39,9 +38,6 @@ PORTION: Final = 1_000
 """Rows; a conversation is never divided."""
 PLACEHOLDERS: Final = frozenset({"", "0", "-"})
 """conn_ids that several conversations may share (seen in sibling reports)."""
-
-_ID: Final = Struct(">Q12x")
-"""A ledger id at the beginning of a digest."""
 
 
 class RejectReason(StrEnum):
@@ -173,12 +169,13 @@ def _read_conversation(
             continue
         date: Any = message.date
         try:
-            moment = moments.get(date)
-            if moment is None:
+            moment = moments[date]
+        except (KeyError, TypeError):  # TypeError: not even a text
+            try:
                 moment = moments[date] = Moment(date[:13], *zone.occurred_at(date))
-        except (ValueError, TypeError):
-            rejects.append(Reject(RejectReason.DATE_INVALID, position, index))
-            continue
+            except (ValueError, TypeError):
+                rejects.append(Reject(RejectReason.DATE_INVALID, position, index))
+                continue
         sender, text = message.from_, message.message
         name = f"{date}\0{sender}\0{text}\x001"
         if (
@@ -231,8 +228,9 @@ def _told_apart(reading: Reading, begin: bytes) -> Reading:
     return reading
 
 
-def _ids(rows: list[Row]) -> Iterator[Id]:
-    return chain.from_iterable(_ID.iter_unpack(b"".join([row[1] for row in rows])))
+def _ids(rows: list[Row]) -> tuple[Id, ...]:
+    """The ledger's ids, from the beginnings of the digests; all at once, which is faster."""
+    return unpack(">" + "Q12x" * len(rows), b"".join([row[1] for row in rows]))
 
 
 def digest_of(operation: str, row: Row, number: int) -> bytes:

@@ -36,7 +36,7 @@ class Screen:
         for hour, ids in _by_hour(found).items():
             shown = self._shown[hour]
             old = self._ledger.known(hour, ids) | shown.intersection(ids)
-            shown |= ids - old
+            shown.update(ids - old if old else ids)
             for id_ in old:
                 del found[id_]
         return [*found.values()]

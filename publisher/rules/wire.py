@@ -8,7 +8,7 @@ record. Source: Apache Kafka's documentation, "Record Batch" and "Record".
     Headers => Count (KeyLength Key ValueLength Value)*
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from publisher.model import Header, Record
@@ -32,6 +32,8 @@ _NULL: Final = b"\x01"
 _ATTRIBUTES: Final = b"\0\0"
 """No attributes, no difference from the batch's timestamp."""
 _BEGIN: Final = [_ATTRIBUTES + number for number in _SHORT]
+_FRAME: Final = 12
+"""Bytes that stand before a record's key at most: its length, two zeros, its offset."""
 
 
 def varint(number: int) -> bytes:
@@ -78,11 +80,23 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
             return (found >> 1) ^ -(found & 1), at
 
 
-def framed(offset: int, content: bytes) -> tuple[bytes, bytes, bytes]:
-    """The whole record, in pieces: its length, what stands before its key, and the rest.
+def payloads(records: Iterable[Record], limit: int) -> Iterator[tuple[int, bytes]]:
+    """Records of one partition in order, as batches hold them: how many, and their bytes.
 
-    In a batch whose records all have one timestamp; `content` is key, value and headers.
+    At most `limit` bytes each; a record that is larger gets a payload of its own. All
+    records of a batch have its timestamp.
     """
-    begin = _BEGIN[offset] if offset < _TABLE else _ATTRIBUTES + _varint(offset)
-    length = len(content) + len(begin)
-    return (_SHORT[length] if length < _TABLE else _varint(length)), begin, content
+    pieces: list[bytes] = []
+    count = total = 0
+    for _, content in records:
+        size = len(content)
+        total += size + _FRAME
+        if total > limit and count:
+            yield count, b"".join(pieces)
+            pieces, count, total = [], 0, size + _FRAME
+        begin = _BEGIN[count] if count < _TABLE else _ATTRIBUTES + _varint(count)
+        length = size + len(begin)
+        pieces += (_SHORT[length] if length < _TABLE else _varint(length)), begin, content
+        count += 1
+    if count:
+        yield count, b"".join(pieces)
