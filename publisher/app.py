@@ -141,7 +141,13 @@ async def _compare_offsets(
 ) -> None:
     """Look for transactions that hang: they hide what comes after them from every reader."""
     topics = {settings.publisher.state_topic} | {
-        settings.messages_topic(operation.name) for operation in settings.operations
+        topic
+        for operation in settings.operations
+        for topic in (
+            settings.messages_topic(operation.name),
+            settings.revisions_topic(operation.name),
+        )
+        if topic
     }
     while not clock.stopping:
         await clock.sleep(COMPARE_EVERY)

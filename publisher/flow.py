@@ -135,6 +135,7 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
             rows=publication.rows,
             new=publication.new,
             duplicate=publication.duplicate,
+            revised=publication.revised,
             rejected=publication.rejected,
             possibly_cut=judgement.verdict is Verdict.TOO_LARGE,
             lenient=judgement.lenient,
@@ -163,7 +164,8 @@ async def begin(job: Job, memory: Memory) -> State:
     """
     began = job.clock.elapsed()
     restored = await job.log.restore()
-    known = state.restore(job.operation, restored.records)
+    revisions = bool(job.settings.revisions_topic)
+    known = state.restore(job.operation, restored.records, revisions=revisions)
     first_start = known is None
     if known is None:
         if restored.history_lost:

@@ -5,7 +5,7 @@ only as text inside requests and rows; `rules/zone.py` is their one translator.
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
@@ -145,6 +145,8 @@ class Batch:
     events: Iterator[Record]
     dead_letters: Iterator[Record]
     state: Sequence[StateRecord]
+    revisions: Iterator[Record] = field(default_factory=lambda: iter(()))
+    """What a window shows otherwise than it was told last; consumed once, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,8 @@ class WindowPublished:
     next_width: timedelta
     request_seconds: float
     commit_seconds: float
+    revised: int = 0
+    """Messages published before, whose change was told; 0 while revisions are off."""
     backfills: tuple[Backfill, ...] = ()
 
 

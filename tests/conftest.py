@@ -53,6 +53,7 @@ async def topics(kafka: Broker) -> AsyncIterator[dict[str, str]]:
         "PUBLISHER_MESSAGES_TOPIC": f"{prefix}.messages",
         "PUBLISHER_DEAD_LETTERS_TOPIC": f"{prefix}.dead-letters",
         "PUBLISHER_STATE_TOPIC": f"{prefix}.state",
+        "PUBLISHER_COMMANDS_TOPIC": f"{prefix}.commands",
         "PUBLISHER_TRANSACTIONAL_ID": f"{prefix}.publisher",
     }
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)

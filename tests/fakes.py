@@ -179,6 +179,14 @@ class Said:
     """Its date cannot be understood."""
 
 
+FEELINGS: Final = ("neutral", "positive", "negative")
+
+
+def feeling_of(said: Said) -> str:
+    """What a row feels in the end; twins need not feel the same."""
+    return FEELINGS[int(said.visible_from.timestamp()) % 3]
+
+
 @dataclass
 class Chat:
     conn_id: str
@@ -203,6 +211,7 @@ class FakeReport:
         closes: bool = True,
         cap: int = 60_000,
         kindly: bool = False,
+        settled: Instant | None = None,
         trouble: Trouble = lambda _: None,
     ) -> None:
         self.answered: list[list[Any]] = []
@@ -217,6 +226,8 @@ class FakeReport:
         """More rows than this are cut off."""
         self._kindly = kindly
         """Nothing is shuffled, listed twice or changing."""
+        self._settled = settled
+        """From then on feelings and agents stay as they are."""
         self._trouble = trouble
         self._chats = [
             (chat, [(f"{self.local(said.filed):%Y%m%d%H%M%S}", said) for said in chat.said])
@@ -275,14 +286,19 @@ class FakeReport:
         if not self._kindly:
             if self._rng.random() < 0.3:
                 self._rng.shuffle(element["conversation"])
-            element["agent_name"] = self._rng.choice(["", "Luis", "Eva"])
+            if self._changing:
+                element["agent_name"] = self._rng.choice(["", "Luis", "Eva"])
         return element
 
     def _row(self, said: Said) -> dict[str, Any]:
         told = {**said.fields, "date": self.date_of(said)}
         if not self._kindly and not said.bad:
-            told["feeling"] = self._rng.choice(["neutral", "positive", "negative"])
+            told["feeling"] = self._rng.choice(FEELINGS) if self._changing else feeling_of(said)
         return told
+
+    @property
+    def _changing(self) -> bool:
+        return self._settled is None or self._clock.true < self._settled
 
 
 # --- the log ------------------------------------------------------------------------
@@ -312,6 +328,7 @@ class MemoryKafka:
         self.state: dict[bytes, bytes] = {}
         self.events: defaultdict[str, list[Record]] = defaultdict(list)
         self.dead_letters: defaultdict[str, list[Record]] = defaultdict(list)
+        self.revisions: defaultdict[str, list[Record]] = defaultdict(list)
         self.committed: list[list[Record]] = []
         """The events of every transaction."""
         self.listener: Callable[[list[Record]], None] = lambda _: None
@@ -344,11 +361,13 @@ class MemoryKafka:
         self,
         operation: str,
         events: list[Record],
+        revisions: list[Record],
         letters: list[Record],
         records: Sequence[StateRecord],
         epoch: int,
     ) -> None:
         self.events[operation] += events
+        self.revisions[operation] += revisions
         self.dead_letters[operation] += letters
         for key, value in records:
             if value is None:
@@ -390,7 +409,8 @@ class MemoryCluster:
         fate = kafka.fate()
         if fate is Fate.DIES_BEFORE:
             raise Crash
-        events, letters = list(batch.events), list(batch.dead_letters)
+        events, revisions = list(batch.events), list(batch.revisions)
+        letters = list(batch.dead_letters)
         if fate is Fate.DIES_INSIDE:
             raise Crash
         if fate is Fate.FENCED:
@@ -403,7 +423,7 @@ class MemoryCluster:
                 raise Fenced("another process has taken over")
             raise OutcomeUnknown(Reason.KAFKA_TIMEOUT, "aborted, too slow", overloaded=True)
         if fate is not Fate.LOST:
-            kafka.write(batch.operation, events, letters, batch.state, mine)
+            kafka.write(batch.operation, events, revisions, letters, batch.state, mine)
         if fate is Fate.DIES_AFTER:
             raise Crash
         if fate is not Fate.DONE:

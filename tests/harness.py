@@ -258,6 +258,7 @@ class Rig:
             "PUBLISHER_MESSAGES_TOPIC": self.topic,
             "PUBLISHER_DEAD_LETTERS_TOPIC": f"{name}.dead-letters",
             "PUBLISHER_STATE_TOPIC": f"{name}.state",
+            "PUBLISHER_COMMANDS_TOPIC": f"{name}.commands",
             "PUBLISHER_TRANSACTIONAL_ID": name,
             "PUBLISHER_HTTP_PORT": "0",
             **SHORT,

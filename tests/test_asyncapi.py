@@ -18,7 +18,7 @@ from publisher.edges.kafka_topics import (
     STATE_PARTITIONS,
 )
 from publisher.model import Standing, StateRecord, Window
-from publisher.rules import dead_letters, state
+from publisher.rules import dead_letters, revisions, state
 from publisher.rules.backfill import Order
 from publisher.rules.events import EVENT_TYPE
 from publisher.rules.letters import Letter, Letters, replayed
@@ -43,6 +43,7 @@ from tests.test_schemas import (
     line_of,
     owner,
     record_of,
+    revision_of,
     schema,
 )
 from tests.test_state_format import publication_of
@@ -150,6 +151,7 @@ def test_the_topics_are_those_that_are_made() -> None:
         for name, channel in CHANNELS.items()
     } == {
         "messages": (defaults.messages_topic, MESSAGES_PARTITIONS),
+        "revisions": (f"{defaults.messages_topic}.revisions", MESSAGES_PARTITIONS),
         "deadLetters": (defaults.dead_letters_topic, DEAD_LETTERS_PARTITIONS),
         "state": (defaults.state_topic, STATE_PARTITIONS),
         "commands": (defaults.commands_topic, STATE_PARTITIONS),
@@ -171,6 +173,17 @@ def test_the_example_in_it_is_the_one_that_is_compared_byte_by_byte() -> None:
     record = json.loads(example("event.record"))
     assert told["headers"] == record["headers"]
     assert told["payload"] == record["value"]
+
+
+def test_a_revision_is_as_it_says() -> None:
+    key, value, headers, _ = revision_of({}, {"feeling": "positive"})
+    says("messageRevised", key=key, headers=text_of(headers), value=json.loads(value))
+    assert MESSAGES["messageRevised"]["name"] == revisions.EVENT_TYPE
+    [told] = MESSAGES["messageRevised"]["examples"]
+    record = json.loads(example("event-revised.record"))
+    assert told["headers"] == record["headers"]
+    assert told["payload"] == record["value"]
+    assert not PublisherSettings().revisions_topic, "the address is a proposal"
 
 
 def test_what_a_window_writes_is_as_it_says() -> None:

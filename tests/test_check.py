@@ -574,6 +574,22 @@ async def test_a_right_that_is_missing(kafka: Broker, env: Env, missing: str) ->
         assert env["PUBLISHER_TRANSACTIONAL_ID"] in failed["command"]
 
 
+async def test_the_topic_of_revisions_is_looked_at_where_it_is_set(kafka: Broker, env: Env) -> None:
+    """Its right to write like that of any other; without a setting nobody speaks of it."""
+    topic = f"{env['PUBLISHER_MESSAGES_TOPIC']}.revisions"
+    revised = {**env, "PUBLISHER_REVISIONS_TOPIC": topic}
+    await made(kafka, revised)
+    for right in MINIMUM:
+        grant(kafka, env, "bob", right)
+    bob = through(kafka, "SASL_SSL", user="bob")
+    assert (await check({**env, **bob})).code == 0
+    failed = (await check({**revised, **bob})).failed()
+    assert topic in failed["text"]
+    assert f"--operation Write --topic {topic}" in failed["command"]
+    kafka.allow("bob", "WRITE", "TOPIC", topic)
+    assert (await check({**revised, **bob})).code == 0
+
+
 async def test_describe_without_write(kafka: Broker, env: Env) -> None:
     """The topic can be seen, so it is the one right that is named."""
     await made(kafka, env)

@@ -44,7 +44,7 @@ from publisher.errors import (
     SettingsError,
     Stage,
 )
-from publisher.rules import records, state
+from publisher.rules import journal, records, state
 from publisher.rules.upstream import ROW_CAP, judge
 from publisher.settings import Settings, load
 from publisher.signals import DatesOff, NothingFound, ServiceStopped, Signal, ZoneChanged
@@ -88,7 +88,7 @@ NO_MESSAGES: Final = {
     "an instant needs an offset",
     # what `status` prints
     "The running service at {}, version {}", "No running service; the state topic {}",
-    "All times are UTC; it is {}", "has not begun yet", ", possibly cut",
+    "All times are UTC; it is {}", "Operation {} by itself", "has not begun yet", ", possibly cut",
     "last window  {}, {} to {}: {} rows, {} new, {} known before, {} rejected",
     "parked       {} to {}: could not be read yet",
     "backfill     {} {}, {} to {}: read until {}, {} rows, {} new",
@@ -469,10 +469,10 @@ def lost(live: Mapping[bytes, bytes | None]) -> PublisherError:
 
 def cut_journal() -> PublisherError:
     entry = records.Entry(1, "live", NOON, NOON, NOON, 1, 1, 0, 0)
-    [written] = records.journal_parts("wv0010", entry, ids_of({"2026-11-20 12": [1]}))
+    [written] = journal.journal_parts("wv0010", entry, ids_of({"2026-11-20 12": [1]}))
     assert written.value
     with pytest.raises(Held) as raised:
-        records.decode_journal(written.value[:-1])
+        journal.decode_journal(written.value[:-1])
     return raised.value
 
 
@@ -635,7 +635,7 @@ ELSEWHERE: Final = {
         "test_flow.py::test_a_changed_format_is_held"
     ),
     "the server's clock is": "test_flow.py::test_a_clock_that_is_hours_wrong_is_held",
-    "grant DESCRIBE and WRITE on all three topics": "test_operator.py::test_missing_rights",
+    "grant DESCRIBE and WRITE on all its topics": "test_operator.py::test_missing_rights",
     "or grant CREATE": (
         "test_kafka_security.py::test_without_the_right_to_create_topics_somebody_else_must"
     ),

@@ -6,7 +6,7 @@ tests/test_flow.py -k promise`; `FLOW_TRIALS=n` runs more of them.
 
 import os
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -47,6 +47,7 @@ from tests.fakes import (
     answer,
     conversation,
     error,
+    feeling_of,
     found,
     nothing,
     raising,
@@ -222,8 +223,11 @@ class Trial:
                 "rereads": self.rereads,
                 "max_window": rng.choice([HOUR, timedelta(days=1)]),
                 "start": iso(self.start),
+                "revisions_topic": rng.choice(["", "wolkvox.messages.revisions"]),
             }
         )
+        # Early enough that re-reads see much of it as it is in the end.
+        self.settled = self.begin + self.span
         self.kafka = MemoryKafka(own_topics=rng.random() < 0.5)
         self.kafka.fate = self._fate
         self.kafka.restoring = self._restoring
@@ -240,6 +244,7 @@ class Trial:
             opens=opens,
             closes=rng.random() < 0.5,
             cap=self._cap(),
+            settled=self.settled,
             trouble=self._trouble,
         )
         self.stuck = [
@@ -457,9 +462,38 @@ class Trial:
             if "occurred_at_ambiguous" not in event:
                 assert event["occurred_at"] == iso(said.date)
         self._check_dead_letters(bad)
+        self._check_revisions(events)
         checkpoint = known(self.kafka).checkpoint
         assert checkpoint.gaps == ()
         assert checkpoint.live.covered_until > self.clock.true - 3 * POLL
+
+    def _check_revisions(self, events: list[dict[str, Any]]) -> None:
+        """Each tells a change, once; who applies them knows what the report shows in the end."""
+        revisions = values(self.kafka.revisions[OPERATION])
+        if not self.settings.revisions_topic:
+            assert not revisions
+            return
+        table = {event["event_id"]: event for event in events}
+        numbers: Counter[str] = Counter()
+        for told in revisions:
+            id_ = told["event_id"]
+            numbers[id_] += 1
+            assert told.pop("revision") == numbers[id_], "a revision was lost or came twice"
+            assert told != table[id_], "a revision without a change"
+            table[id_] = told
+        expected: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+        for chat in self.chats:
+            for said in chat.said:
+                # Read again once it has settled.
+                if not said.bad and said.filed + self.longest > self.settled + HOUR:
+                    name = self.identity(chat.conn_id, self.report.date_of(said), said.fields)
+                    expected[name][f"{feeling_of(said)} Luis"] += 1
+        found: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+        for told in table.values():
+            name = self.identity(told["conn_id"], told["date"], told)
+            found[name][f"{told['feeling']} {told['agent_name']}"] += 1
+        for name, contents in expected.items():
+            assert found[name] == contents, "not what the report shows in the end"
 
     def _check_dead_letters(self, bad: set[str]) -> None:
         letters = self.kafka.dead_letters[OPERATION]

@@ -6,6 +6,7 @@ difference is a change of the contract, see `schemas/README.md`.
 
 import json
 from array import array
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,15 +27,15 @@ from publisher.model import Answer, Backfill, Progress, Standing, StateRecord, W
 from publisher.rules import dead_letters, state
 from publisher.rules.backfill import Order
 from publisher.rules.events import DATA_SCHEMA, Encoder
+from publisher.rules.fingerprints import version
+from publisher.rules.journal import decode_journal, journal_parts
 from publisher.rules.ledger import REJECTED
 from publisher.rules.publication import Limits, prepare
 from publisher.rules.records import (
     Checkpoint,
     Entry,
     decode_checkpoint,
-    decode_journal,
     encode_checkpoint,
-    journal_parts,
 )
 from publisher.rules.rows import RejectReason, read_rows
 from publisher.rules.schedule import Read, passes_of
@@ -47,7 +48,7 @@ SCHEMAS: Final = Path(__file__).parents[1] / "schemas"
 EXAMPLES: Final = SCHEMAS / "examples"
 NAMES: Final = (
     "event", "event-headers", "dead-letter-headers", "dead-letter-replayed-headers", "checkpoint",
-    "journal", "owner", "command",
+    "journal", "owner", "command", "event-revised", "event-revised-headers",
 )  # fmt: skip
 
 OPERATION: Final = "wv0010"
@@ -109,6 +110,28 @@ def encode(data: list[Any], zone: str = "America/Bogota", largest: int = 1_000_0
 def record_of(name: str) -> Seen:
     chat, row, zone, largest = EVENTS[name]
     [record] = encode([{**CHAT, **chat, "conversation": [{**ROW, **row}]}], zone, largest)
+    return record
+
+
+def revision_of(chat: Mapping[str, Any], row: Mapping[str, Any]) -> Seen:
+    """What a re-read publishes that shows the message with these fields."""
+    pass_, again, *_ = passes = passes_of(PublisherSettings())
+    known, _ = state.first(OPERATION, "America/Bogota", START, "now", [p.name for p in passes])
+    limits = Limits(31 * DAY, 1_000_000, revisions=True)
+    for reader, element in (
+        (pass_, {**CHAT, "conversation": [dict(ROW)]}),
+        (again, {**CHAT, **chat, "conversation": [{**ROW, **row}]}),
+    ):
+        body = orjson.dumps({"code": 200, "error": None, "msg": "", "data": [element]})
+        answer = Answer(200, {}, body, READ_AT, READ_AT, 0.1)
+        window = Window(START, START + 5 * MINUTE)
+        publication = prepare(
+            known, Read(reader, window, ends_round=True), answer, judge(answer),
+            Zone("America/Bogota"), limits, now=READ_AT, covered_until=window.end,
+            possibly_cut=False,
+        )  # fmt: skip
+        known.apply(publication.successor, limits.horizon)
+    [record] = map(seen, publication.batch.revisions)
     return record
 
 
@@ -180,6 +203,7 @@ def test_events_name_their_schema() -> None:
 def test_there_is_no_example_that_nobody_compares() -> None:
     compared = {*EVENTS, "event.record", "checkpoint", "checkpoint.first", "journal", "owner"}
     compared |= {"dead-letter.record"}  # in test_asyncapi.py
+    compared |= {"event-revised", "event-revised.record"}
     assert {path.name.removesuffix(".json") for path in EXAMPLES.iterdir()} == compared
 
 
@@ -197,6 +221,36 @@ def test_key_and_headers_of_an_event() -> None:
     assert key.decode() == told["key"]
     assert {name: content.decode() for name, content in headers} == told["headers"]
     assert json.loads(value) == told["value"]
+
+
+def test_a_revision() -> None:
+    """Value, key and headers."""
+    key, value, headers, _ = record = revision_of({}, {"feeling": "positive"})
+    assert value == example("event-revised")
+    told = json.loads(example("event-revised.record"))
+    assert key is not None
+    assert key.decode() == told["key"]
+    assert [(name, content.decode()) for name, content in headers] == [*told["headers"].items()]
+    assert json.loads(value) == told["value"]
+    schema("event-revised").validate(told["value"])
+    schema("event-revised-headers").validate(told["headers"])
+    assert schema("event-revised").schema["$id"] == record.header["ce_dataschema"].decode()
+
+
+def test_a_revision_is_an_event_and_its_number() -> None:
+    """The two schemas cannot drift apart."""
+    event, revised = schema("event").schema, schema("event-revised").schema
+    assert revised["properties"].keys() == event["properties"].keys() | {"revision"}
+    assert set(revised["required"]) == {*event["required"], "revision"}
+    for part in ("dependentRequired", "dependentSchemas", "additionalProperties", "type"):
+        assert revised[part] == event[part]
+    for name, told in event["properties"].items():
+        own = revised["properties"][name]
+        assert {**own, "description": ""} == {**told, "description": ""}
+    with pytest.raises(ValidationError):
+        schema("event-revised").validate(json.loads(example("event")))
+    with pytest.raises(ValidationError):
+        schema("event").validate(json.loads(example("event-revised")))
 
 
 def test_an_event_of_a_placeholder_has_neither_key_nor_subject() -> None:
@@ -275,6 +329,15 @@ def test_every_event_fits_whatever_the_api_sends(data: list[Any], largest: int) 
         validator.validate(json.loads(record.value))
 
 
+@settings(max_examples=100, deadline=None)
+@given(rows, st.dictionaries(st.sampled_from(["agent_name", "customer_name", "queue"]), values))
+def test_every_revision_fits_whatever_the_api_sends(
+    row: dict[str, Any], chat: dict[str, Any]
+) -> None:
+    told = {**row, "from": ROW["from"], "message": ROW["message"], "brand_new": 1}
+    schema("event-revised").validate(json.loads(revision_of(chat, told).value))
+
+
 @pytest.mark.parametrize(
     "spoilt",
     [
@@ -318,6 +381,22 @@ def test_what_a_window_writes_fits() -> None:
     ]
     assert after.value
     schema("checkpoint").validate(json.loads(after.value))
+
+
+def test_a_journal_record_with_fingerprints_fits() -> None:
+    """An addition to the line: what stood there before stands there still."""
+    [plain] = journal()
+    entry, _ = decode_journal(plain.value or b"")
+    told = {"2026-11-20 10": {1: version(5, 0), 2**64 - 1: version(2**32 - 1, 7)}}
+    [record] = journal_parts(OPERATION, entry, {}, told)
+    line = line_of(record.value or b"")
+    schema("journal").validate(line)
+    text = line.pop("fingerprints")["2026-11-20 10"]
+    assert b64decode(text).hex() == (
+        "0000000000000001" "ffffffffffffffff" "00000005" "ffffffff" "0000" "0007"
+    )  # fmt: skip
+    [without] = journal_parts(OPERATION, entry, {})
+    assert line == line_of(without.value or b"")
 
 
 def test_a_large_window_comes_in_parts_that_fit() -> None:

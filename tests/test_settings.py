@@ -76,6 +76,7 @@ def test_one_operation_needs_a_server_and_a_token() -> None:
         "dead_letters_topic": "wolkvox.messages.dead-letters",
         "state_topic": "wolkvox.publisher.state",
         "commands_topic": "wolkvox.publisher.commands",
+        "revisions_topic": "",
         "transactional_id": "wolkvox-publisher",
         "max_event_bytes": 1_000_000,
         "max_response_bytes": 16_777_216,
@@ -468,7 +469,13 @@ def test_what_each_problem_says(name: str, text: str, said: str) -> None:
         ),
         (
             {"PUBLISHER_STATE_TOPIC": "wolkvox.messages"},
-            "PUBLISHER_*_TOPIC: messages, dead letters, state and commands need a topic each",
+            "PUBLISHER_*_TOPIC: messages, dead letters, state, commands and revisions need a"
+            " topic each",
+        ),
+        (
+            {"PUBLISHER_REVISIONS_TOPIC": "wolkvox.messages"},
+            "PUBLISHER_*_TOPIC: messages, dead letters, state, commands and revisions need a"
+            " topic each",
         ),
         ({"KAFKA_SSL_CAFILE": "/nowhere"}, "KAFKA_SSL_CAFILE: there is no file /nowhere"),
     ],

@@ -276,6 +276,16 @@ def test_a_window_is_told_with_its_pass_bounds_and_counts(log: Callable[..., Log
     assert expected.items() <= line.items()
 
 
+def test_revisions_are_told_where_there_are_any(log: Callable[..., Log]) -> None:
+    """Whoever does not want them sees nothing of them."""
+    written = log()
+    logs.record(replace(PUBLISHED, revised=3))
+    logs.record(PUBLISHED)
+    revised, usual = written.lines
+    assert revised["revised"] == 3
+    assert "revised" not in usual
+
+
 def test_a_parked_window_and_its_repair_are_told(log: Callable[..., Log]) -> None:
     written = log()
     logs.record(PARKED)
@@ -593,6 +603,7 @@ PROMISED = {
     "message_lateness_seconds": {"operation"},
     "messages_published_total": {"operation", "pass"},
     "messages_duplicate_total": {"operation"},
+    "messages_revised_total": {"operation"},
     "records_rejected_total": {"operation", "reason"},
     "requests_total": {"operation", "verdict"},
     "request_duration_seconds": {"operation"},
@@ -731,10 +742,11 @@ def test_lag_counts_by_the_servers_clock_and_is_never_negative(scraped: Scraped)
 
 def test_a_window_is_counted_by_its_pass(scraped: Scraped) -> None:
     scraped.tell(replace(PUBLISHED, rejected={"row_invalid": 2}))
-    scraped.tell(replace(PUBLISHED, pass_label="reread", new=3, duplicate=1))
+    scraped.tell(replace(PUBLISHED, pass_label="reread", new=3, duplicate=1, revised=5))
     assert scraped.value("messages_published_total", pass_="live") == 398
     assert scraped.value("messages_published_total", pass_="reread") == 3
     assert scraped.value("messages_duplicate_total") == 15
+    assert scraped.value("messages_revised_total") == 5
     assert scraped.value("records_rejected_total", reason="row_invalid") == 2
     assert scraped.value("windows_total", pass_="live", result="published") == 1
     assert scraped.value("last_success_timestamp_seconds") == NOON.timestamp()

@@ -17,14 +17,13 @@ from hypothesis import strategies as st
 from publisher.errors import Held, Reason, Stage
 from publisher.model import Progress, StateRecord, Window
 from publisher.rules import records
+from publisher.rules.journal import decode_journal, journal_parts
 from publisher.rules.ledger import REJECTED
 from publisher.rules.records import (
     Checkpoint,
     Entry,
     decode_checkpoint,
-    decode_journal,
     encode_checkpoint,
-    journal_parts,
     operation_of,
 )
 from publisher.rules.state import TOMBSTONES_PER_COMMIT, State, first, restore

@@ -16,7 +16,7 @@ from publisher.commands import owning
 from publisher.commands.frame import RefusedError, chosen, complain, run
 from publisher.edges import report_reader
 from publisher.edges.kafka import Cluster
-from publisher.edges.kafka_events import events_of, first_kept
+from publisher.edges.kafka_events import events_of, first_kept, revisions_of
 from publisher.edges.kafka_orders import KafkaOrders
 from publisher.errors import Reason, StepError
 from publisher.job import Log
@@ -115,6 +115,8 @@ async def _look(
     rebuilt = Rebuilt(name, Zone(operation.timezone))
     async for published in events_of(settings, name):
         rebuilt.add(published)
+    async for published in revisions_of(settings, name):
+        rebuilt.revised(published)
     cursor = rebuilt.cursor(told)
     if cursor is None:
         complain(f"{name}: no events in {settings.messages_topic(name)}: nothing to rebuild")

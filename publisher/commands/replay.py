@@ -139,7 +139,7 @@ async def _operation(
     """Replay the letters of one operation, batch by batch."""
     told = settings.publisher
     operation = known.checkpoint.operation
-    zone, limits = Zone(known.checkpoint.timezone), Limits(told.horizon, told.max_event_bytes)
+    zone, limits = Zone(known.checkpoint.timezone), Limits.of(told)
     async with aclosing(_batches(settings, operation, todo, to_end=cluster is not None)) as batches:
         async for batch in batches:
             # Of a letter that stands in the topic twice the first counts.

@@ -5,7 +5,7 @@ be. With --repair the same flow publishes what is missing, as the service would.
 """
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from publisher.commands.frame import RefusedError, chosen, run
 from publisher.commands.range_walk import Walker, walk
 from publisher.edges import report_reader
 from publisher.edges.clock import MachineClock
-from publisher.edges.kafka_events import events_of, first_kept
+from publisher.edges.kafka_events import events_of, first_kept, revisions_of
 from publisher.edges.source import HttpSource, open_session
 from publisher.errors import SettingsError
 from publisher.job import Job, Log, Memory
@@ -103,6 +103,7 @@ async def _verify(
     settings: Settings, operation: Operation, range_: Window, *, repair: bool, take_over: bool
 ) -> dict[str, Any]:
     told, name = _Told(), operation.name
+    revisions = bool(settings.publisher.revisions_topic)
     known = _begun(name, await report_reader.records_of(settings, name))
     if not repair:
         return await _compare(settings, operation, range_, known, told, None)
@@ -111,12 +112,14 @@ async def _verify(
     async with owning.owned(settings) as cluster:
         log = cluster.log(name)
         # First of all: from here on nobody else publishes what is compared below.
-        known = _begun(name, (await log.restore()).records)
+        known = _begun(name, (await log.restore()).records, revisions=revisions)
         return await _compare(settings, operation, range_, known, told, log)
 
 
-def _begun(operation: str, records: MutableMapping[bytes, bytes]) -> state.State:
-    known = state.restore(operation, records)
+def _begun(
+    operation: str, records: MutableMapping[bytes, bytes], *, revisions: bool = False
+) -> state.State:
+    known = state.restore(operation, records, revisions=revisions)
     if known is None:
         raise RefusedError(f"{operation}: nothing was published yet, or its state is lost")
     return known
@@ -144,13 +147,19 @@ async def _compare(
     comparison = Comparison(start, end, settled)
     reader = _Reader(comparison)
     async with open_session() as session:
-        job = _job(settings, operation, session, reader, start)
+        # Read and compared as messages, whatever may have been told of changes.
+        alone = settings.publisher.model_copy(update={"revisions_topic": ""})
+        unrevised = replace(settings, publisher=alone)
+        job = _job(unrevised, operation, session, reader, start)
         memory = _memory(job)
         blank = await flow.begin(job, memory)
         pass_ = memory.passes[0]
         began = datetime.now(UTC)
         outer = Window(start - MARGINS[0], min(end + MARGINS[0], settled))
         await walk(Walker(job, memory, blank), pass_, outer, reader.about_to_ask)
+        async for revisions in revisions_of(settings, operation.name):
+            for revision in revisions:
+                comparison.revised(revision.value, later=revision.read_at >= began)
         async for events in events_of(settings, operation.name):
             for event in events:
                 comparison.published(event.value, later=event.read_at >= began)

@@ -37,7 +37,7 @@ def translated(error: BaseException, stage: Stage) -> StepError:
             named = [str(arg) for arg in error.args if arg]
             text = (
                 f"Kafka forbids the use of topic {', '.join(named) or 'of ours'}: grant WRITE on"
-                " all three topics and READ on PUBLISHER_STATE_TOPIC"
+                " all its topics and READ on PUBLISHER_STATE_TOPIC"
             )
             return Held(stage, Reason.KAFKA_AUTHORIZATION, text)
         case TimeoutError() | KafkaTimeoutError():

@@ -1,7 +1,8 @@
-"""Reads the messages topic as its consumers do, and changes nothing: no group, no takeover."""
+"""Reads messages and revisions as consumers do, and changes nothing: no group, no takeover."""
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 import orjson
@@ -15,10 +16,24 @@ from publisher.rules.rebuild import Published
 from publisher.settings import Settings
 
 
-async def events_of(settings: Settings, operation: str) -> AsyncGenerator[list[Published], None]:
+def events_of(settings: Settings, operation: str) -> AsyncGenerator[list[Published], None]:
     """All events of the operation by now, in pieces of bounded size. Raises Transient or Held."""
+    return _read(settings, operation, settings.messages_topic(operation))
+
+
+async def revisions_of(settings: Settings, operation: str) -> AsyncGenerator[list[Published], None]:
+    """The same of its revisions; those of one message in their order. None while they are off."""
+    if topic := settings.revisions_topic(operation):
+        async with aclosing(_read(settings, operation, topic)) as found:
+            async for revisions in found:
+                yield revisions
+
+
+async def _read(
+    settings: Settings, operation: str, topic: str
+) -> AsyncGenerator[list[Published], None]:
     clients, source = Clients(settings), operation.encode()
-    partitions = await partitions_of(clients, [settings.messages_topic(operation)])
+    partitions = await partitions_of(clients, [topic])
     consumer = clients.consumer("read_committed")
     async with clients.using(consumer):
         for partition in partitions:

@@ -162,8 +162,10 @@ class Shard:
         return live
 
     async def _transact(self, producer: AIOKafkaProducer, batch: Batch) -> None:
+        revisions = self._settings.revisions_topic(batch.operation)
         to = [
             (self._settings.messages_topic(batch.operation), batch.events),
+            *([(revisions, batch.revisions)] if revisions else []),
             (self._settings.dead_letters_topic(batch.operation), batch.dead_letters),
         ]
         state = [*batch.state] if self._owner_written else [*batch.state, self._owner()]

@@ -1,4 +1,4 @@
-"""The three topics: created with the right settings when missing, checked when there."""
+"""The topics: created with the right settings when missing, checked when there."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
@@ -103,11 +103,15 @@ def wrong_commands(topic: str, partitions: int, config: Mapping[str, str]) -> It
 
 
 def wanted_topics(settings: Settings, operation: str) -> dict[str, Wanted]:
-    """The three topics of an operation."""
+    """The topics of an operation: three, and one for revisions where these are on."""
     room = settings.publisher.max_event_bytes + ENVELOPE_BYTES
     config = {"max.message.bytes": str(room)} if room > _BROKER_BYTES else {}
     return {
-        settings.messages_topic(operation): Wanted(MESSAGES_PARTITIONS, config),
+        **{
+            topic: Wanted(MESSAGES_PARTITIONS, config)
+            for topic in (settings.messages_topic(operation), settings.revisions_topic(operation))
+            if topic
+        },
         settings.dead_letters_topic(operation): Wanted(DEAD_LETTERS_PARTITIONS, config),
         settings.publisher.state_topic: Wanted(STATE_PARTITIONS, _STATE_CONFIG),
     }
@@ -154,7 +158,7 @@ async def _described(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[s
     for name, topic in topics.items():
         if topic["error_code"] == AUTHORIZATION:
             raise _forbidden(
-                f"Kafka forbids the use of topic {name}: grant DESCRIBE and WRITE on all three"
+                f"Kafka forbids the use of topic {name}: grant DESCRIBE and WRITE on all its"
                 " topics and READ on PUBLISHER_STATE_TOPIC"
             )
     return topics

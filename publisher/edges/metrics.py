@@ -187,6 +187,9 @@ class Metrics:
         self._duplicate = counter(
             "messages_duplicate_total", "Rows read again whose events were published before."
         )
+        self._revised = counter(
+            "messages_revised_total", "Revisions committed: published messages that have changed."
+        )
         self._rejected = counter(
             "records_rejected_total", "Rows or answers written to the dead letters.", "reason"
         )
@@ -223,6 +226,7 @@ class Metrics:
         for histogram in self._histograms:
             histogram.observe(operation, 0.0, count=0)
         self._duplicate.labels(operation)
+        self._revised.labels(operation)
         for label in PASSES:
             self._published.labels(operation, label)
             for result in ("published", "possibly_cut", "parked"):
@@ -280,6 +284,7 @@ class Metrics:
         operation = signal.operation
         self._published.labels(operation, signal.pass_label).inc(signal.new)
         self._duplicate.labels(operation).inc(signal.duplicate)
+        self._revised.labels(operation).inc(signal.revised)
         for reason, count in signal.rejected.items():
             self._rejected.labels(operation, reason).inc(count)
         result = "possibly_cut" if signal.possibly_cut else "published"

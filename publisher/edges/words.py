@@ -115,6 +115,8 @@ def _fields(signal: Signal) -> Line:
     left_out = _SAID_BY_THE_SENTENCE
     if isinstance(signal, WindowPublished):
         left_out = left_out | _NOT_WORTH_A_LINE
+        if not signal.revised:  # nobody is told of revisions, or nothing has changed
+            left_out = left_out | {"revised"}
     text = "hint" if isinstance(signal, signals.HintGiven) else "problem"
     names = {"pass_label": "pass", "text": text}
     line: Line = {}

@@ -39,8 +39,17 @@ class _Shown(NamedTuple):
 
 
 @dataclass(slots=True)
+class _Revised:
+    """What was told of a message after its event."""
+
+    last: bytes | None = None
+    """Before the report was read; None = nothing."""
+    later: set[bytes] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Comparison:
-    """The report and the topic over one range; first all of `shown`, then `published`."""
+    """The report and the topic over one range: all of `shown`, then `revised`, then `published`."""
 
     start: Instant
     end: Instant
@@ -54,6 +63,7 @@ class Comparison:
     _shown: dict[bytes, _Shown] = field(default_factory=dict)
     _extra: dict[bytes, tuple[bytes, Finding]] = field(default_factory=dict)
     _seen: set[bytes] = field(default_factory=set)
+    _revised: dict[bytes, "_Revised"] = field(default_factory=dict)
     _first: str = field(init=False)
     _last: str = field(init=False)
 
@@ -89,6 +99,15 @@ class Comparison:
         place = len(self.windows) - 1
         self._shown[id_] = _Shown(digests, event["date"], _conn_id(event), place)
 
+    def revised(self, event: dict[str, Any], *, later: bool) -> None:
+        """A revision stands for its event; `later` as below: either may be what was shown."""
+        if self._within(event):
+            told = self._revised.setdefault(UUID(event["event_id"]).bytes, _Revised())
+            if later:
+                told.later.add(_digests(event))
+            else:
+                told.last = _digests(event)
+
     def published(self, event: dict[str, Any], *, later: bool) -> None:
         """The topic holds this event; `later` = it was read after the report had been."""
         if not self._within(event):
@@ -101,11 +120,14 @@ class Comparison:
         if shown is None:
             if not later:
                 self.events += 1
-                self._extra[id_] = _digests(event), finding
+                told = self._revised.get(id_, _Revised())
+                self._extra[id_] = told.last or _digests(event), finding
             return
         self.events += 1
         self._seen.add(id_)
-        if (digests := _digests(event)) != shown.digests:
+        revised = self._revised.get(id_, _Revised())
+        digests = revised.last or _digests(event)
+        if shown.digests not in {digests, *revised.later}:
             self.changed.append(_changed(finding, digests, shown.digests))
 
     @property

@@ -40,6 +40,8 @@ class Event(StrEnum):
     """Published, its message left out."""
     NONE = "none"
     """Not published: too large even so."""
+    REVISION = "revision"
+    """The message is published; that it has changed could not be: too large even so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,12 @@ def of_rows(
     return [
         _late(letter, late.get(letter.position), unpublished) for letter in cut_out(body, rejects)
     ]
+
+
+def of_revisions(body: bytes, reason: RejectReason, rows: Sequence[Row]) -> list[DeadLetter]:
+    """Rows whose revision was too large for an event; no replay publishes them."""
+    found = of_rows(body, reason, rows, ())
+    return [replace(letter, event=Event.REVISION) for letter in found]
 
 
 def _late(letter: DeadLetter, digest: bytes | None, unpublished: Collection[bytes]) -> DeadLetter:

@@ -81,6 +81,10 @@ class Ledger:
         """Bytes held by the arrays of ids, room for growth included."""
         return sum(run.__sizeof__() for bucket in self._buckets.values() for run in bucket.runs)
 
+    def holds(self, bucket: str) -> bool:
+        """Whether anything of that bucket is remembered."""
+        return bucket in self._buckets
+
     def knows(self, hour: str, id_: Id) -> bool:
         """Whether the message of that hour has been published."""
         return bool(self.known(hour, {id_}))

@@ -21,6 +21,7 @@ from publisher.rules.events import Encoder
 from publisher.rules.gaps import removed
 from publisher.rules.ledger import REJECTED, Ledger
 from publisher.rules.records import Entry
+from publisher.rules.revisions import Reviser
 from publisher.rules.rows import Reject, RejectReason, format_changed, portions
 from publisher.rules.schedule import Read, advanced
 from publisher.rules.screening import Screen
@@ -39,10 +40,13 @@ class Limits:
     max_event_bytes: int
     silence: timedelta = timedelta.max
     """So long without a row is implausible: what was read meanwhile is read once more."""
+    revisions: bool = False
+    """Whether changed messages are told of."""
 
     @classmethod
     def of(cls, told: PublisherSettings) -> "Limits":
-        return cls(told.horizon, told.max_event_bytes, implausible(told.poll_every))
+        silence, revisions = implausible(told.poll_every), bool(told.revisions_topic)
+        return cls(told.horizon, told.max_event_bytes, silence, revisions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Publication:
     """Events by the second at which they occurred (RFC 3339, UTC)."""
     silent_since: Instant | None
     """Rows have come back after implausibly long without any: since when there were none."""
+    revised: int = 0
 
 
 def prepare(
@@ -87,12 +92,16 @@ def prepare(
         max_event_bytes=limits.max_event_bytes,
     )
     screen = Screen(_published(state, step))
+    reviser = Reviser(operation, state.ledger, state.fingerprints, lenient=judgement.lenient)
     rejects: list[Reject] = []
     rows = 0
     for reading in portions(judgement.data, operation, zone):
         rows += len(reading.rows)
         rejects += reading.rejects
-        encoder.add(screen.fresh(reading))
+        fresh = screen.fresh(reading)
+        encoder.add(fresh)
+        if limits.revisions:
+            reviser.add(reading.rows, fresh)
     total = rows + len(rejects)
     if format_changed(rows, len(rejects)):
         raise Held(
@@ -109,6 +118,17 @@ def prepare(
         ids[bucket] = array("Q", sorted(letter.id for letter in letters))
     letters += dead_letters.of_rows(
         answer.body, RejectReason.EVENT_TOO_LARGE, encoder.oversized, encoder.unpublished
+    )
+    told = reviser.revised()
+    revisions = told.encode(
+        operation,
+        pass_label=step.pass_.label,
+        read_at=answer.received_at,
+        lenient=judgement.lenient,
+        max_event_bytes=limits.max_event_bytes,
+    )
+    letters += dead_letters.of_revisions(
+        answer.body, RejectReason.EVENT_TOO_LARGE, told.unpublished
     )
     origin = dead_letters.Origin(operation, step.pass_.label, step.window, answer.received_at)
     entry = Entry(
@@ -131,7 +151,7 @@ def prepare(
     backfills = backfill.advanced(
         state.checkpoint.backfills, step, covered_until, entry.rows, entry.new
     )
-    successor = state.successor(entry, passes, ids, limits.horizon, gaps, backfills)
+    successor = state.successor(entry, passes, ids, limits.horizon, gaps, backfills, told.versions)
     batch = Batch(
         operation=operation,
         follows=state.checkpoint.sequence,
@@ -139,6 +159,7 @@ def prepare(
         events=encoder.records(),
         dead_letters=dead_letters.records(letters, origin, limits.max_event_bytes),
         state=successor.records,
+        revisions=iter(revisions),
     )
     return Publication(
         batch=batch,
@@ -149,6 +170,7 @@ def prepare(
         rejected=Counter(letter.reason.value for letter in letters),
         occurred=encoder.occurred(),
         silent_since=silent_since,
+        revised=len(told.rows),
     )
 
 

@@ -19,8 +19,10 @@ from typing import Any, Final
 
 from publisher.model import Backfill, Instant, Progress, StateRecord
 from publisher.rules.events import event_ids
+from publisher.rules.fingerprints import NO_FINGERPRINT, Version, version
+from publisher.rules.journal import journal_parts
 from publisher.rules.ledger import Id
-from publisher.rules.records import LIVE, Checkpoint, Entry, encode_checkpoint, journal_parts
+from publisher.rules.records import LIVE, Checkpoint, Entry, encode_checkpoint
 from publisher.rules.rows import read_rows
 from publisher.rules.schedule import passes_of, with_passes
 from publisher.rules.zone import Zone
@@ -54,6 +56,8 @@ class Rebuilt:
     oldest_read: Instant | None = None
     recent: dict[Instant, Counter[Instant]] = field(default_factory=dict)
     """What live has read in its last hour: by minute, how many messages of which hour."""
+    revisions: dict[str, dict[Id, Version]] = field(default_factory=dict)
+    """How often messages were revised, by bucket; what is in them now is not known."""
     days: dict[str, dict[str, "array[Id]"]] = field(default_factory=dict)
     """Ids by the day on which they were read, and by bucket."""
     ends: dict[str, Instant] = field(default_factory=dict)
@@ -73,6 +77,15 @@ class Rebuilt:
                 occurred = datetime.fromisoformat(each.value["occurred_at"]).astimezone(UTC)
                 self._note(read_at, occurred)
         self.events += len(told)
+
+    def revised(self, published: Iterable[Published]) -> None:
+        """Remember the numbers of revisions, so that none is given twice."""
+        values = [each.value for each in published]
+        for value, ids in zip(values, ids_of(self.operation, self.zone, values), strict=True):
+            numbers = self.revisions.setdefault(value["date"][:13], {})
+            for id_ in ids:
+                told = version(NO_FINGERPRINT, value["revision"])
+                numbers[id_] = max(numbers.get(id_, told), told)
 
     def _note(self, read_at: Instant, occurred: Instant) -> None:
         minute = read_at.replace(second=0, microsecond=0)
@@ -125,7 +138,9 @@ class Rebuilt:
             }
             new = sum(map(len, buckets.values()))
             entry = Entry(sequence, LIVE, end, end, end, rows=new, new=new, duplicate=0, rejected=0)
-            for part in journal_parts(self.operation, entry, buckets):
+            # In the entry that is kept longest.
+            revisions = self.revisions if sequence == len(self.days) else None
+            for part in journal_parts(self.operation, entry, buckets, revisions):
                 records.append(part)
                 total += 1
                 if len(records) == PARTS_PER_TRANSACTION:

@@ -3,17 +3,13 @@
 Rules of this file:
 - What is written today must be readable for ever; a format that this version
   does not know is refused, never taken for empty.
-- A record stays below 256 KiB, whatever a window held.
 
 Formats (described in `schemas/`): keys are `checkpoint/OPERATION` and
-`journal/OPERATION/SEQUENCE/PART`; a checkpoint is a JSON object; a journal
-record is a JSON object on one line, a newline, and its ids as 8-byte big-endian
-numbers, by bucket in the order in which the object lists the buckets.
+`journal/OPERATION/SEQUENCE/PART`; a checkpoint is a JSON object; journal records
+are written in `rules/journal.py`.
 """
 
-import sys
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -22,11 +18,8 @@ import orjson
 
 from publisher.errors import Held, Reason, Stage
 from publisher.model import Backfill, Instant, Progress, Standing, StateRecord, Window, iso
-from publisher.rules.ledger import Id, Ids
 
 FORMAT: Final = 1
-PART_BYTES: Final = 250_000
-"""Ids and names of buckets in one journal record; the rest of it takes less than 1,000 bytes."""
 LIVE: Final = "live"
 REPAIR: Final = "repair"
 BACKFILL: Final = "backfill"
@@ -127,26 +120,26 @@ def encode_checkpoint(checkpoint: Checkpoint) -> StateRecord:
 
 
 def decode_checkpoint(value: bytes) -> Checkpoint:
-    told = _known_format(value)
+    told = known_format(value)
     return Checkpoint(
         operation=told["operation"],
         timezone=told["timezone"],
-        start=_instant(told["start"]),
+        start=instant(told["start"]),
         start_setting=told["start_setting"],
         sequence=told["sequence"],
         journal_records=told["journal_records"],
         passes={
-            name: Progress(_instant(p["cursor"]), _instant(p["covered_until"]))
+            name: Progress(instant(p["cursor"]), instant(p["covered_until"]))
             for name, p in told["passes"].items()
         },
-        gaps=tuple(Window(_instant(gap["start"]), _instant(gap["end"])) for gap in told["gaps"]),
+        gaps=tuple(Window(instant(gap["start"]), instant(gap["end"])) for gap in told["gaps"]),
         backfills=tuple(
             Backfill(
                 one["id"],
-                _instant(one["from"]),
-                _instant(one["to"]),
+                instant(one["from"]),
+                instant(one["to"]),
                 one["again"],
-                _instant(one["cursor"]),
+                instant(one["cursor"]),
                 Standing(one["standing"]),
                 one["since"],
                 one["rows"],
@@ -157,95 +150,8 @@ def decode_checkpoint(value: bytes) -> Checkpoint:
     )
 
 
-def decode_journal(value: bytes) -> tuple[Entry, list[tuple[str, "array[int]"]]]:
-    """A journal record: its line, and its ids by bucket."""
-    line, _, packed = value.partition(b"\n")
-    told = _known_format(line)
-    if len(packed) != 8 * sum(count for _, count in told["ids"]):
-        raise Held(
-            Stage.RESTORE,
-            Reason.STATE_LOST,
-            "a journal record of the state topic is damaged: restore the topic from a backup",
-        )
-    ids = array("Q", packed)
-    if sys.byteorder == "little":
-        ids.byteswap()
-    buckets, at = [], 0
-    for bucket, count in told["ids"]:
-        buckets.append((bucket, ids[at : at + count]))
-        at += count
-    entry = Entry(
-        sequence=told["sequence"],
-        pass_name=told["pass"],
-        start=_instant(told["from"]),
-        end=_instant(told["to"]),
-        read_at=_instant(told["read_at"]),
-        rows=told["rows"],
-        new=told["new"],
-        duplicate=told["duplicate"],
-        rejected=told["rejected"],
-        possibly_cut=told["possibly_cut"],
-    )
-    return entry, buckets
-
-
-def journal_parts(operation: str, entry: Entry, ids: Ids) -> Iterator[StateRecord]:
-    """The journal records of one committed window: one, or more where it published much."""
-    for part, (counts, chunk) in enumerate(_chunks(ids)):
-        yield StateRecord(
-            journal_key(operation, entry.sequence, part),
-            _journal_value(operation, entry, part, counts, chunk),
-        )
-
-
-def _chunks(ids: Ids) -> Iterator[tuple[dict[str, int], "array[Id]"]]:
-    """Count by bucket, and the ids, of each part; at least one part."""
-    counts: dict[str, int] = {}
-    chunk = array("Q")
-    room = PART_BYTES
-    for bucket, those in ids.items():
-        at = 0
-        while at < len(those):
-            room -= len(bucket) + 16  # `["NAME",COUNT],`
-            if room < 8:
-                yield counts, chunk
-                counts, chunk, room = {}, array("Q"), PART_BYTES
-                continue
-            taken = those[at : at + room // 8]
-            counts[bucket] = len(taken)
-            chunk += taken
-            at += len(taken)
-            room -= 8 * len(taken)
-    yield counts, chunk
-
-
-def _journal_value(
-    operation: str, entry: Entry, part: int, counts: Mapping[str, int], ids: "array[Id]"
-) -> bytes:
-    line = orjson.dumps(
-        {
-            "format": FORMAT,
-            "operation": operation,
-            "sequence": entry.sequence,
-            "part": part,
-            "pass": entry.pass_name,
-            "from": iso(entry.start),
-            "to": iso(entry.end),
-            "read_at": iso(entry.read_at),
-            "rows": entry.rows,
-            "new": entry.new,
-            "duplicate": entry.duplicate,
-            "rejected": entry.rejected,
-            "possibly_cut": entry.possibly_cut,
-            "ids": list(counts.items()),
-        }
-    )
-    if sys.byteorder == "little":
-        ids.byteswap()
-    return line + b"\n" + ids.tobytes()
-
-
-def _known_format(value: bytes) -> dict[str, Any]:
+def known_format(value: bytes) -> dict[str, Any]:
+    """The JSON object of a record. Raises Held where its format is not ours."""
     try:
         told = orjson.loads(value)
     except orjson.JSONDecodeError:
@@ -261,5 +167,5 @@ def _known_format(value: bytes) -> dict[str, Any]:
     return told
 
 
-def _instant(text: str) -> Instant:
+def instant(text: str) -> Instant:
     return datetime.fromisoformat(text)

@@ -22,6 +22,9 @@ class Reopened(Ledger):
     def __len__(self) -> int:
         return len(self._ledger)
 
+    def holds(self, bucket: str) -> bool:
+        return self._ledger.holds(bucket)
+
     def known(self, hour: str, ids: AbstractSet[Id]) -> set[Id]:
         """Which of these have been published and are not missing."""
         found = self._ledger.known(hour, ids)

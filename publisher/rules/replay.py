@@ -21,11 +21,13 @@ from publisher.model import Answer, Batch, Instant, Record
 from publisher.rules import dead_letters
 from publisher.rules.dead_letters import DeadLetter, Event, Origin
 from publisher.rules.events import Encoder
+from publisher.rules.fingerprints import Version, version
 from publisher.rules.gaps import near
 from publisher.rules.ledger import REJECTED, Id, Ledger
 from publisher.rules.letters import Letter, replayed
 from publisher.rules.publication import Limits
 from publisher.rules.records import REPLAY, Entry
+from publisher.rules.revisions import fingerprints_of
 from publisher.rules.rows import RejectReason, Row, read_rows
 from publisher.rules.state import State, Successor
 from publisher.rules.upstream import judge
@@ -78,6 +80,8 @@ class _Found:
     """To be remembered, by bucket."""
     out: set[bytes] = field(default_factory=set)
     """Digests of the rows that were dealt with."""
+    versions: dict[str, dict[Id, Version]] = field(default_factory=dict)
+    """Where revisions are on: what was published, as it was."""
     letters: list[Record] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -85,11 +89,15 @@ class _Found:
         """Whether the row's event has been published."""
         return self.ledger.knows(row[2].hour, int.from_bytes(row[1][:8]))
 
-    def remember(self, row: Row) -> None:
+    def remember(self, row: Row, *, revisions: bool) -> None:
         """That its event is published, unless that is remembered."""
         self.out.add(row[1])
         if not self.knows(row):
-            self.ids[row[2].hour].add(int.from_bytes(row[1][:8]))
+            id_ = int.from_bytes(row[1][:8])
+            self.ids[row[2].hour].add(id_)
+            if revisions:
+                [fingerprint] = fingerprints_of([row])
+                self.versions.setdefault(row[2].hour, {})[id_] = version(fingerprint, 0)
 
 
 def prepare(
@@ -119,7 +127,9 @@ def prepare(
         duplicate=found.counts["rows"] - len(found.events), rejected=found.counts["rejected"],
     )  # fmt: skip
     ids = {bucket: array("Q", sorted(those)) for bucket, those in found.ids.items() if those}
-    successor = state.successor(entry, state.checkpoint.passes, ids, limits.horizon)
+    successor = state.successor(
+        entry, state.checkpoint.passes, ids, limits.horizon, versions=found.versions
+    )
     events = [record for _, record in sorted(found.events, key=itemgetter(0))]
     batch = Batch(
         operation=state.checkpoint.operation,
@@ -135,7 +145,7 @@ def prepare(
 def _replay(letter: Letter, found: _Found, zone: Zone, limits: Limits) -> Result:
     """Publish what can be read of one letter."""
     event = letter.headers.get("event")
-    if event == Event.WITHOUT_MESSAGE or (event is None and letter.reason == _TOO_LARGE):
+    if event in _PUBLISHED or (event is None and letter.reason == _TOO_LARGE):
         # Also where an older version did not say: better nothing than a second event.
         return Result(letter, Outcome.DUPLICATE)
     body = _answer(letter)
@@ -164,7 +174,7 @@ def _replay(letter: Letter, found: _Found, zone: Zone, limits: Limits) -> Result
         records = [*encoder.encode([row])]
         if not records and lone:
             return Result(letter, Outcome.STILL_BAD)
-        found.remember(row)
+        found.remember(row, revisions=limits.revisions)
         found.events += [(row[0], record) for record in records]
     if not lone:
         late = dead_letters.of_rows(body, _TOO_LARGE, encoder.oversized, encoder.unpublished)
@@ -175,6 +185,7 @@ def _replay(letter: Letter, found: _Found, zone: Zone, limits: Limits) -> Result
 
 
 _TOO_LARGE: Final = RejectReason.EVENT_TOO_LARGE
+_PUBLISHED: Final = (Event.WITHOUT_MESSAGE, Event.REVISION)
 
 
 def _is_row(letter: Letter) -> bool:

@@ -237,6 +237,14 @@ def _ids(rows: list[Row]) -> tuple[Id, ...]:
     return unpack(">" + "Q12x" * len(rows), b"".join([row[1] for row in rows]))
 
 
+def digest_of(operation: str, row: Row, number: int) -> bytes:
+    """The SHA-1 that such a row has as that number among its equals."""
+    conversation = row[4]
+    name = _name(row[3], number, placeholder=conversation.placeholder)
+    name = f"{_clean(operation)}\0{_clean(conversation.conn_id)}\0{name}"
+    return sha1(NAMESPACE + name.encode()).digest()  # noqa: S324 - see the import
+
+
 def _text(value: Any) -> str:
     """A field as identity sees it: null, missing and "" are equal, 1 equals "1"."""
     if value is None or value is UNSET:

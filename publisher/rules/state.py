@@ -6,7 +6,7 @@ Rules of this file:
 - The state topic is the truth; restoring it twice gives the same state twice.
 - Memory may know more ids than the state topic, never fewer.
 
-How it is written down: `rules/records.py`.
+How it is written down: `rules/records.py`, `rules/journal.py`.
 """
 
 from array import array
@@ -19,7 +19,9 @@ from typing import Final
 
 from publisher.errors import Held, Reason, Stage
 from publisher.model import SECOND, Backfill, Instant, Progress, StateRecord, Window
+from publisher.rules.fingerprints import Fingerprints, Run, Versions, unpacked
 from publisher.rules.gaps import Gaps, beyond, near
+from publisher.rules.journal import decode_journal, journal_parts
 from publisher.rules.ledger import Ids, Ledger
 from publisher.rules.records import (
     LIVE,
@@ -27,10 +29,8 @@ from publisher.rules.records import (
     Entry,
     checkpoint_key,
     decode_checkpoint,
-    decode_journal,
     encode_checkpoint,
     journal_key,
-    journal_parts,
 )
 from publisher.rules.skew import RESOLUTION
 
@@ -47,6 +47,8 @@ class Successor:
     forgotten: Sequence[Entry]
     """The journal entries that are tombstoned, oldest first."""
     records: Sequence[StateRecord]
+    versions: Versions = field(default_factory=dict)
+    """Where revisions are on: the content of what the window published or revised."""
 
 
 @dataclass(slots=True)
@@ -59,6 +61,8 @@ class State:
     ledger: Ledger = field(default_factory=Ledger)
     again: Ledger | None = None
     """While a backfill publishes again: what was published since it was taken up."""
+    fingerprints: Fingerprints = field(default_factory=Fingerprints)
+    """Empty while revisions are off."""
 
     def successor(
         self,
@@ -68,6 +72,7 @@ class State:
         horizon: timedelta,
         gaps: Gaps | None = None,
         backfills: tuple[Backfill, ...] | None = None,
+        versions: Versions | None = None,
     ) -> Successor:
         """The state after a window: one journal entry more, old ones tombstoned.
 
@@ -77,7 +82,7 @@ class State:
         """
         backfills = self.checkpoint.backfills if backfills is None else backfills
         gaps = self.checkpoint.gaps if gaps is None else tuple(gaps)
-        parts = list(journal_parts(self.checkpoint.operation, entry, ids))
+        parts = list(journal_parts(self.checkpoint.operation, entry, ids, versions))
         entry = replace(entry, parts=len(parts))
         bound = _forget_before(passes, horizon)
         old = list(
@@ -97,7 +102,7 @@ class State:
             backfills=backfills,
         )
         records = [*parts, *tombstones, encode_checkpoint(checkpoint)]
-        return Successor(checkpoint, entry, ids, old, records)
+        return Successor(checkpoint, entry, ids, old, records, versions or {})
 
     def apply(self, successor: Successor, horizon: timedelta) -> None:
         """Become the successor; only after its records are committed."""
@@ -117,12 +122,14 @@ class State:
             self.ledger.add(successor.ids, successor.entry.start, successor.entry.end)
             if self.again is not None:
                 self.again.add(successor.ids, successor.entry.start, successor.entry.end)
+            self.fingerprints.remember(successor.versions)
         if successor.forgotten:
             # An old entry behind a younger one stays in the journal, and so do its ids here.
             gaps = _spared(self.checkpoint.gaps, self.checkpoint.backfills)
             ends = [each.end for each in self.journal if not near(gaps, each.start, each.end)]
             bound = _forget_before(self.checkpoint.passes, horizon)
             self.ledger.forget(min(ends, default=bound), lambda start, end: near(gaps, start, end))
+            self.fingerprints.forget(self.ledger.holds)
 
     def with_backfills(self, backfills: tuple[Backfill, ...]) -> Successor:
         """The state with other orders: a checkpoint and nothing else."""
@@ -176,10 +183,13 @@ def earlier_start(checkpoint: Checkpoint, skew: timedelta) -> Instant | None:
     return None
 
 
-def restore(operation: str, records: MutableMapping[bytes, bytes]) -> State | None:
+def restore(
+    operation: str, records: MutableMapping[bytes, bytes], *, revisions: bool = False
+) -> State | None:
     """The state from the live records of its operation, or None where there is none.
 
-    `records` is emptied on the way: at ten million ids two copies would hurt.
+    `records` is emptied on the way: at ten million ids two copies would hurt. Without
+    `revisions` fingerprints are left out.
     Raises Held for unknown formats, and when journal records have been lost.
     """
     written = records.pop(checkpoint_key(operation), None)
@@ -205,8 +215,12 @@ def restore(operation: str, records: MutableMapping[bytes, bytes]) -> State | No
     again = None if republished is None else Ledger()
     entries: dict[int, Entry] = {}
     ids: dict[str, tuple[array[int], Instant, Instant]] = {}
+    versions: dict[str, list[tuple[int, Run]]] = {}
     for key in list(records):
-        entry, buckets = decode_journal(records.pop(key))
+        value = records.pop(key)
+        entry, buckets = decode_journal(value)
+        for bucket, run in unpacked(value) if revisions else ():
+            versions.setdefault(bucket, []).append((entry.sequence, run))
         known = entries.get(entry.sequence)
         parts = known.parts + 1 if known else 1
         entries[entry.sequence] = replace(entry, parts=parts)
@@ -222,6 +236,10 @@ def restore(operation: str, records: MutableMapping[bytes, bytes]) -> State | No
     for bucket in list(ids):
         have, since, until = ids.pop(bucket)
         state.ledger.add({bucket: array("Q", sorted(have))}, since, until)
+    if versions:
+        state.fingerprints = Fingerprints.restored(versions)
+        # A revision may outlive the message that it revised.
+        state.fingerprints.forget(state.ledger.holds)
     return state
 
 

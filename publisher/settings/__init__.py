@@ -75,6 +75,10 @@ class Settings:
     def dead_letters_topic(self, operation: str) -> str:
         return self.publisher.dead_letters_topic.replace("{operation}", operation)
 
+    def revisions_topic(self, operation: str) -> str:
+        """Empty where changed messages are not told of."""
+        return self.publisher.revisions_topic.replace("{operation}", operation)
+
 
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
     """All settings, from the environment and the file it names.
@@ -198,11 +202,15 @@ def _contradictions(
         yield "PUBLISHER_MAX_WINDOW must be at least 1s, the report's resolution"
     if told.max_window > timedelta(days=31):
         yield "PUBLISHER_MAX_WINDOW must be at most 31d: the report refuses more"
-    topics = {
-        told.messages_topic, told.dead_letters_topic, told.state_topic, told.commands_topic
-    }  # fmt: skip
-    if len(topics) < 4:
-        yield "PUBLISHER_*_TOPIC: messages, dead letters, state and commands need a topic each"
+    topics = [
+        told.messages_topic, told.dead_letters_topic, told.state_topic, told.commands_topic,
+        *filter(None, [told.revisions_topic]),
+    ]  # fmt: skip
+    if len(set(topics)) < len(topics):
+        yield (
+            "PUBLISHER_*_TOPIC: messages, dead letters, state, commands and revisions need a topic"
+            " each"
+        )
     if "{operation}" in told.state_topic:
         yield "PUBLISHER_STATE_TOPIC must not hold {operation}: all operations share it"
     if "{operation}" in told.commands_topic:

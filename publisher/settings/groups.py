@@ -22,6 +22,7 @@ from publisher.settings.values import (
     Start,
     Text,
     Topic,
+    TopicOrNone,
     Url,
     Zone,
 )
@@ -144,6 +145,8 @@ class PublisherSettings(Group):
     dead_letters_topic: Topic = "wolkvox.messages.dead-letters"
     state_topic: Topic = "wolkvox.publisher.state"
     commands_topic: Topic = "wolkvox.publisher.commands"
+    revisions_topic: TopicOrNone = ""
+    """Empty = nobody is told of changed messages."""
     transactional_id: Text = "wolkvox-publisher"
     max_event_bytes: Annotated[int, Field(ge=1_000, le=100_000_000)] = 1_000_000
     max_response_bytes: Annotated[int, Field(ge=1_000, le=268_435_456)] = 16_777_216
