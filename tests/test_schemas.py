@@ -162,7 +162,7 @@ def journal() -> list[StateRecord]:
         read_at=START + timedelta(minutes=35, seconds=0.25), rows=5, new=2, duplicate=2, rejected=1,
     )  # fmt: skip
     ids = ids_of(
-        {"2026-11-20 10": [0xF00D_0000_0000_0002, 1], f"{REJECTED}2026-11-20": [2**64 - 1]}
+        {"2026-11-20 10": [1, 0xF00D_0000_0000_0002], f"{REJECTED}2026-11-20": [2**64 - 1]}
     )
     return list(journal_parts(OPERATION, entry, ids))
 

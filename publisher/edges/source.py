@@ -131,6 +131,10 @@ class HttpSource:
             )
 
 
+_TURN: Final = 1024 * 1024
+"""Bytes of an answer that are taken before others get their turn."""
+
+
 async def _read(content: aiohttp.StreamReader, max_bytes: int) -> bytes | None:
     """Return the decompressed body, or None when it is longer than `max_bytes`.
 
@@ -139,7 +143,7 @@ async def _read(content: aiohttp.StreamReader, max_bytes: int) -> bytes | None:
     of the reader, so whatever a few bytes blow up to is never in memory at once.
     """
     kept = BytesIO()  # its getvalue() does not copy; joining parts would
-    size = 0
+    size = told = 0
     while chunk := await content.readany():
         size += len(chunk)
         if size > max_bytes:
@@ -148,7 +152,9 @@ async def _read(content: aiohttp.StreamReader, max_bytes: int) -> bytes | None:
             kept.write(chunk)
         # While there is more to inflate, readany() returns without letting others run: a bomb of
         # 1 GB held up the loop for 0.8 s at once.
-        await asyncio.sleep(0)
+        if size - told > _TURN:
+            told = size
+            await asyncio.sleep(0)
     return None if size > max_bytes else kept.getvalue()
 
 

@@ -11,7 +11,7 @@ Rules of this file:
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
@@ -23,7 +23,7 @@ Id: TypeAlias = int
 """The first 8 bytes of the identity's SHA-1, as an unsigned integer."""
 
 Ids: TypeAlias = Mapping[str, "array[Id]"]
-"""Sorted ids by bucket: the hour `YYYY-MM-DD HH`, or `REJECTED` and the day of the window."""
+"""Ids in any order, by bucket: the hour `YYYY-MM-DD HH`, or `REJECTED` and the window's day."""
 
 REJECTED: Final = "rejected "
 """Rejected rows have no usable date; all their buckets are searched, they are few."""
@@ -45,7 +45,7 @@ INDEXED: Final = 250_000
 @dataclass(slots=True)
 class _Bucket:
     runs: "list[array[Id]]"
-    """Each sorted; the first holds most."""
+    """Each sorted where there is no `index`; the first holds most."""
     since: Instant
     """The earliest start of a window that put an id in here."""
     keep_until: Instant
@@ -59,8 +59,8 @@ class _Bucket:
         return sum(map(len, self.runs))
 
     def merge(self) -> None:
-        """Make one run of all; Timsort does it in linear time."""
-        self.runs = [array("Q", sorted(chain.from_iterable(self.runs)))]
+        """Make one sorted run of all; where they are sorted, Timsort does it in linear time."""
+        self.runs = [_sorted(chain.from_iterable(self.runs))]
 
 
 class Ledger:
@@ -133,22 +133,23 @@ class Ledger:
                 continue
             bucket = self._buckets.get(hour)
             if bucket is None:
-                self._buckets[hour] = _Bucket([new], window_start, window_end)
+                self._buckets[hour] = _Bucket([_sorted(new)], window_start, window_end)
                 if hour.startswith(REJECTED):
                     self._rejected.append(hour)
                 continue
             bucket.since = min(bucket.since, window_start)
             bucket.keep_until = max(bucket.keep_until, window_end)
-            bucket.runs.append(new)
             if bucket.index is not None:
+                bucket.runs.append(new)
                 bucket.index.update(new)
                 if len(bucket) > self._most_indexed:
                     self._drop_index(hour)
-            if bucket.index is not None:
-                most = _RUNS_INDEXED
+                elif len(bucket.runs) > _RUNS_INDEXED:
+                    bucket.merge()
+            elif len(bucket.runs) < _RUNS and len(bucket) + len(new) > _SMALL:
+                bucket.runs.append(_sorted(new))
             else:
-                most = 1 if len(bucket) <= _SMALL else _RUNS
-            if len(bucket.runs) > most:
+                bucket.runs.append(new)
                 bucket.merge()
 
     def forget(
@@ -168,3 +169,7 @@ class Ledger:
             del self._buckets[hour]
         if gone:
             self._rejected = [hour for hour in self._rejected if hour in self._buckets]
+
+
+def _sorted(ids: Iterable[Id]) -> "array[Id]":
+    return array("Q", sorted(ids))

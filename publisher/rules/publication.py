@@ -115,7 +115,7 @@ def prepare(
     letters = _dead_letters(rejects, answer, judgement, state.ledger)
     if letters:
         bucket = f"{REJECTED}{step.window.start:%Y-%m-%d}"
-        ids[bucket] = array("Q", sorted(letter.id for letter in letters))
+        ids[bucket] = array("Q", [letter.id for letter in letters])
     letters += dead_letters.of_rows(
         answer.body, RejectReason.EVENT_TOO_LARGE, encoder.oversized, encoder.unpublished
     )

@@ -126,7 +126,7 @@ def prepare(
         rows=found.counts["rows"], new=len(found.events),
         duplicate=found.counts["rows"] - len(found.events), rejected=found.counts["rejected"],
     )  # fmt: skip
-    ids = {bucket: array("Q", sorted(those)) for bucket, those in found.ids.items() if those}
+    ids = {bucket: array("Q", those) for bucket, those in found.ids.items() if those}
     successor = state.successor(
         entry, state.checkpoint.passes, ids, limits.horizon, versions=found.versions
     )

@@ -27,8 +27,8 @@ class Screen:
         return sum(map(len, self._shown.values()))
 
     def ids(self) -> dict[str, "array[Id]"]:
-        """The ids of the new rows by hour, sorted: what the ledger takes."""
-        return {hour: array("Q", sorted(those)) for hour, those in self._shown.items() if those}
+        """The ids of the new rows by hour: what the ledger takes."""
+        return {hour: array("Q", those) for hour, those in self._shown.items() if those}
 
     def fresh(self, reading: Reading) -> list[Row]:
         """The new rows of a portion, in the answer's order."""

@@ -225,9 +225,7 @@ def restore(
         parts = known.parts + 1 if known else 1
         entries[entry.sequence] = replace(entry, parts=parts)
         if again is not None and republished is not None and entry.sequence > republished.since:
-            again.add(
-                {bucket: array("Q", sorted(i)) for bucket, i in buckets}, entry.start, entry.end
-            )
+            again.add(dict(buckets), entry.start, entry.end)
         for bucket, found in buckets:
             have, since, until = ids.get(bucket, (array("Q"), entry.start, entry.end))
             have.extend(found)
@@ -235,7 +233,7 @@ def restore(
     state = State(checkpoint, deque(entries[sequence] for sequence in sorted(entries)), again=again)
     for bucket in list(ids):
         have, since, until = ids.pop(bucket)
-        state.ledger.add({bucket: array("Q", sorted(have))}, since, until)
+        state.ledger.add({bucket: have}, since, until)
     if versions:
         state.fingerprints = Fingerprints.restored(versions)
         # A revision may outlive the message that it revised.
