@@ -20,7 +20,7 @@ def murmur2(data: bytes) -> int:
     words = length >> 2
     for k in (_WORDS[words] if words < 16 else Struct(f"<{words}I")).unpack_from(data):
         k = k * _M & _MASK  # noqa: PLW2901 - the algorithm's own naming
-        h = h * _M & _MASK ^ (k ^ k >> 24) * _M & _MASK
+        h = (h * _M ^ (k ^ k >> 24) * _M) & _MASK
     tail = data[words << 2 :]
     if tail:
         h = (h ^ int.from_bytes(tail, "little")) * _M & _MASK

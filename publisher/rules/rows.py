@@ -101,8 +101,8 @@ class Reading:
 
     rows: list[Row] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
-    by_id: dict[Id, Row] = field(default_factory=dict)
-    """Each message once, of equal ones the first; in the answer's order."""
+    ids: tuple[Id, ...] = ()
+    """The ledger's ids of the rows, in their order."""
     hours: set[str] = field(default_factory=set)
     """Hours in which rows of the answer lie, as far as it was read; the ledger's buckets."""
 
@@ -119,7 +119,7 @@ def read_rows(data: list[Any], operation: str, zone: Zone) -> Reading:
     for reading in portions([*data], operation, zone):
         whole.rows += reading.rows
         whole.rejects += reading.rejects
-        whole.by_id = reading.by_id | whole.by_id
+        whole.ids += reading.ids
         whole.hours = reading.hours
     return whole
 
@@ -208,14 +208,14 @@ def _name(message: Message, number: int, *, placeholder: bool) -> str:
 
 
 def _told_apart(reading: Reading, begin: bytes) -> Reading:
-    """The same, its rows by id: equal rows of one element of `data` are numbered, others dropped.
+    """The same with its ids, equal rows of one element of `data` numbered.
 
     The numbers follow the canonical bytes, so a shuffled answer numbers alike. They
     are counted inside one element: a chat that is listed twice is still one chat.
     """
     rows = reading.rows
-    reading.by_id = dict(zip(_ids(rows), rows, strict=True))
-    if len(reading.by_id) < len(rows):
+    reading.ids = _ids(rows)
+    if len({*reading.ids}) < len(rows):
         equal: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
         for place, row in enumerate(rows):
             equal[row[4].position, row[1]].append(place)
@@ -226,9 +226,7 @@ def _told_apart(reading: Reading, begin: bytes) -> Reading:
                 name = _name(message, number, placeholder=conversation.placeholder)
                 digest = sha1(_begin(begin, conversation.conn_id) + name.encode()).digest()  # noqa: S324
                 rows[place] = date, digest, moment, message, conversation, index
-        reading.by_id = {}
-        for id_, row in zip(_ids(rows), rows, strict=True):
-            reading.by_id.setdefault(id_, row)
+        reading.ids = _ids(rows)
     return reading
 
 

@@ -8,7 +8,6 @@ Rules of this file:
 from array import array
 from collections import defaultdict
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 
 from publisher.rules.ledger import Id, Ledger
 from publisher.rules.rows import Reading, Row
@@ -32,21 +31,29 @@ class Screen:
 
     def fresh(self, reading: Reading) -> list[Row]:
         """The new rows of a portion, in the answer's order."""
-        found = reading.by_id
-        for hour, ids in _by_hour(reading).items():
+        rows, ids = reading.rows, reading.ids
+        wanted = {*ids}
+        old: set[Id] = set()
+        for hour, those in _by_hour(reading, wanted).items():
             shown = self._shown[hour]
-            old = self._ledger.known(hour, ids) | shown.intersection(ids)
-            shown.update(ids - old if old else ids)
-            for id_ in old:
-                del found[id_]
-        return [*found.values()]
+            known = self._ledger.known(hour, those) | shown.intersection(those)
+            shown.update(those - known if known else those)
+            old |= known
+        if len(wanted) == len(rows):
+            told = zip(ids, rows, strict=True)
+            return [row for id_, row in told if id_ not in old] if old else rows
+        fresh: dict[Id, Row] = {}
+        for id_, row in zip(ids, rows, strict=True):
+            if id_ not in old:
+                fresh.setdefault(id_, row)  # of equal rows the first
+        return [*fresh.values()]
 
 
-def _by_hour(reading: Reading) -> Mapping[str, AbstractSet[Id]]:
+def _by_hour(reading: Reading, ids: set[Id]) -> Mapping[str, set[Id]]:
     if len(reading.hours) == 1:
         [hour] = reading.hours
-        return {hour: reading.by_id.keys()}
+        return {hour: ids}
     found: defaultdict[str, set[Id]] = defaultdict(set)
-    for id_, row in reading.by_id.items():
+    for id_, row in zip(reading.ids, reading.rows, strict=True):
         found[row[2][0]].add(id_)
     return found
