@@ -40,8 +40,9 @@ chaos: install   ## The long proofs: kills, random worlds, very many messages: m
 	CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/test_chaos.py tests/one_second.py \
 		tests/million_backfill.py tests/verify_100k.py tests/random_trials.py
 
-bench: install   ## The publisher beside a floor and a naive script; then the ledger at 10 million ids.
+bench: install   ## The publisher beside a floor and a naive script, its steps, the ledger at 10 million ids.
 	$(BIN)/python -m benchmarks.flood
+	$(BIN)/python -m benchmarks.steps
 	$(BIN)/python -m benchmarks.ledger
 
 image:           ## The container image, as wolkvox-publisher.

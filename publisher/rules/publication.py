@@ -21,7 +21,7 @@ from publisher.rules.events import Encoder
 from publisher.rules.gaps import removed
 from publisher.rules.ledger import REJECTED, Ledger
 from publisher.rules.records import Entry
-from publisher.rules.revisions import Reviser
+from publisher.rules.revisions import Revised, Reviser
 from publisher.rules.rows import Reject, RejectReason, format_changed, portions
 from publisher.rules.schedule import Read, advanced
 from publisher.rules.screening import Screen
@@ -84,6 +84,83 @@ def prepare(
     far the answer covers the window. Raises Held when the format has changed.
     """
     operation = state.checkpoint.operation
+    found = _content(state, step, answer, judgement, zone, limits)
+    revisions = found.revised.encode(
+        operation,
+        pass_label=step.pass_.label,
+        read_at=answer.received_at,
+        lenient=judgement.lenient,
+        max_event_bytes=limits.max_event_bytes,
+    )
+    ids = found.screen.ids()
+    letters = _of_rejects(found.rejects, answer, judgement, state.ledger)
+    if letters:
+        bucket = f"{REJECTED}{step.window.start:%Y-%m-%d}"
+        ids[bucket] = array("Q", [letter.id for letter in letters])
+    letters += _of_too_large(found, answer)
+    origin = dead_letters.Origin(operation, step.pass_.label, step.window, answer.received_at)
+    entry = Entry(
+        sequence=state.checkpoint.sequence + 1,
+        pass_name=step.pass_.name,
+        start=step.window.start,
+        end=max(step.window.start, covered_until),
+        read_at=now,
+        rows=found.rows + len(found.rejects),
+        new=found.screen.count,
+        duplicate=found.rows - found.screen.count,
+        rejected=len(found.rejects),
+        possibly_cut=possibly_cut,
+    )
+    run = silent_run(reversed(state.journal), limits.silence) if entry.rows else []
+    remembered = state.checkpoint.live.cursor - limits.horizon
+    gaps, silent_since = doubted(state.checkpoint.gaps, run, remembered)
+    gaps = removed(gaps, entry.start, entry.end)
+    passes = advanced(state.checkpoint.passes, step, covered_until, now, gaps)
+    backfills = backfill.advanced(
+        state.checkpoint.backfills, step, covered_until, entry.rows, entry.new
+    )
+    successor = state.successor(
+        entry, passes, ids, limits.horizon, gaps, backfills, found.revised.versions
+    )
+    batch = Batch(
+        operation=operation,
+        follows=state.checkpoint.sequence,
+        sequence=entry.sequence,
+        events=found.encoder.records(),
+        dead_letters=dead_letters.records(letters, origin, limits.max_event_bytes),
+        state=successor.records,
+        revisions=iter(revisions),
+    )
+    return Publication(
+        batch=batch,
+        successor=successor,
+        rows=entry.rows,
+        new=entry.new,
+        duplicate=entry.duplicate,
+        rejected=Counter(letter.reason.value for letter in letters),
+        occurred=found.encoder.occurred(),
+        silent_since=silent_since,
+        revised=len(found.revised.rows),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What became of an answer's rows."""
+
+    rows: int
+    """Rows that were understood, new or not."""
+    rejects: list[Reject]
+    screen: Screen
+    encoder: Encoder
+    revised: Revised
+
+
+def _content(
+    state: State, step: Read, answer: Answer, judgement: Judgement, zone: Zone, limits: Limits
+) -> _Content:
+    """Look at each row once: identify it, see whether it is new, encode it if it is."""
+    operation = state.checkpoint.operation
     encoder = Encoder(
         operation,
         pass_label=step.pass_.label,
@@ -102,76 +179,15 @@ def prepare(
         encoder.add(fresh)
         if limits.revisions:
             reviser.add(reading.rows, fresh)
-    total = rows + len(rejects)
     if format_changed(rows, len(rejects)):
         raise Held(
             Stage.PARSE,
             Reason.FORMAT_CHANGED,
-            f"{len(rejects)} of {total} rows cannot be"
+            f"{len(rejects)} of {rows + len(rejects)} rows cannot be"
             " understood: the report's format has changed; nothing is published until this"
             " version is replaced by one that knows the new format",
         )
-    new, ids = screen.count, screen.ids()
-    letters = _dead_letters(rejects, answer, judgement, state.ledger)
-    if letters:
-        bucket = f"{REJECTED}{step.window.start:%Y-%m-%d}"
-        ids[bucket] = array("Q", [letter.id for letter in letters])
-    letters += dead_letters.of_rows(
-        answer.body, RejectReason.EVENT_TOO_LARGE, encoder.oversized, encoder.unpublished
-    )
-    told = reviser.revised()
-    revisions = told.encode(
-        operation,
-        pass_label=step.pass_.label,
-        read_at=answer.received_at,
-        lenient=judgement.lenient,
-        max_event_bytes=limits.max_event_bytes,
-    )
-    letters += dead_letters.of_revisions(
-        answer.body, RejectReason.EVENT_TOO_LARGE, told.unpublished
-    )
-    origin = dead_letters.Origin(operation, step.pass_.label, step.window, answer.received_at)
-    entry = Entry(
-        sequence=state.checkpoint.sequence + 1,
-        pass_name=step.pass_.name,
-        start=step.window.start,
-        end=max(step.window.start, covered_until),
-        read_at=now,
-        rows=total,
-        new=new,
-        duplicate=rows - new,
-        rejected=len(rejects),
-        possibly_cut=possibly_cut,
-    )
-    run = silent_run(reversed(state.journal), limits.silence) if total else []
-    remembered = state.checkpoint.live.cursor - limits.horizon
-    gaps, silent_since = doubted(state.checkpoint.gaps, run, remembered)
-    gaps = removed(gaps, entry.start, entry.end)
-    passes = advanced(state.checkpoint.passes, step, covered_until, now, gaps)
-    backfills = backfill.advanced(
-        state.checkpoint.backfills, step, covered_until, entry.rows, entry.new
-    )
-    successor = state.successor(entry, passes, ids, limits.horizon, gaps, backfills, told.versions)
-    batch = Batch(
-        operation=operation,
-        follows=state.checkpoint.sequence,
-        sequence=entry.sequence,
-        events=encoder.records(),
-        dead_letters=dead_letters.records(letters, origin, limits.max_event_bytes),
-        state=successor.records,
-        revisions=iter(revisions),
-    )
-    return Publication(
-        batch=batch,
-        successor=successor,
-        rows=total,
-        new=new,
-        duplicate=entry.duplicate,
-        rejected=Counter(letter.reason.value for letter in letters),
-        occurred=encoder.occurred(),
-        silent_since=silent_since,
-        revised=len(told.rows),
-    )
+    return _Content(rows, rejects, screen, encoder, reviser.revised())
 
 
 def _published(state: State, step: Read) -> Ledger:
@@ -181,10 +197,20 @@ def _published(state: State, step: Read) -> Ledger:
     return state.again if mine and state.again is not None else state.ledger
 
 
-def _dead_letters(
+def _of_rejects(
     rejects: list[Reject], answer: Answer, judgement: Judgement, ledger: Ledger
 ) -> list[DeadLetter]:
+    """Letters of what is no event; not those that were written before."""
     found = dead_letters.cut_out(answer.body, rejects)
     if judgement.lenient:
         found = [dead_letters.of_answer(answer.body), *found]
     return dead_letters.unknown_to(ledger, found)
+
+
+def _of_too_large(found: _Content, answer: Answer) -> list[DeadLetter]:
+    """Letters of what was too large; only once all is encoded it is known."""
+    reason, encoder = RejectReason.EVENT_TOO_LARGE, found.encoder
+    return [
+        *dead_letters.of_rows(answer.body, reason, encoder.oversized, encoder.unpublished),
+        *dead_letters.of_revisions(answer.body, reason, found.revised.unpublished),
+    ]
