@@ -82,17 +82,9 @@ class Encoder:
     ) -> None:
         self._head = b'","source":' + orjson.dumps(source)
         self._max_event_bytes = max_event_bytes
-        shared: list[Header] = [
-            ("ce_specversion", b"1.0"),
-            ("ce_type", EVENT_TYPE.encode()),
-            ("ce_source", source.encode()),
-            ("content-type", b"application/json"),
-            ("ce_dataschema", DATA_SCHEMA.encode()),
-            ("wolkvox_read_at", iso(read_at).encode()),
-            ("wolkvox_pass", pass_label.encode()),
-        ]
-        if lenient:
-            shared.append(("wolkvox_decoding", b"lenient"))
+        shared = shared_headers(
+            EVENT_TYPE, DATA_SCHEMA, source, pass_label=pass_label, read_at=read_at, lenient=lenient
+        )
         encoded = b"".join(wire.header(name, content) for name, content in shared)
         # Behind the shared headers follow ce_subject, where there is one, ce_id and ce_time.
         self._headers = wire.varint(len(shared) + 2) + encoded
@@ -191,6 +183,30 @@ class Encoder:
         headers = self._headers_with_subject + key + _ID
         room -= 2 * len(_SUBJECT + key)
         return key, head, names, tail, headers, room, murmur2(id_), extra
+
+
+def shared_headers(
+    event_type: str,
+    data_schema: str,
+    source: str,
+    *,
+    pass_label: str,
+    read_at: Instant,
+    lenient: bool,
+) -> list[Header]:
+    """What all events of one type that an answer brings have in common."""
+    found: list[Header] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_type", event_type.encode()),
+        ("ce_source", source.encode()),
+        ("content-type", b"application/json"),
+        ("ce_dataschema", data_schema.encode()),
+        ("wolkvox_read_at", iso(read_at).encode()),
+        ("wolkvox_pass", pass_label.encode()),
+    ]
+    if lenient:
+        found.append(("wolkvox_decoding", b"lenient"))
+    return found
 
 
 def event_ids(rows: Sequence[Row]) -> list[bytes]:

@@ -16,9 +16,9 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import UNSET
 
-from publisher.model import Header, Instant, Record, iso
+from publisher.model import Header, Instant, Record
 from publisher.rules import wire
-from publisher.rules.events import Encoder
+from publisher.rules.events import Encoder, shared_headers
 from publisher.rules.fingerprints import (
     MOST_REVISIONS,
     NO_FINGERPRINT,
@@ -88,17 +88,9 @@ class Revised:
             lenient=lenient,
             max_event_bytes=max_event_bytes - _ROOM,
         )
-        shared: list[Header] = [
-            ("ce_specversion", b"1.0"),
-            ("ce_type", EVENT_TYPE.encode()),
-            ("ce_source", source.encode()),
-            ("content-type", b"application/json"),
-            ("ce_dataschema", DATA_SCHEMA.encode()),
-            ("wolkvox_read_at", iso(read_at).encode()),
-            ("wolkvox_pass", pass_label.encode()),
-        ]
-        if lenient:
-            shared.append(("wolkvox_decoding", b"lenient"))
+        shared = shared_headers(
+            EVENT_TYPE, DATA_SCHEMA, source, pass_label=pass_label, read_at=read_at, lenient=lenient
+        )
         found = []
         for row, number in sorted(self.rows, key=lambda each: each[0][0]):
             records = [*encoder.encode([row])]
