@@ -61,6 +61,7 @@ def publish(body: bytes, ledger: Ledger, watch: Watch) -> None:
         watch("screen")
         encoder.add(fresh)
         watch("encode")
+        del reading, fresh
     partitions: list[list[tuple[int, bytes]]] = [[] for _ in range(PARTITIONS)]
     for record in encoder.records():
         partitions[record[0] % PARTITIONS].append(record)

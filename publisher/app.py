@@ -6,7 +6,6 @@ are finished or abandoned -> producers end with no transaction left open.
 """
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -61,10 +60,6 @@ def main() -> int:
 
 async def serve(settings: Settings) -> None:
     """Publish all operations until a stop signal."""
-    # Messages come and go by the ten thousand and are part of no cycle: to look for cycles among
-    # them as often as usual, and in all that was imported, costs a twentieth of the CPU.
-    gc.freeze()
-    gc.set_threshold(10_000)
     clock = MachineClock()
     liveness = Liveness()
     names = tuple(operation.name for operation in settings.operations)

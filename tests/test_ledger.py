@@ -44,7 +44,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize(room=st.sampled_from([250_000, 60, 1]))
     def begin(self, room: int) -> None:
         # Which buckets are sets as well, and which are not any more, is never noticed.
-        self.ledger, self.model = Ledger(room), Model()
+        self.ledger, self.model, self.room = Ledger(room), Model(), room
         self.ever: set[int] = {0, 1, 2**63, 2**64 - 1}
 
     @rule(told=st.dictionaries(st.sampled_from(BUCKETS), IDS, max_size=4), end=ENDS)
@@ -73,6 +73,8 @@ class LedgerMachine(RuleBasedStateMachine):
         rejected = set().union(*(s for b, s in self.model.ids.items() if b.startswith(REJECTED)))
         assert {id_ for id_ in self.ever if self.ledger.knows_rejected(id_)} == rejected
         assert len(self.ledger) == sum(map(len, self.model.ids.values()))
+        sets = [bucket.index for bucket in self.ledger._buckets.values() if bucket.index]
+        assert self.ledger._held == sum(map(len, sets)) <= max(self.room, *map(len, sets), 0)
 
 
 LedgerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=10, deadline=None)

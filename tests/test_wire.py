@@ -1,12 +1,18 @@
 """Batches that we write ourselves are what a client reads, and no larger than they may be."""
 
-from typing import TypeAlias
+import asyncio
+import gc
+import weakref
+from typing import Any, TypeAlias
 
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaTimeoutError
 from aiokafka.record.default_records import DefaultRecordBatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from publisher.edges.kafka_batch import pack
+from publisher.edges.kafka_batch import RecordBatch, pack
+from publisher.edges.kafka_transaction import send_and_commit
 from publisher.model import Record
 from publisher.rules import wire
 from publisher.rules.murmur2 import murmur2
@@ -62,3 +68,37 @@ def test_thousands_of_small_records_fill_one_batch() -> None:
     batch._set_producer_state(1, 0, 0)
     read = [one.value for one in DefaultRecordBatch(bytearray(batch._build()))]
     assert read == [b"%d" % number for number in range(10_000)]
+
+
+class Refusing:
+    """A producer whose broker takes no batch."""
+
+    async def begin_transaction(self) -> None:
+        pass
+
+    async def send_batch(self, *_: Any, **__: Any) -> asyncio.Future[None]:
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        refused.set_exception(KafkaTimeoutError())
+        return refused
+
+
+async def test_what_could_not_be_sent_is_let_go_at_once() -> None:
+    """Not only when garbage is collected, which the service seldom does: a window may be 10 MB."""
+    gc.collect()
+    gc.disable()
+    try:
+        batch = RecordBatch(1, b"x", TIME, None)
+        gone = weakref.ref(batch)
+        batches = {TopicPartition("t", 0): [batch]}
+        del batch
+        failed = False
+        try:
+            await send_and_commit(Refusing(), batches)
+        except KafkaTimeoutError:
+            failed = True
+        del batches
+        await asyncio.sleep(0)  # the loop forgets the last calls
+        assert failed
+        assert gone() is None
+    finally:
+        gc.enable()

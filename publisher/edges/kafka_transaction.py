@@ -77,7 +77,12 @@ async def send_and_commit(producer: AIOKafkaProducer, batches: Batches) -> None:
             sent = list((await asyncio.wait(sent, timeout=1.0))[0])
         failures += await _failures(sent)
         if failures:
-            raise min(failures, key=lambda failure: isinstance(failure, _CONSEQUENCES))
+            try:
+                raise min(failures, key=lambda failure: isinstance(failure, _CONSEQUENCES))
+            finally:
+                # The error holds this frame, and this frame the error: with them the batches of
+                # each failed window would wait for a garbage collection.
+                failures, sent = [], []
     async with asyncio.timeout(COMMIT_SECONDS):
         await producer.commit_transaction()
 

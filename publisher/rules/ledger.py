@@ -39,7 +39,8 @@ _BISECTION_COST: Final = 16
 """One bisection costs about as much as putting so many ids into a set (measured)."""
 
 INDEXED: Final = 250_000
-"""Ids in sets at most, over all buckets; there an id takes about 65 bytes more."""
+"""Ids in sets at most, over all buckets of a ledger, and one window more; there an id takes
+about 65 bytes more."""
 
 
 @dataclass(slots=True)
@@ -72,6 +73,8 @@ class Ledger:
         self._rejected: list[str] = []
         self._indexed: dict[str, _Bucket] = {}
         """Those with a set, the one used last at the end."""
+        self._held = 0
+        """Ids in all sets."""
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
@@ -109,16 +112,17 @@ class Ledger:
         """The bucket's set; those that were not used for longest make room for it."""
         if bucket.index is None:
             bucket.index = set(chain.from_iterable(bucket.runs))
+            self._held += len(bucket.index)
         self._indexed.pop(hour, None)
-        room = self._most_indexed - len(bucket)
-        while self._indexed and sum(map(len, self._indexed.values())) > room:
-            self._drop_index(next(iter(self._indexed)))
         self._indexed[hour] = bucket
+        while self._held > self._most_indexed and len(self._indexed) > 1:
+            self._drop_index(next(iter(self._indexed)))
         return bucket.index
 
     def _drop_index(self, hour: str) -> None:
         bucket = self._indexed.pop(hour, None)
-        if bucket is not None:
+        if bucket is not None and bucket.index is not None:
+            self._held -= len(bucket.index)
             bucket.index, bucket.asked = None, 0
             bucket.merge()
 
@@ -127,7 +131,7 @@ class Ledger:
         return any(self.knows(bucket, id_) for bucket in self._rejected)
 
     def add(self, ids: Ids, window_start: Instant, window_end: Instant) -> None:
-        """Remember what a committed window has published; none of it is known yet."""
+        """Remember what a committed window has published."""
         for hour, new in ids.items():
             if not new:
                 continue
@@ -141,7 +145,9 @@ class Ledger:
             bucket.keep_until = max(bucket.keep_until, window_end)
             if bucket.index is not None:
                 bucket.runs.append(new)
+                self._held -= len(bucket.index)
                 bucket.index.update(new)
+                self._held += len(bucket.index)
                 if len(bucket) > self._most_indexed:
                     self._drop_index(hour)
                 elif len(bucket.runs) > _RUNS_INDEXED:
@@ -165,8 +171,9 @@ class Ledger:
             if bucket.keep_until < before and not spared(bucket.since, bucket.keep_until)
         ]
         for hour in gone:
-            self._drop_index(hour)
-            del self._buckets[hour]
+            bucket = self._buckets.pop(hour)
+            if self._indexed.pop(hour, None) and bucket.index is not None:
+                self._held -= len(bucket.index)
         if gone:
             self._rejected = [hour for hour in self._rejected if hour in self._buckets]
 

@@ -179,6 +179,7 @@ def _content(
         encoder.add(fresh)
         if limits.revisions:
             reviser.add(reading.rows, fresh)
+        del reading, fresh  # let go before the next portion is read
     if format_changed(rows, len(rejects)):
         raise Held(
             Stage.PARSE,

@@ -125,7 +125,7 @@ def read_rows(data: list[Any], operation: str, zone: Zone) -> Reading:
 
 
 def portions(data: list[Any], operation: str, zone: Zone) -> Iterator[Reading]:
-    """Identify every row of an answer, a portion of it at a time; empties `data` on the way.
+    """Identify every row of an answer, a portion at a time; None takes the place of what was read.
 
     What is made of a portion, and thrown away before the next one is read, lies in the
     processor's cache: a large answer takes a tenth less time and half the memory.
@@ -177,7 +177,7 @@ def _read_conversation(
             try:
                 moment = moments[date] = Moment(date[:13], *zone.occurred_at(date))
                 reading.hours.add(moment.hour)
-            except (ValueError, TypeError):
+            except (LookupError, ValueError, TypeError):
                 rejects.append(Reject(RejectReason.DATE_INVALID, position, index))
                 continue
         sender, text = message.from_, message.message
