@@ -15,7 +15,7 @@ from typing import Final
 from aiohttp import ClientSession
 
 from publisher import __version__
-from publisher.edges import logs, ops
+from publisher.edges import logs, memory, ops
 from publisher.edges.clock import MachineClock
 from publisher.edges.kafka import Cluster
 from publisher.edges.kafka_client import report_unless_told
@@ -70,6 +70,7 @@ async def serve(settings: Settings) -> None:
         status(happened)
         metrics(happened)
         logs.record(happened)
+        memory.watch(happened)
 
     cluster = Cluster(settings, emit)
 

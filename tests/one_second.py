@@ -5,6 +5,7 @@ Takes up to a minute, so it is no part of the suite: `make chaos` runs it, and
 """
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,11 +53,13 @@ async def test_200_000_messages_closed_in_one_second(kafka: Broker, tmp_path: Pa
             return await publisher.metric("lag_seconds") < 10
 
         await until(on_time, 30, "live goes on")
+        with suppress(TimeoutError):  # then the figures below say by how much
+            await until(lambda: publisher.rss_mb < peak / 2, 5, "memory to be given back")
         rest = publisher.rss_mb
         tell(f"{took:.1f} s; {cut['rows']} rows; {peak:.0f} MB at most, {rest:.0f} MB afterwards")
         assert await publisher.metric("messages_published_total") == MESSAGES
         assert await publisher.metric("gap_seconds") == 0
-        assert rest < peak * 2 / 3
+        assert rest < peak / 2
 
 
 def _local(second: int) -> str:
