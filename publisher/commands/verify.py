@@ -151,7 +151,7 @@ async def _compare(
         alone = settings.publisher.model_copy(update={"revisions_topic": ""})
         unrevised = replace(settings, publisher=alone)
         job = _job(unrevised, operation, session, reader, start)
-        memory = _memory(job)
+        memory = Memory.starting(job.settings)
         blank = await flow.begin(job, memory)
         pass_ = memory.passes[0]
         began = datetime.now(UTC)
@@ -174,7 +174,7 @@ async def _compare(
             reopened = Reopened(known.ledger, comparison.missing_ids)
             known.ledger = reopened
             job = _job(settings, operation, session, log, start)
-            memory = _memory(job)
+            memory = Memory.starting(job.settings)
             for window in comparison.missing_windows:
                 # Answered at this width above; repairs do not widen by themselves.
                 memory.pace.width = window.width
@@ -196,10 +196,6 @@ def _job(settings: Settings, operation: Operation, session: Any, log: Log, start
         emit=lambda _: None,
         beat=lambda _: None,
     )
-
-
-def _memory(job: Job) -> Memory:
-    return Memory.starting(job.settings)
 
 
 def _result(name: str, comparison: Comparison | None, told: _Told) -> dict[str, Any]:

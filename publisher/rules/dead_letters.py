@@ -21,7 +21,7 @@ import orjson
 
 from publisher.model import Header, Instant, Record, Window, iso
 from publisher.rules import wire
-from publisher.rules.ledger import Id, Ledger
+from publisher.rules.ledger import Id, Ledger, id_of
 from publisher.rules.rows import PLACEHOLDERS, Reject, RejectReason, Row
 from publisher.rules.upstream import object_start
 
@@ -80,7 +80,7 @@ class DeadLetter:
 
     @property
     def id(self) -> Id:
-        return int.from_bytes(self.identity[:8])
+        return id_of(self.identity)
 
 
 def of_answer(body: bytes) -> DeadLetter:
@@ -160,7 +160,7 @@ def unknown_to(ledger: Ledger, letters: Iterable[DeadLetter]) -> list[DeadLetter
     fresh: dict[Id, DeadLetter] = {}
     for letter in letters:
         # Before there were identities of broken rows, their bytes were remembered.
-        ids = {letter.id, int.from_bytes(letter.digest[:8])}
+        ids = {letter.id, id_of(letter.digest)}
         if letter.id not in fresh and not any(map(ledger.knows_rejected, ids)):
             fresh[letter.id] = letter
     return list(fresh.values())

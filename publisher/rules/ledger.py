@@ -180,3 +180,8 @@ class Ledger:
 
 def _sorted(ids: Iterable[Id]) -> "array[Id]":
     return array("Q", sorted(ids))
+
+
+def id_of(digest: bytes) -> Id:
+    """The id of what has this SHA-1."""
+    return int.from_bytes(digest[:8])

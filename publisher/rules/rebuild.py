@@ -21,7 +21,7 @@ from publisher.model import Backfill, Instant, Progress, StateRecord
 from publisher.rules.events import event_ids
 from publisher.rules.fingerprints import NO_FINGERPRINT, Version, version
 from publisher.rules.journal import journal_parts
-from publisher.rules.ledger import Id
+from publisher.rules.ledger import Id, id_of
 from publisher.rules.records import LIVE, Checkpoint, Entry, encode_checkpoint
 from publisher.rules.rows import read_rows
 from publisher.rules.schedule import passes_of, with_passes
@@ -179,7 +179,7 @@ def ids_of(operation: str, zone: Zone, values: list[dict[str, Any]]) -> list[lis
         for position, place in enumerate(unknown):
             digest = digests[position].get(values[place]["event_id"].encode())
             if digest is not None:
-                found[place] = [int.from_bytes(digest[:8])]
+                found[place] = [id_of(digest)]
         # Whose message is not there is found by no number.
         unknown = [
             place

@@ -23,7 +23,7 @@ from publisher.rules.dead_letters import DeadLetter, Event, Origin
 from publisher.rules.events import Encoder
 from publisher.rules.fingerprints import Version, version
 from publisher.rules.gaps import near
-from publisher.rules.ledger import REJECTED, Id, Ledger
+from publisher.rules.ledger import REJECTED, Id, Ledger, id_of
 from publisher.rules.letters import Letter, replayed
 from publisher.rules.publication import Limits
 from publisher.rules.records import REPLAY, Entry
@@ -87,13 +87,13 @@ class _Found:
 
     def knows(self, row: Row) -> bool:
         """Whether the row's event has been published."""
-        return self.ledger.knows(row[2].hour, int.from_bytes(row[1][:8]))
+        return self.ledger.knows(row[2].hour, id_of(row[1]))
 
     def remember(self, row: Row, *, revisions: bool) -> None:
         """That its event is published, unless that is remembered."""
         self.out.add(row[1])
         if not self.knows(row):
-            id_ = int.from_bytes(row[1][:8])
+            id_ = id_of(row[1])
             self.ids[row[2].hour].add(id_)
             if revisions:
                 [fingerprint] = fingerprints_of([row])

@@ -28,7 +28,7 @@ from publisher.rules.fingerprints import (
     revisions_of,
     version,
 )
-from publisher.rules.ledger import Id, Ledger
+from publisher.rules.ledger import Id, Ledger, id_of
 from publisher.rules.rows import Conversation, Row, digest_of
 from publisher.rules.shapes import CHAT_FIELDS, MESSAGE_FIELDS, Chat, Message, canonical
 
@@ -137,11 +137,11 @@ class Reviser:
         """Compare a portion. `fresh` rows are published; of those with one id the first is."""
         wanted: defaultdict[str, set[Id]] = defaultdict(set)
         for row in rows:
-            wanted[row[2].hour].add(_id(row[1]))
+            wanted[row[2].hour].add(id_of(row[1]))
         known = {hour: self._told(hour, ids) for hour, ids in wanted.items()}
         to_publish = {row[1] for row in fresh}
         for row, fingerprint in zip(rows, fingerprints_of(rows), strict=True):
-            digest, hour, id_ = row[1], row[2].hour, _id(row[1])
+            digest, hour, id_ = row[1], row[2].hour, id_of(row[1])
             told = known[hour].get(id_, _NOTHING)
             self._shown[digest].append((row[4].position, fingerprint))
             if digest in to_publish and digest not in self._published:
@@ -173,7 +173,7 @@ class Reviser:
         listings: defaultdict[int, list[int]] = defaultdict(list)
         for number in count(1):
             digest = digest_of(self._operation, suspects[0][0], number)
-            shown, id_ = self._shown.get(digest, ()), _id(digest)
+            shown, id_ = self._shown.get(digest, ()), id_of(digest)
             if not shown and not self._ledger.knows(moment.hour, id_):
                 break
             messages[digest] = self._told(moment.hour, [id_]).get(id_, _NOTHING)
@@ -204,7 +204,7 @@ class Reviser:
                 revisions += 1
                 revising = (date, digest, moment, *rows[fingerprint][3:])
                 self._revised.rows.append((revising, revisions))
-            self._revised.remember(moment.hour, _id(digest), version(fingerprint, revisions))
+            self._revised.remember(moment.hour, id_of(digest), version(fingerprint, revisions))
 
 
 def _compared(remembered: Counter[int], listing: list[int]) -> tuple[Counter[int], list[int]]:
@@ -257,7 +257,3 @@ def _told(shape: Chat | Message, fields: dict[str, str], identity: set[str]) -> 
         if name not in identity and (value := getattr(shape, attribute)) is not UNSET
     }
     return told if shape.extra is UNSET else told | shape.extra
-
-
-def _id(digest: bytes) -> Id:
-    return int.from_bytes(digest[:8])

@@ -114,13 +114,11 @@ def format_changed(rows: int, rejects: int) -> bool:
 
 
 def read_rows(data: list[Any], operation: str, zone: Zone) -> Reading:
-    """Identify every row of an answer, all of them at once."""
+    """All rows and rejects of an answer at once, without what screening needs."""
     whole = Reading()
     for reading in portions([*data], operation, zone):
         whole.rows += reading.rows
         whole.rejects += reading.rejects
-        whole.ids += reading.ids
-        whole.hours = reading.hours
     return whole
 
 
