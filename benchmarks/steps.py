@@ -14,7 +14,7 @@ from benchmarks.answers import windows
 from publisher.edges.kafka_batch import pack
 from publisher.edges.kafka_client import BATCH_BYTES
 from publisher.rules import shapes
-from publisher.rules.events import Encoder
+from publisher.rules.events import Encoder, Provenance
 from publisher.rules.ledger import Ledger
 from publisher.rules.rows import portions
 from publisher.rules.screening import Screen
@@ -51,9 +51,7 @@ def publish(body: bytes, ledger: Ledger, watch: Watch) -> None:
     decoded = shapes.decode(body)
     assert decoded is not None
     watch("decode")
-    encoder = Encoder(
-        "wv0010", pass_label="live", read_at=NOW, lenient=False, max_event_bytes=900_000
-    )
+    encoder = Encoder(Provenance("wv0010", "live", NOW), max_event_bytes=900_000)
     screen = Screen(ledger)
     for reading in portions(decoded["data"], "wv0010", ZONE):
         watch("identify")

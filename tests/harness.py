@@ -17,7 +17,7 @@ import sys
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -294,9 +294,16 @@ class Rig:
         return self.events
 
     async def settled(
-        self, seconds: float, since: float | None = None, source: str = "wv0010"
+        self,
+        seconds: float,
+        since: float | None = None,
+        source: str = "wv0010",
+        later: Collection[str] = (),
     ) -> "Differences":
-        """Wait until everything shown by now is published; what differs then."""
+        """Wait until everything shown by now is published; what differs then.
+
+        `later` are names that the operation was given after `source`.
+        """
         now = time.time()
         # A server whose clock was ahead for a while has shown what is not yet said.
         promised = [
@@ -305,13 +312,14 @@ class Rig:
             if row["_visible_at"] <= now and _can_be_an_event(row)
         ]
         missing = Counter(identity(row, row) for row in promised)
+        names = {source, *later}
         texts = _texts(promised)
         seen = 0
 
         async def complete() -> bool:
             nonlocal seen
             events = await self.read_patiently()
-            mine = [event.value for event in events[seen:] if event.value["source"] == source]
+            mine = [event.value for event in events[seen:] if event.value["source"] in names]
             missing.subtract(identity(told, told) for told in (flat(one, texts) for one in mine))
             seen = len(events)
             return not +missing
@@ -320,8 +328,8 @@ class Rig:
             await until(complete, seconds, every=0.1)
         events = list(await self.read_patiently())
         # The events may hold what became visible meanwhile, so the truth is asked again.
-        found = compare(await self.api.truth(), events, source)
-        found.lost = compare(promised, events, source).lost
+        found = compare(await self.api.truth(), events, source, later)
+        found.lost = compare(promised, events, source, later).lost
         found.promised = len(promised)
         return found
 
@@ -473,8 +481,12 @@ class Differences:
         return not any(found)
 
 
-def compare(truth: Sequence[Fields], events: Sequence[Event], source: str) -> Differences:
+def compare(
+    truth: Sequence[Fields], events: Sequence[Event], source: str, later: Collection[str] = ()
+) -> Differences:
     """Judge the events of one operation against the rows that its API has shown.
+
+    Ids are made of `source`, its first name; `later` are names that it was given afterwards.
 
     Rows are matched by identity; equal rows by their number. Of a field that the API has
     corrected meanwhile, both values are right.
@@ -486,7 +498,7 @@ def compare(truth: Sequence[Fields], events: Sequence[Event], source: str) -> Di
     texts = _texts(truth)
     seen: Counter[bytes] = Counter()
     ids: Counter[str] = Counter()
-    mine = [event for event in events if event.value["source"] == source]
+    mine = [event for event in events if event.value["source"] in {source, *later}]
     found.events = len(mine)
     for event in mine:
         told = flat(event.value, texts)

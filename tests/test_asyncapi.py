@@ -223,7 +223,7 @@ def test_what_ends_a_dead_letter_is_as_it_says(outcome: str) -> None:
     letter = dead_letters.DeadLetter(RejectReason.ROW_INVALID, "data[0]", b"5")
     origin = dead_letters.Origin(OPERATION, "reread", Window(START, START + MINUTE), READ_AT)
     [(key, value, headers, _)] = map(seen, dead_letters.records([letter], origin, 10))
-    found = Letters().add(headers, value, READ_AT)
+    found = Letters({OPERATION: OPERATION}).add(headers, value, READ_AT)
     assert isinstance(found, Letter)
     end = seen(replayed(found, outcome, READ_AT), with_value=False)
     assert (end.key, end.value) == (key, b"")

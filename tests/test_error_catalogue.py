@@ -103,7 +103,10 @@ NO_MESSAGES: Final = {
     "{} events", ": nothing to replay", "a dry run: nothing was published; --publish does it",
     # what `state` prints
     "{} tells of no operation", ", not in the settings: state forget removes it",
-    "forgotten", "would be forgotten (add --yes)",
+    "forgotten", "would be forgotten (add --yes)", "renamed", "would be renamed (add --yes)",
+    "{}: is {} already; nothing is left to do", "{}: renamed to {}", ", formerly {}{}",
+    "{}: {} to {}, {} records; ids of messages are made of {} as before",
+    "{}: give the operation this name in the settings before it starts again",
     "{}: {} records {}; its events stay in the messages topic",
     "{}: {} records, {} bytes{}",
     "{}\n  began at {}, zone {}, covered until {}, cursor {}\n  {} ids in {} windows, {} parked,"
@@ -725,6 +728,14 @@ ELSEWHERE: Final = {
         "test_remembered.py::test_a_removed_operation_is_forgotten"
     ),
     "tells nothing of an operation": "test_remembered.py::test_a_removed_operation_is_forgotten",
+    "is a former name of": "test_rename.py::test_the_old_name_is_nobody_elses",
+    "give it that name in": "test_rename.py::test_the_old_name_is_nobody_elses",
+    "begins anew, and": "test_rename.py::test_the_name_was_changed_in_the_settings_alone",
+    "has a state of its own": "test_rename.py::test_the_name_was_changed_in_the_settings_alone",
+    "NEW must be letters": "test_rename.py::test_what_cannot_be_meant",
+    "NEW must be another": "test_rename.py::test_what_cannot_be_meant",
+    "was renamed to {} already": "test_renaming.py::test_what_cannot_be_renamed",
+    "is not whole": "test_renaming.py::test_a_state_that_is_not_whole_stays_where_it_is",
     "a service seems to run": "test_replayed_letters.py::test_letters_come_out_once",
     "has no state in the state topic": "test_replayed_letters.py::test_what_is_wrong_is_said",
     "the replay ended early": "test_replayed_letters.py::test_what_is_wrong_is_said",

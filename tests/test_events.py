@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from publisher.model import Record
-from publisher.rules.events import Encoder
+from publisher.rules.events import Encoder, Provenance
 from publisher.rules.murmur2 import murmur2
 from publisher.rules.rows import Row, read_rows
 from publisher.rules.upstream import Verdict, judge
@@ -28,14 +29,11 @@ READ_AT = datetime(2026, 11, 20, 15, 5, 0, 250_000, tzinfo=UTC)
 DATE = "2026-11-20 10:00:01"
 
 
-def encoder(**told: Any) -> Encoder:
-    defaults: dict[str, Any] = {
-        "pass_label": "live",
-        "read_at": READ_AT,
-        "lenient": False,
-        "max_event_bytes": 1_000_000,
-    }
-    return Encoder("wv0010", **(defaults | told))
+LIVE = Provenance("wv0010", "live", READ_AT)
+
+
+def encoder(*, max_event_bytes: int = 1_000_000, **told: Any) -> Encoder:
+    return Encoder(replace(LIVE, **told), max_event_bytes=max_event_bytes)
 
 
 def rows_of(data: list[Any], zone: str = "America/Bogota") -> list[Row]:

@@ -15,7 +15,7 @@ from publisher.edges.kafka_orders import KafkaOrders
 from publisher.model import Standing, Window
 from publisher.rules import state
 from publisher.rules.backfill import Order
-from publisher.rules.events import Encoder
+from publisher.rules.events import Encoder, Provenance
 from publisher.rules.rebuild import MOST_TWINS, Published, Rebuilt, ids_of
 from publisher.rules.rows import read_rows
 from publisher.rules.wire import value_of
@@ -46,9 +46,7 @@ def published(data: list[Any], largest: int = 1_000_000) -> tuple[list[int], lis
     """The ids of the ledger, and the values of the events, in the events' order."""
     found = list({row[1]: row for row in read_rows(data, "wv0010", ZONE).rows}.values())
     found.sort(key=lambda row: row[0])
-    encoder = Encoder(
-        "wv0010", pass_label="live", read_at=NOON, lenient=False, max_event_bytes=largest
-    )
+    encoder = Encoder(Provenance("wv0010", "live", NOON), max_event_bytes=largest)
     values = [orjson.loads(value_of(record)) for record in encoder.encode(found)]
     return [int.from_bytes(row[1][:8]) for row in found], values
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from publisher.model import Progress, Record, Window
 from publisher.rules import dead_letters, state
 from publisher.rules.dead_letters import DeadLetter, Origin
-from publisher.rules.events import Encoder
+from publisher.rules.events import Encoder, Provenance
 from publisher.rules.letters import Letter, Letters, Replayed
 from publisher.rules.publication import Limits
 from publisher.rules.records import REPLAY, Entry
@@ -32,6 +32,7 @@ WINDOW: Final = Window(START, START + timedelta(minutes=5))
 ZONE: Final = Zone("America/Bogota")
 DAY: Final = timedelta(days=1)
 OPERATION: Final = "wv0010"
+NAMES: Final = {OPERATION: OPERATION}
 LIMITS: Final = Limits(31 * DAY, 1_000_000)
 ROW: Final = {"date": "2026-11-20 10:00:00", "from": "CUSTOMER", "message": "Hola"}
 
@@ -56,7 +57,7 @@ def written(letters: Iterable[DeadLetter], part: int = 1_000_000) -> list[Seen]:
 
 def read_back(records: Iterable[Seen], without: Iterable[str] = ()) -> list[Letter]:
     """The letters of these records, as they come out of the topic."""
-    found = Letters(lambda _: True)
+    found = Letters(NAMES, lambda _: True)
     letters = []
     for one in records:
         headers = [(name, told) for name, told in one.headers if name not in without]
@@ -73,9 +74,7 @@ def values(records: Iterable[Record]) -> list[tuple[str, bytes]]:
 
 
 def expected(rows: Sequence[Row], largest: int = 1_000_000) -> list[tuple[str, bytes]]:
-    encoder = Encoder(
-        OPERATION, pass_label="live", read_at=START, lenient=False, max_event_bytes=largest
-    )
+    encoder = Encoder(Provenance(OPERATION, "live", START), max_event_bytes=largest)
     return values(encoder.encode(list({row[1]: row for row in rows}.values())))
 
 
@@ -91,7 +90,7 @@ def replayed(
     events = list(found.batch.events)
     fresh, done = [], set()
     for _, content in found.batch.dead_letters:
-        one = Letters().add(*_parts(content), START)
+        one = Letters(NAMES).add(*_parts(content), START)
         if isinstance(one, Replayed):
             done.add(one.key)
         else:
@@ -202,9 +201,7 @@ def too_large(largest: int, row: dict[str, Any], twins: int = 1) -> tuple[list[R
     """The rows of an answer of equal rows, and the letters of those that are too large."""
     body = body_of(chat(*[row] * twins))
     rows = read_rows(judge(answer(200, body)).data, OPERATION, ZONE).rows
-    encoder = Encoder(
-        OPERATION, pass_label="live", read_at=START, lenient=False, max_event_bytes=largest
-    )
+    encoder = Encoder(Provenance(OPERATION, "live", START), max_event_bytes=largest)
     list(encoder.encode(rows))
     reason = RejectReason.EVENT_TOO_LARGE
     late = dead_letters.of_rows(body, reason, encoder.oversized, encoder.unpublished)
@@ -360,13 +357,13 @@ def test_records_of_others_are_passed_over() -> None:
     }  # fmt: skip
     for name, change in spoil.items():
         headers = [(each, change(told) if each == name else told) for each, told in one.headers]
-        assert Letters().add(headers, b"5", START) is None
+        assert Letters(NAMES).add(headers, b"5", START) is None
     for name in ("reason", "operation", "window", "position", "sha1", "read_at"):
         headers = [(each, told) for each, told in one.headers if each != name]
-        assert Letters().add(headers, b"5", START) is None
-    assert Letters().add([], None, START) is None
+        assert Letters(NAMES).add(headers, b"5", START) is None
+    assert Letters(NAMES).add([], None, START) is None
     empty: Any = [(name, None) for name, _ in one.headers]  # as clients tell an empty header
-    assert Letters().add(empty, b"5", START) is None
+    assert Letters(NAMES).add(empty, b"5", START) is None
     assert len(read_back([one])) == 1
 
 

@@ -26,7 +26,7 @@ from publisher.edges.kafka_shard import Shard
 from publisher.model import Answer, Backfill, Progress, Standing, StateRecord, Window
 from publisher.rules import dead_letters, state
 from publisher.rules.backfill import Order
-from publisher.rules.events import DATA_SCHEMA, Encoder
+from publisher.rules.events import DATA_SCHEMA, Encoder, Provenance
 from publisher.rules.fingerprints import version
 from publisher.rules.journal import decode_journal, journal_parts
 from publisher.rules.ledger import REJECTED
@@ -101,9 +101,7 @@ def example(name: str) -> bytes:
 
 
 def encode(data: list[Any], zone: str = "America/Bogota", largest: int = 1_000_000) -> list[Seen]:
-    encoder = Encoder(
-        OPERATION, pass_label="live", read_at=READ_AT, lenient=False, max_event_bytes=largest
-    )
+    encoder = Encoder(Provenance(OPERATION, "live", READ_AT), max_event_bytes=largest)
     return [seen(one) for one in encoder.encode(read_rows(data, OPERATION, Zone(zone)).rows)]
 
 
@@ -169,7 +167,7 @@ def journal() -> list[StateRecord]:
 
 def owner() -> StateRecord:
     told = load({"WOLKVOX_SERVER": "0010", "WOLKVOX_TOKEN": "t"})
-    [shard] = Cluster(told, lambda _: None)._shards.values()
+    shard = Cluster(told, lambda _: None).log(OPERATION)._shard
     assert isinstance(shard, Shard)
     return shard._owner()
 

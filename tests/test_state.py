@@ -366,7 +366,7 @@ def test_a_cut_journal_record_is_held() -> None:
         assert held({**topic, key: topic[key][:-cut]}).reason == Reason.STATE_LOST
 
 
-@pytest.mark.parametrize("written", [2, 0, "1", None, "absent", "binary", "list"])
+@pytest.mark.parametrize("written", [3, 0, "1", None, "absent", "binary", "list"])
 @pytest.mark.parametrize("which", ["checkpoint", "journal"])
 def test_an_unknown_format_is_held(written: object, which: str) -> None:
     """A newer version's state is refused and named, never taken for empty."""

@@ -60,4 +60,22 @@ def forget(name: str, *, yes: bool, take_over: bool) -> None:
     sys.exit(command.forget(name, yes=yes, take_over=take_over))
 
 
+@state.command()
+@click.argument("old")
+@click.argument("new")
+@click.option("--yes", is_flag=True, help="Do it; without, only tell what would be done.")
+@click.option("--take-over", is_flag=True, help="Also while the service runs.")
+def rename(old: str, new: str, *, yes: bool, take_over: bool) -> None:
+    """Give an operation another name without publishing anything twice.
+
+    Stop the service, run this, change the name in the settings, start it. Ids of
+    messages stay what they were. Interrupted, it is run again.
+
+    Exit codes: 0 done or would be, 1 it could not be, 2 settings cannot work.
+    """
+    from publisher.commands import rename as command  # noqa: PLC0415
+
+    sys.exit(command.main(old, new, yes=yes, take_over=take_over))
+
+
 COMMANDS: Final = (state,)

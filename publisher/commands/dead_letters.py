@@ -17,8 +17,8 @@ import click
 import orjson
 
 from publisher.commands.frame import RefusedError, chosen, run
-from publisher.edges.kafka_client import Clients
 from publisher.edges.letters_reader import letters
+from publisher.edges.report_reader import names_of
 from publisher.model import Instant, iso
 from publisher.rules.letters import Key, Letter, Replayed
 from publisher.settings import Operation, Settings
@@ -99,13 +99,10 @@ async def _all(
     *,
     to_end: bool = False,
 ) -> AsyncGenerator[Letter | Replayed, None]:
-    names = {one.name for one in operations}
-    clients = Clients(settings)
-    for topic in sorted({settings.dead_letters_topic(name) for name in names}):
-        async with aclosing(letters(clients, topic, wanted=wanted, to_end=to_end)) as those:
-            async for one in those:
-                if one.operation in names:
-                    yield one
+    names = await names_of(settings, [one.name for one in operations])
+    async with aclosing(letters(settings, names, wanted=wanted, to_end=to_end)) as those:
+        async for one in those:
+            yield one
 
 
 def matching(index: Index, id_: str) -> Letter:

@@ -22,7 +22,8 @@ from publisher.errors import Reason, StepError
 from publisher.job import Log
 from publisher.model import Backfill, Batch, Instant, StateRecord, iso
 from publisher.rules import backfill, state
-from publisher.rules.rebuild import Rebuilt, begun
+from publisher.rules.journal import placeholder
+from publisher.rules.rebuild import Rebuilt
 from publisher.rules.records import checkpoint_key, decode_checkpoint
 from publisher.rules.zone import Zone
 from publisher.settings import Operation, Settings
@@ -91,7 +92,7 @@ async def _refuse_beside(settings: Settings, other: Operation, wanted: list[Oper
     topic = settings.messages_topic(other.name)
     if topic not in {settings.messages_topic(one.name) for one in wanted}:
         return
-    async with aclosing(events_of(settings, other.name)) as events:
+    async with aclosing(events_of(settings, [other.name])) as events:
         async for _ in events:
             raise RefusedError(
                 f"{other.name} lost its state, too, and shares the messages topic: it would begin"
@@ -113,29 +114,25 @@ async def _look(
     if _usable(name, records.copy()):
         raise RefusedError(f"{name}: its state is whole, there is nothing to rebuild")
     rebuilt = Rebuilt(name, Zone(operation.timezone))
-    async for published in events_of(settings, name):
+    async for published in events_of(settings, [name]):
         rebuilt.add(published)
-    async for published in revisions_of(settings, name):
+    # Only the events of the present name tell which names it has borne.
+    if formerly := set(rebuilt.formerly) - {name}:
+        async for published in events_of(settings, formerly):
+            rebuilt.add(published)
+    async for published in revisions_of(settings, {name, *rebuilt.formerly}):
         rebuilt.revised(published)
     cursor = rebuilt.cursor(told)
     if cursor is None:
         complain(f"{name}: no events in {settings.messages_topic(name)}: nothing to rebuild")
         return {"operation": name, "events": 0}
-    return _Lost(name, log, records, rebuilt, cursor, await _backfills(settings, name))
-
-
-async def _backfills(settings: Settings, name: str) -> tuple[Backfill, ...]:
-    try:
-        return backfill.lost(await KafkaOrders(settings, name).read() or ())
-    except StepError as error:
-        if error.reason is not Reason.KAFKA_AUTHORIZATION:
-            raise
-        return ()  # the service may not read them, either
+    orders = await KafkaOrders(settings, name).read_if_allowed()
+    return _Lost(name, log, records, rebuilt, cursor, backfill.lost(orders))
 
 
 async def _told(settings: Settings, one: _Lost, *, yes: bool) -> dict[str, Any]:
     name, rebuilt, cursor = one.name, one.rebuilt, one.cursor
-    kept = await first_kept(settings, name)
+    kept = await first_kept(settings, {name, *rebuilt.formerly})
     done = "rebuilt" if yes else "would be rebuilt (add --yes)"
     complain(f"{name}: {done} from {rebuilt.events} events; live goes on at {iso(cursor)}")
     if kept is not None and cursor < kept:
@@ -157,7 +154,7 @@ async def _begin(one: _Lost) -> None:
     """Replace what is left of the lost state by a record that keeps every service waiting."""
     broken = one.left.get(checkpoint_key(one.name))
     follows = decode_checkpoint(broken).sequence if broken else None
-    record = begun(one.name, one.cursor)
+    record = placeholder(one.name, 1, one.cursor)  # replaced by the first of the rebuilt ones
     gone = [StateRecord(key, None) for key in one.left if key != record.key]
     await one.log.commit(Batch(one.name, follows, 0, iter(()), iter(()), [*gone, record]))
 

@@ -9,15 +9,12 @@ import click
 import orjson
 
 from publisher.commands.frame import RefusedError, complain, run
-from publisher.commands.owning import refuse_while_running
-from publisher.edges.kafka import partition_of
-from publisher.edges.kafka_client import Clients
-from publisher.edges.kafka_shard import Shard
+from publisher.commands.owning import owned, refuse_while_running
 from publisher.edges.report_reader import all_records
 from publisher.errors import StepError
 from publisher.model import Batch, StateRecord, iso
 from publisher.rules import state
-from publisher.rules.records import checkpoint_key, decode_checkpoint
+from publisher.rules.records import checkpoint_of
 from publisher.settings import Settings
 
 WHAT: Final = "the state"
@@ -50,9 +47,17 @@ def forget(name: str, *, yes: bool, take_over: bool) -> int:
                 f"operation {name} stands in the settings: it would begin anew and publish its"
                 " past twice; take it out of the settings first"
             )
-        records = (await all_records(settings)).get(name)
+        found = await all_records(settings)
+        records = found.get(name)
         if records is None:
             raise RefusedError(f"the state topic tells nothing of an operation {name}")
+        for other in found.keys() - {name}:
+            told = checkpoint_of(other, found[other])
+            if told and name in told.formerly:
+                raise RefusedError(
+                    f"{name} is a former name of {other}, whose ids are made of such names: nobody"
+                    f" else may have it as long as {other} is remembered"
+                )
         if yes:
             if not take_over:
                 await refuse_while_running(settings)
@@ -65,14 +70,12 @@ def forget(name: str, *, yes: bool, take_over: bool) -> int:
 
 
 async def _tombstone(settings: Settings, name: str, records: dict[bytes, bytes]) -> None:
-    value = records.get(checkpoint_key(name))
-    follows = None if value is None else decode_checkpoint(value).sequence
-    shard = Shard(partition_of(name), Clients(settings), settings, lambda _: None)
+    told = checkpoint_of(name, records)
+    follows = told.sequence if told else None
     gone = [StateRecord(key, None) for key in records]
-    try:
-        await shard.commit(Batch(name, follows, (follows or 0) + 1, iter(()), iter(()), gone))
-    finally:
-        await shard.close()
+    async with owned(settings) as cluster:
+        batch = Batch(name, follows, (follows or 0) + 1, iter(()), iter(()), gone)
+        await cluster.log(name).commit(batch)
 
 
 def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> dict[str, Any]:
@@ -83,6 +86,9 @@ def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> di
         "bytes": sum(map(len, records.values())),
     }
     try:
+        written = checkpoint_of(name, records)
+        if written and written.renamed_to:
+            return told | {"renamed_to": written.renamed_to}
         known = state.restore(name, records.copy())
     except StepError as error:
         return told | {"problem": str(error)}
@@ -90,6 +96,7 @@ def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> di
         return told
     checkpoint = known.checkpoint
     return told | {
+        "formerly": checkpoint.formerly,
         "timezone": checkpoint.timezone,
         "began_at": iso(checkpoint.start),
         "cursor": iso(checkpoint.live.cursor),
@@ -102,7 +109,11 @@ def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> di
 
 
 def _line(one: dict[str, Any]) -> str:
+    if "renamed_to" in one:
+        return f"{one['operation']}: renamed to {one['renamed_to']}"
     removed = "" if one["in_settings"] else ", not in the settings: state forget removes it"
+    if one.get("formerly"):
+        removed = f", formerly {', '.join(one['formerly'])}{removed}"
     held = f"{one['operation']}: {one['records']:,} records, {one['bytes']:,} bytes{removed}"
     if "problem" in one:
         return f"{held}\n  {one['problem']}"

@@ -6,7 +6,7 @@ whatever happens next, so after any failure it is simply started again.
 """
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -25,7 +25,6 @@ from publisher.commands.dead_letters import (
 )
 from publisher.commands.frame import RefusedError, chosen, complain, run
 from publisher.edges.kafka import Cluster
-from publisher.edges.kafka_client import Clients
 from publisher.edges.letters_reader import letters
 from publisher.edges.report_reader import records_of
 from publisher.errors import PublisherError, SettingsError
@@ -139,8 +138,9 @@ async def _operation(
     """Replay the letters of one operation, batch by batch."""
     told = settings.publisher
     operation = known.checkpoint.operation
+    names = dict.fromkeys(known.checkpoint.names, operation)
     zone, limits = Zone(known.checkpoint.timezone), Limits.of(told)
-    async with aclosing(_batches(settings, operation, todo, to_end=cluster is not None)) as batches:
+    async with aclosing(_batches(settings, names, todo, to_end=cluster is not None)) as batches:
         async for batch in batches:
             # Of a letter that stands in the topic twice the first counts.
             fresh = {one.key: one for one in reversed(batch) if one.key in todo}
@@ -157,13 +157,12 @@ async def _operation(
 
 
 async def _batches(
-    settings: Settings, operation: str, todo: set[Key], *, to_end: bool
+    settings: Settings, names: Mapping[str, str], todo: set[Key], *, to_end: bool
 ) -> AsyncGenerator[list[Letter], None]:
     """The letters with their bytes, in the topic's order; those of one batch have one window."""
     batch: list[Letter] = []
     size = 0
-    topic = settings.dead_letters_topic(operation)
-    found = letters(Clients(settings), topic, wanted=lambda one: one.key in todo, to_end=to_end)
+    found = letters(settings, names, wanted=lambda one: one.key in todo, to_end=to_end)
     async with aclosing(found):
         async for one in found:
             if not isinstance(one, Letter) or one.key not in todo:

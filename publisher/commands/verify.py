@@ -134,7 +134,7 @@ async def _compare(
     log: Log | None,
 ) -> dict[str, Any]:
     settled = known.checkpoint.live.cursor - PADDING
-    kept = await first_kept(settings, operation.name)
+    kept = await first_kept(settings, known.checkpoint.names)
     start, end = max(range_.start, kept or range_.start), min(range_.end, settled)
     if start > range_.start:
         told.notes.append(f"not judged before {iso(start)}: the topic has deleted older events")
@@ -153,14 +153,15 @@ async def _compare(
         job = _job(unrevised, operation, session, reader, start)
         memory = Memory.starting(job.settings)
         blank = await flow.begin(job, memory)
+        blank.checkpoint = replace(blank.checkpoint, formerly=known.checkpoint.formerly)
         pass_ = memory.passes[0]
         began = datetime.now(UTC)
         outer = Window(start - MARGINS[0], min(end + MARGINS[0], settled))
         await walk(Walker(job, memory, blank), pass_, outer, reader.about_to_ask)
-        async for revisions in revisions_of(settings, operation.name):
+        async for revisions in revisions_of(settings, known.checkpoint.names):
             for revision in revisions:
                 comparison.revised(revision.value, later=revision.read_at >= began)
-        async for events in events_of(settings, operation.name):
+        async for events in events_of(settings, known.checkpoint.names):
             for event in events:
                 comparison.published(event.value, later=event.read_at >= began)
         if comparison.extra:

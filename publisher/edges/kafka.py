@@ -29,14 +29,17 @@ class Cluster:
             emit(signal)
 
         self._clients = Clients(settings)
-        self._shards = {
-            partition: Shard(partition, self._clients, settings, emit_hints_once)
-            for partition in {partition_of(operation.name) for operation in settings.operations}
-        }
+        self._settings = settings
+        self._emit = emit_hints_once
+        self._shards: dict[int, Shard] = {}
 
     def log(self, operation: str) -> "OperationLog":
         """The log as this operation sees it; fits `flow.Log`."""
-        return OperationLog(operation, self._shards[partition_of(operation)])
+        partition = partition_of(operation)
+        if partition not in self._shards:
+            shard = Shard(partition, self._clients, self._settings, self._emit)
+            self._shards[partition] = shard
+        return OperationLog(operation, self._shards[partition])
 
     async def close(self) -> bool:
         """End all producers with no transaction left open; True = all of them cleanly."""

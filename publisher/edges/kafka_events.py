@@ -1,8 +1,7 @@
 """Reads messages and revisions as consumers do, and changes nothing: no group, no takeover."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Collection, Iterable
 from datetime import UTC, datetime
 
 import orjson
@@ -16,24 +15,28 @@ from publisher.rules.rebuild import Published
 from publisher.settings import Settings
 
 
-def events_of(settings: Settings, operation: str) -> AsyncGenerator[list[Published], None]:
-    """All events of the operation by now, in pieces of bounded size. Raises Transient or Held."""
-    return _read(settings, operation, settings.messages_topic(operation))
+def events_of(settings: Settings, names: Collection[str]) -> AsyncGenerator[list[Published], None]:
+    """All events by now of the operation with these names, in pieces of bounded size.
+
+    A topic that does not exist holds nothing. Raises Transient or Held.
+    """
+    return _read(settings, names, {settings.messages_topic(name) for name in names})
 
 
-async def revisions_of(settings: Settings, operation: str) -> AsyncGenerator[list[Published], None]:
+def revisions_of(
+    settings: Settings, names: Collection[str]
+) -> AsyncGenerator[list[Published], None]:
     """The same of its revisions; those of one message in their order. None while they are off."""
-    if topic := settings.revisions_topic(operation):
-        async with aclosing(_read(settings, operation, topic)) as found:
-            async for revisions in found:
-                yield revisions
+    return _read(settings, names, {settings.revisions_topic(name) for name in names} - {""})
 
 
 async def _read(
-    settings: Settings, operation: str, topic: str
+    settings: Settings, names: Iterable[str], topics: set[str]
 ) -> AsyncGenerator[list[Published], None]:
-    clients, source = Clients(settings), operation.encode()
-    partitions = await partitions_of(clients, [topic])
+    if not topics:
+        return
+    clients, sources = Clients(settings), {name.encode() for name in names}
+    partitions = await partitions_of(clients, topics)
     consumer = clients.consumer("read_committed")
     async with clients.using(consumer):
         for partition in partitions:
@@ -48,16 +51,16 @@ async def _read(
                     _published(headers, record.value)
                     for records in told.values()
                     for record in records
-                    if (headers := dict(record.headers)).get("ce_source") == source
+                    if (headers := dict(record.headers)).get("ce_source") in sources
                 ]
                 if found:
                     yield found
 
 
-async def first_kept(settings: Settings, operation: str) -> Instant | None:
+async def first_kept(settings: Settings, names: Iterable[str]) -> Instant | None:
     """Since when the topic has kept events, where it has deleted some; None = it holds them all."""
     clients = Clients(settings)
-    partitions = await partitions_of(clients, [settings.messages_topic(operation)])
+    partitions = await partitions_of(clients, {settings.messages_topic(name) for name in names})
     consumer = clients.consumer("read_committed")
     found: list[Instant] = []
     async with clients.using(consumer):
@@ -87,7 +90,9 @@ async def _position(consumer: AIOKafkaConsumer, partition: TopicPartition) -> in
 def _published(headers: dict[str, bytes], value: bytes) -> Published:
     try:
         read_at = datetime.fromisoformat(headers["wolkvox_read_at"].decode()).astimezone(UTC)
-        return Published(orjson.loads(value), read_at, headers["wolkvox_pass"].decode())
+        names = headers.get("wolkvox_formerly", b"").decode().split(",")
+        pass_label = headers["wolkvox_pass"].decode()
+        return Published(orjson.loads(value), read_at, pass_label, tuple(filter(None, names)))
     except (LookupError, ValueError):
         raise Held(
             Stage.RESTORE,

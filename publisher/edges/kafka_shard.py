@@ -10,6 +10,7 @@ Rules of this file (each one a way in which exactly-once was seen to break):
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 from uuid import uuid4
 
@@ -24,9 +25,15 @@ from publisher.edges.kafka_topics import STATE_PARTITIONS, ensure
 from publisher.edges.kafka_transaction import build, send_and_commit
 from publisher.errors import Fenced, OutcomeUnknown, PublisherError, Reason, StepError
 from publisher.model import Batch, Restored, StateRecord
-from publisher.rules.records import FORMAT, checkpoint_key, decode_checkpoint, operation_of
+from publisher.rules.records import (
+    FORMAT,
+    Checkpoint,
+    checkpoint_key,
+    decode_checkpoint,
+    operation_of,
+)
 from publisher.settings import Settings
-from publisher.signals import Emit
+from publisher.signals import Emit, HintGiven
 
 CLOSE_SECONDS: Final = 2.0
 """Longest time for the end of a producer, with what must be settled before."""
@@ -69,6 +76,8 @@ class Shard:
                 records = {key: live[key] for key in live if operation_of(key) == operation}
                 first_start = checkpoint_key(operation) not in records
                 lost = first_start and await self._history_lost(reader, operation)
+                if first_start and not lost:
+                    await self._hint_at_strangers(reader, operation)
             return Restored(records, lost)
 
     async def commit(self, batch: Batch) -> None:
@@ -155,9 +164,7 @@ class Shard:
     async def _read(self, reader: Reader) -> dict[bytes, bytes]:
         """All live records; from now on no batch passes that follows anything older."""
         live = await reader.live_records(self._state)
-        values = [value for key, value in live.items() if key.startswith(b"checkpoint/")]
-        checkpoints = map(decode_checkpoint, values)
-        self._sequences = {told.operation: told.sequence for told in checkpoints}
+        self._sequences = {told.operation: told.sequence for told in _checkpoints(live)}
         self._known = True
         return live
 
@@ -208,6 +215,26 @@ class Shard:
                     return False
         return True
 
+    async def _hint_at_strangers(self, reader: Reader, operation: str) -> None:
+        """Say who is known and not in the settings: it may be this one under another name."""
+        topic = self._settings.publisher.state_topic
+        homes = [TopicPartition(topic, number) for number in range(STATE_PARTITIONS)]
+        known: set[str] = set()
+        for home in await reader.with_offsets(homes):
+            live = await reader.live_records(home)
+            known |= {told.operation for told in _checkpoints(live) if not told.renamed_to}
+        if strangers := known - {one.name for one in self._settings.operations}:
+            names = ", ".join(sorted(strangers))
+            self._emit(
+                HintGiven(
+                    f"{operation} begins anew, and {topic} knows {names}, too, of which the"
+                    " settings say nothing: if it is the same under a new name, stop, set the old"
+                    " name again, and run wolkvox-publisher state rename; if not, wolkvox-publisher"
+                    " state forget ends this hint",
+                    operation,
+                )
+            )
+
     def _throw_away(self) -> None:
         """Never use this producer again; it ends beside us, within bounds."""
         if self._producer is not None:
@@ -215,3 +242,7 @@ class Shard:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
             self._producer = None
+
+
+def _checkpoints(live: Mapping[bytes, bytes]) -> list[Checkpoint]:
+    return [decode_checkpoint(live[key]) for key in live if key.startswith(b"checkpoint/")]

@@ -1,29 +1,35 @@
 """Reads the dead letters back. Nothing here writes or takes over a transactional id."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import UTC, datetime
 
 from publisher.edges.kafka_client import CALL_SECONDS, Clients
 from publisher.edges.kafka_reader import records_before
 from publisher.edges.kafka_topics import partitions_of
 from publisher.rules.letters import Letter, Letters, Replayed
+from publisher.settings import Settings
 
 
 async def letters(
-    clients: Clients, topic: str, *, wanted: Callable[[Letter], bool], to_end: bool
+    settings: Settings,
+    names: Mapping[str, str],
+    *,
+    wanted: Callable[[Letter], bool],
+    to_end: bool,
 ) -> AsyncGenerator[Letter | Replayed, None]:
-    """All of a topic, oldest first; with their bytes those that are wanted.
+    """All of these operations (see `Letters`), oldest first; with their bytes the wanted ones.
 
     With `to_end` up to the high watermark, waiting for transactions that are open; else up to the
     first of those. A topic that does not exist holds nothing. Raises Transient or Held.
     """
-    partitions = await partitions_of(clients, [topic])
+    clients = Clients(settings)
+    partitions = await partitions_of(clients, {settings.dead_letters_topic(name) for name in names})
     committed, uncommitted = (
         clients.consumer("read_committed"),
         clients.consumer("read_uncommitted"),
     )
-    found = Letters(wanted)
+    found = Letters(names, wanted)
     async with clients.using(committed, uncommitted):
         telling = uncommitted if to_end else committed
         async with asyncio.timeout(CALL_SECONDS):

@@ -48,8 +48,8 @@ NO_PASS: Final = ""
 VERDICTS: Final = (*Verdict, "failed")
 TRANSACTION_RESULTS: Final = ("committed", "failed", "fenced")
 
-_KAFKA: Final = tuple(reason for reason in Reason if reason.startswith("kafka_"))
-_STATE: Final = (Reason.STATE_BLOCKED, Reason.STATE_LOST, Reason.STATE_FORMAT, Reason.ZONE_CHANGED)
+_KAFKA: Final = tuple(told for told in Reason if told.startswith("kafka_"))
+_STATE: Final = (*(told for told in Reason if told.startswith("state_")), Reason.ZONE_CHANGED)
 _STOP: Final = (Reason.FENCED, Reason.OUTCOME_UNKNOWN)
 _PARSE: Final = (Reason.FORMAT_CHANGED,)
 _OURS: Final = (Reason.UNEXPECTED,)

@@ -5,6 +5,7 @@ that runs elsewhere with the same settings notices nothing.
 """
 
 import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final, cast
 
@@ -20,7 +21,7 @@ from publisher.edges.kafka_topics import partitions_of
 from publisher.edges.report import Report
 from publisher.errors import StepError
 from publisher.rules import state
-from publisher.rules.records import operation_of
+from publisher.rules.records import checkpoint_of, operation_of
 from publisher.rules.state import State
 from publisher.settings import Settings
 
@@ -119,6 +120,15 @@ async def records_of(settings: Settings, operation: str) -> dict[bytes, bytes]:
     async with reading(clients) as reader:
         live, _ = await reader.decided_records(home)
     return {key: value for key, value in live.items() if operation_of(key) == operation}
+
+
+async def names_of(settings: Settings, operations: Iterable[str]) -> dict[str, str]:
+    """How each of these operations is called now, by every name that it has borne."""
+    found: dict[str, str] = {}
+    for now in operations:
+        told = checkpoint_of(now, await records_of(settings, now))
+        found |= dict.fromkeys(told.names if told else (now,), now)
+    return found
 
 
 async def all_records(settings: Settings) -> dict[str, dict[bytes, bytes]]:

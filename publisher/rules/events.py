@@ -14,6 +14,7 @@ Kafka binding in binary mode.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -68,23 +69,27 @@ class _Second(NamedTuple):
     records: list[Record]
 
 
-class Encoder:
-    """Encodes the rows of one answer, which share when and how they were read."""
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Whose answer it is, and how it was read: what all its events have in common."""
 
-    def __init__(
-        self,
-        source: str,
-        *,
-        pass_label: str,
-        read_at: Instant,
-        lenient: bool,
-        max_event_bytes: int,
-    ) -> None:
-        self._head = b'","source":' + orjson.dumps(source)
+    source: str
+    """The operation's name."""
+    pass_label: str
+    read_at: Instant
+    lenient: bool = False
+    """Characters may be replaced by U+FFFD."""
+    formerly: tuple[str, ...] = ()
+    """Names that the operation has borne, the first one first; of that one ids are made."""
+
+
+class Encoder:
+    """Encodes the rows of one answer."""
+
+    def __init__(self, provenance: Provenance, *, max_event_bytes: int) -> None:
+        self._head = b'","source":' + orjson.dumps(provenance.source)
         self._max_event_bytes = max_event_bytes
-        shared = shared_headers(
-            EVENT_TYPE, DATA_SCHEMA, source, pass_label=pass_label, read_at=read_at, lenient=lenient
-        )
+        shared = shared_headers(EVENT_TYPE, DATA_SCHEMA, provenance)
         encoded = b"".join(wire.header(name, content) for name, content in shared)
         # Behind the shared headers follow ce_subject, where there is one, ce_id and ce_time.
         self._headers = wire.varint(len(shared) + 2) + encoded
@@ -185,26 +190,20 @@ class Encoder:
         return key, head, names, tail, headers, room, murmur2(id_), extra
 
 
-def shared_headers(
-    event_type: str,
-    data_schema: str,
-    source: str,
-    *,
-    pass_label: str,
-    read_at: Instant,
-    lenient: bool,
-) -> list[Header]:
+def shared_headers(event_type: str, data_schema: str, provenance: Provenance) -> list[Header]:
     """What all events of one type that an answer brings have in common."""
     found: list[Header] = [
         ("ce_specversion", b"1.0"),
         ("ce_type", event_type.encode()),
-        ("ce_source", source.encode()),
+        ("ce_source", provenance.source.encode()),
         ("content-type", b"application/json"),
         ("ce_dataschema", data_schema.encode()),
-        ("wolkvox_read_at", iso(read_at).encode()),
-        ("wolkvox_pass", pass_label.encode()),
+        ("wolkvox_read_at", iso(provenance.read_at).encode()),
+        ("wolkvox_pass", provenance.pass_label.encode()),
     ]
-    if lenient:
+    if provenance.formerly:
+        found.append(("wolkvox_formerly", ",".join(provenance.formerly).encode()))
+    if provenance.lenient:
         found.append(("wolkvox_decoding", b"lenient"))
     return found
 

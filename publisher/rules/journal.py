@@ -17,10 +17,10 @@ from typing import Final
 import orjson
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import StateRecord, iso
+from publisher.model import Instant, StateRecord, iso
 from publisher.rules.fingerprints import Versions, packed
 from publisher.rules.ledger import Id, Ids
-from publisher.rules.records import FORMAT, Entry, instant, journal_key, known_format
+from publisher.rules.records import FORMAT, LIVE, Entry, instant, journal_key, known_format
 
 PART_BYTES: Final = 250_000
 """Ids and names of buckets in one journal record; the rest of it takes less than 1,000 bytes."""
@@ -58,6 +58,12 @@ def decode_journal(value: bytes) -> tuple[Entry, list[tuple[str, "array[int]"]]]
         possibly_cut=told["possibly_cut"],
     )
     return entry, buckets
+
+
+def placeholder(operation: str, sequence: int, at: Instant) -> StateRecord:
+    """A journal record without ids. Alone, with no checkpoint, it keeps every service waiting."""
+    entry = Entry(sequence, LIVE, at, at, at, rows=0, new=0, duplicate=0, rejected=0)
+    return next(journal_parts(operation, entry, {}))
 
 
 def journal_parts(

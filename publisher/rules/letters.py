@@ -91,9 +91,13 @@ class Replayed:
 
 
 class Letters:
-    """Puts letters together from the records of a topic, partition by partition."""
+    """Puts the letters of some operations together from a topic's records, by partition."""
 
-    def __init__(self, wanted: Callable[[Letter], bool] = lambda _: False) -> None:
+    def __init__(
+        self, names: Mapping[str, str], wanted: Callable[[Letter], bool] = lambda _: False
+    ) -> None:
+        """`names` says how an operation is called now, by every name that it has borne."""
+        self._names = names
         self._wanted = wanted
         self._open: dict[Key, Letter] = {}
 
@@ -102,10 +106,11 @@ class Letters:
     ) -> Letter | Replayed | None:
         """The letter that is whole with this record, or what tells of one; None = not yet.
 
-        Records that the publisher did not write are passed over.
+        Records of other operations are passed over, and what the publisher did not write.
         """
         told = {name: (content or b"").decode("utf-8", "replace") for name, content in headers}
         try:
+            told["operation"] = self._names[told["operation"]]
             if value is None:
                 when = _instant(told["replayed_at"])
                 return Replayed(told["operation"], told["id"], when, told["result"])

@@ -17,7 +17,7 @@ from publisher.errors import Held, Reason, Stage
 from publisher.model import Answer, Batch, Instant
 from publisher.rules import backfill, dead_letters
 from publisher.rules.dead_letters import DeadLetter
-from publisher.rules.events import Encoder
+from publisher.rules.events import Encoder, Provenance
 from publisher.rules.gaps import removed
 from publisher.rules.ledger import REJECTED, Ledger
 from publisher.rules.records import Entry
@@ -84,14 +84,15 @@ def prepare(
     far the answer covers the window. Raises Held when the format has changed.
     """
     operation = state.checkpoint.operation
-    found = _content(state, step, answer, judgement, zone, limits)
-    revisions = found.revised.encode(
+    provenance = Provenance(
         operation,
-        pass_label=step.pass_.label,
-        read_at=answer.received_at,
-        lenient=judgement.lenient,
-        max_event_bytes=limits.max_event_bytes,
+        step.pass_.label,
+        answer.received_at,
+        judgement.lenient,
+        state.checkpoint.formerly,
     )
+    found = _content(state, step, judgement, zone, provenance, limits)
+    revisions = found.revised.encode(provenance, max_event_bytes=limits.max_event_bytes)
     ids = found.screen.ids()
     letters = _of_rejects(found.rejects, answer, judgement, state.ledger)
     if letters:
@@ -157,22 +158,21 @@ class _Content:
 
 
 def _content(
-    state: State, step: Read, answer: Answer, judgement: Judgement, zone: Zone, limits: Limits
+    state: State,
+    step: Read,
+    judgement: Judgement,
+    zone: Zone,
+    provenance: Provenance,
+    limits: Limits,
 ) -> _Content:
     """Look at each row once: identify it, see whether it is new, encode it if it is."""
-    operation = state.checkpoint.operation
-    encoder = Encoder(
-        operation,
-        pass_label=step.pass_.label,
-        read_at=answer.received_at,
-        lenient=judgement.lenient,
-        max_event_bytes=limits.max_event_bytes,
-    )
+    identity = state.checkpoint.identity
+    encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
     screen = Screen(_published(state, step))
-    reviser = Reviser(operation, state.ledger, state.fingerprints, lenient=judgement.lenient)
+    reviser = Reviser(identity, state.ledger, state.fingerprints, lenient=judgement.lenient)
     rejects: list[Reject] = []
     rows = 0
-    for reading in portions(judgement.data, operation, zone):
+    for reading in portions(judgement.data, identity, zone):
         rows += len(reading.rows)
         rejects += reading.rejects
         fresh = screen.fresh(reading)

@@ -42,6 +42,14 @@ class Published:
     value: dict[str, Any]
     read_at: Instant
     pass_label: str
+    formerly: tuple[str, ...] = ()
+    """Names that its operation had borne when it was published, the first one first."""
+
+    @property
+    def identity(self) -> str:
+        """The name of which its id is made."""
+        source: str = self.value["source"]
+        return (*self.formerly, source)[0]
 
 
 @dataclass(slots=True)
@@ -50,10 +58,14 @@ class Rebuilt:
 
     operation: str
     zone: Zone
+    formerly: tuple[str, ...] = ()
+    """As the event says that was read last under the present name."""
     events: int = 0
     unrecoverable: int = 0
     """Events remembered by all sixteen readings of their id."""
     oldest_read: Instant | None = None
+    newest_read: Instant | None = None
+    """Under the present name."""
     recent: dict[Instant, Counter[Instant]] = field(default_factory=dict)
     """What live has read in its last hour: by minute, how many messages of which hour."""
     revisions: dict[str, dict[Id, Version]] = field(default_factory=dict)
@@ -65,8 +77,9 @@ class Rebuilt:
     def add(self, published: Iterable[Published]) -> None:
         """Remember what was published; any number at a time."""
         told = list(published)
-        ids = ids_of(self.operation, self.zone, [each.value for each in told])
-        for each, found in zip(told, ids, strict=True):
+        for each, found in self._with_ids(told):
+            if each.value["source"] == self.operation:
+                self._rename(each)
             day, read_at = f"{each.read_at:%Y-%m-%d}", each.read_at
             buckets = self.days.setdefault(day, {})
             buckets.setdefault(each.value["date"][:13], array("Q")).extend(found)
@@ -80,12 +93,23 @@ class Rebuilt:
 
     def revised(self, published: Iterable[Published]) -> None:
         """Remember the numbers of revisions, so that none is given twice."""
-        values = [each.value for each in published]
-        for value, ids in zip(values, ids_of(self.operation, self.zone, values), strict=True):
-            numbers = self.revisions.setdefault(value["date"][:13], {})
+        for each, ids in self._with_ids(list(published)):
+            numbers = self.revisions.setdefault(each.value["date"][:13], {})
             for id_ in ids:
-                told = version(NO_FINGERPRINT, value["revision"])
+                told = version(NO_FINGERPRINT, each.value["revision"])
                 numbers[id_] = max(numbers.get(id_, told), told)
+
+    def _with_ids(self, told: list[Published]) -> Iterator[tuple[Published, list[Id]]]:
+        by_identity: defaultdict[str, list[Published]] = defaultdict(list)
+        for each in told:
+            by_identity[each.identity].append(each)
+        for identity, those in by_identity.items():
+            ids = ids_of(identity, self.zone, [each.value for each in those])
+            yield from zip(those, ids, strict=True)
+
+    def _rename(self, told: Published) -> None:
+        if self.newest_read is None or told.read_at >= self.newest_read:
+            self.newest_read, self.formerly = told.read_at, told.formerly
 
     def _note(self, read_at: Instant, occurred: Instant) -> None:
         minute = read_at.replace(second=0, microsecond=0)
@@ -151,21 +175,12 @@ class Rebuilt:
         sequence += 1
         checkpoint = Checkpoint(
             self.operation, self.zone.name, start, settings.start, sequence, total, passes,
-            backfills=backfills,
+            backfills=backfills, formerly=self.formerly,
         )  # fmt: skip
         yield sequence, [*records, encode_checkpoint(checkpoint)]
 
 
-def begun(operation: str, at: Instant) -> StateRecord:
-    """A journal record without ids, replaced by the first of the rebuilt ones.
-
-    Alone it is a journal without a checkpoint, which no service goes on with.
-    """
-    entry = Entry(1, LIVE, at, at, at, rows=0, new=0, duplicate=0, rejected=0)
-    return next(journal_parts(operation, entry, {}))
-
-
-def ids_of(operation: str, zone: Zone, values: list[dict[str, Any]]) -> list[list[Id]]:
+def ids_of(identity: str, zone: Zone, values: list[dict[str, Any]]) -> list[list[Id]]:
     """The ledger's ids of events: one each, or sixteen where the fields do not lead to it."""
     found: dict[int, list[Id]] = {}
     unknown = list(range(len(values)))
@@ -173,7 +188,7 @@ def ids_of(operation: str, zone: Zone, values: list[dict[str, Any]]) -> list[lis
     while unknown and copies <= MOST_TWINS:
         data = [_element(values[place], copies) for place in unknown]
         digests: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
-        rows = read_rows(data, operation, zone).rows
+        rows = read_rows(data, identity, zone).rows
         for row, id_ in zip(rows, event_ids(rows), strict=True):
             digests[row[4].position][id_] = row[1]
         for position, place in enumerate(unknown):

@@ -20,6 +20,9 @@ from publisher.errors import Held, Reason, Stage
 from publisher.model import Backfill, Instant, Progress, Standing, StateRecord, Window, iso
 
 FORMAT: Final = 1
+RENAMED: Final = 2
+"""Format of the checkpoints of renamed operations: a release that would make ids of the present
+name must refuse them."""
 LIVE: Final = "live"
 REPAIR: Final = "repair"
 BACKFILL: Final = "backfill"
@@ -46,6 +49,20 @@ class Checkpoint:
     """Parked windows: stretches of time that could not be read and were set aside."""
     backfills: tuple[Backfill, ...] = ()
     """In the order in which they were taken up; those that ended stay while their order stands."""
+    formerly: tuple[str, ...] = ()
+    """Names that the operation has borne, the first one first."""
+    renamed_to: str = ""
+    """The operation goes on under this name, and no more under the one that stands here."""
+
+    @property
+    def identity(self) -> str:
+        """The name of which ids are made, for ever: the first one."""
+        return self.names[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that the operation has borne, each once, the first one first."""
+        return tuple(dict.fromkeys((*self.formerly, self.operation)))
 
     @property
     def live(self) -> Progress:
@@ -87,8 +104,8 @@ def operation_of(key: bytes) -> str | None:
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> StateRecord:
-    value = {
-        "format": FORMAT,
+    value: dict[str, Any] = {
+        "format": RENAMED if checkpoint.formerly or checkpoint.renamed_to else FORMAT,
         "operation": checkpoint.operation,
         "timezone": checkpoint.timezone,
         "start": iso(checkpoint.start),
@@ -116,11 +133,21 @@ def encode_checkpoint(checkpoint: Checkpoint) -> StateRecord:
             }
             for one in checkpoint.backfills
         ]
+    if checkpoint.formerly:
+        value["formerly"] = checkpoint.formerly
+    if checkpoint.renamed_to:
+        value["renamed_to"] = checkpoint.renamed_to
     return StateRecord(checkpoint_key(checkpoint.operation), orjson.dumps(value))
 
 
+def checkpoint_of(operation: str, records: Mapping[bytes, bytes]) -> Checkpoint | None:
+    """The operation's checkpoint among the live records of its state."""
+    written = records.get(checkpoint_key(operation))
+    return None if written is None else decode_checkpoint(written)
+
+
 def decode_checkpoint(value: bytes) -> Checkpoint:
-    told = known_format(value)
+    told = known_format(value, (FORMAT, RENAMED))
     return Checkpoint(
         operation=told["operation"],
         timezone=told["timezone"],
@@ -147,22 +174,25 @@ def decode_checkpoint(value: bytes) -> Checkpoint:
             )
             for one in told.get("backfills", ())
         ),
+        formerly=tuple(told.get("formerly", ())),
+        renamed_to=told.get("renamed_to", ""),
     )
 
 
-def known_format(value: bytes) -> dict[str, Any]:
-    """The JSON object of a record. Raises Held where its format is not ours."""
+def known_format(value: bytes, formats: tuple[int, ...] = (FORMAT,)) -> dict[str, Any]:
+    """The JSON object of a record. Raises Held where its format is none of these."""
     try:
         told = orjson.loads(value)
     except orjson.JSONDecodeError:
         told = None
     found = told.get("format") if isinstance(told, dict) else None
-    if not isinstance(told, dict) or found != FORMAT:
+    if not isinstance(told, dict) or found not in formats:
         raise Held(
             Stage.RESTORE,
             Reason.STATE_FORMAT,
             f"the state topic is written in format {found!r}, this version reads"
-            f" format {FORMAT}: run the version that wrote it, or a newer one",
+            f" format {' and '.join(map(str, formats))}: run the version that wrote it, or a newer"
+            " one",
         )
     return told
 

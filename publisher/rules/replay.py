@@ -20,13 +20,13 @@ from typing import Final
 from publisher.model import Answer, Batch, Instant, Record
 from publisher.rules import dead_letters
 from publisher.rules.dead_letters import DeadLetter, Event, Origin
-from publisher.rules.events import Encoder
+from publisher.rules.events import Encoder, Provenance
 from publisher.rules.fingerprints import Version, version
 from publisher.rules.gaps import near
 from publisher.rules.ledger import REJECTED, Id, Ledger, id_of
 from publisher.rules.letters import Letter, replayed
 from publisher.rules.publication import Limits
-from publisher.rules.records import REPLAY, Entry
+from publisher.rules.records import REPLAY, Checkpoint, Entry
 from publisher.rules.revisions import fingerprints_of
 from publisher.rules.rows import RejectReason, Row, read_rows
 from publisher.rules.state import State, Successor
@@ -111,7 +111,7 @@ def prepare(
         if letter.window.end < oldest:
             result = Result(letter, Outcome.TOO_OLD)
         else:
-            result = _replay(letter, found, zone, limits)
+            result = _replay(letter, state.checkpoint, found, zone, limits)
         if result.outcome in DONE:
             found.letters.append(replayed(letter, result.outcome, now))
         results.append(result)
@@ -142,7 +142,9 @@ def prepare(
     return Replay(results, batch, successor)
 
 
-def _replay(letter: Letter, found: _Found, zone: Zone, limits: Limits) -> Result:
+def _replay(
+    letter: Letter, checkpoint: Checkpoint, found: _Found, zone: Zone, limits: Limits
+) -> Result:
     """Publish what can be read of one letter."""
     event = letter.headers.get("event")
     if event in _PUBLISHED or (event is None and letter.reason == _TOO_LARGE):
@@ -151,22 +153,18 @@ def _replay(letter: Letter, found: _Found, zone: Zone, limits: Limits) -> Result
     body = _answer(letter)
     if body is None:
         return Result(letter, Outcome.INCOMPLETE)
-    operation = letter.operation
     judgement = judge(Answer(200, {}, body, letter.read_at, letter.read_at, 0.0), lenient=True)
-    reading = read_rows(judgement.data, operation, zone)
+    reading = read_rows(judgement.data, checkpoint.identity, zone)
     lone = _is_row(letter)
     rows = reading.rows[letter.number - 1 :] if lone else reading.rows
     if lone and event:
         rows = [(row[0], bytes.fromhex(letter.id), *row[2:]) for row in rows]
     if not rows:
         return Result(letter, Outcome.STILL_BAD)
-    encoder = Encoder(
-        operation,
-        pass_label=REPLAY,
-        read_at=letter.read_at,
-        lenient=judgement.lenient,
-        max_event_bytes=limits.max_event_bytes,
+    provenance = Provenance(
+        checkpoint.operation, REPLAY, letter.read_at, judgement.lenient, checkpoint.formerly
     )
+    encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
     before = len(found.events)
     for row in rows:
         if row[1] in found.out or (found.knows(row) and event != Event.NONE):

@@ -16,9 +16,9 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import UNSET
 
-from publisher.model import Header, Instant, Record
+from publisher.model import Header, Record
 from publisher.rules import wire
-from publisher.rules.events import Encoder, shared_headers
+from publisher.rules.events import Encoder, Provenance, shared_headers
 from publisher.rules.fingerprints import (
     MOST_REVISIONS,
     NO_FINGERPRINT,
@@ -66,31 +66,15 @@ class Revised:
     def remember(self, hour: str, id_: Id, told: Version) -> None:
         self.versions.setdefault(hour, {})[id_] = told
 
-    def encode(
-        self,
-        source: str,
-        *,
-        pass_label: str,
-        read_at: Instant,
-        lenient: bool,
-        max_event_bytes: int,
-    ) -> list[Record]:
+    def encode(self, provenance: Provenance, *, max_event_bytes: int) -> list[Record]:
         """One Kafka record for each revision, in the order of the dates.
 
         The event of the message as it is now, and `revision` behind its id.
         """
         if not self.rows:
             return []
-        encoder = Encoder(
-            source,
-            pass_label=pass_label,
-            read_at=read_at,
-            lenient=lenient,
-            max_event_bytes=max_event_bytes - _ROOM,
-        )
-        shared = shared_headers(
-            EVENT_TYPE, DATA_SCHEMA, source, pass_label=pass_label, read_at=read_at, lenient=lenient
-        )
+        encoder = Encoder(provenance, max_event_bytes=max_event_bytes - _ROOM)
+        shared = shared_headers(EVENT_TYPE, DATA_SCHEMA, provenance)
         found = []
         for row, number in sorted(self.rows, key=lambda each: each[0][0]):
             records = [*encoder.encode([row])]
@@ -119,9 +103,9 @@ class Reviser:
     """
 
     def __init__(
-        self, operation: str, ledger: Ledger, fingerprints: Fingerprints, *, lenient: bool
+        self, identity: str, ledger: Ledger, fingerprints: Fingerprints, *, lenient: bool
     ) -> None:
-        self._operation = operation
+        self._identity = identity
         self._ledger = ledger
         self._fingerprints = fingerprints
         self._lenient = lenient
@@ -155,7 +139,7 @@ class Reviser:
         """What the whole answer revises, and what to remember of it."""
         groups: defaultdict[bytes, list[Shown]] = defaultdict(list)
         for row, fingerprint in self._suspects:
-            groups[digest_of(self._operation, row, 1)].append((row, fingerprint))
+            groups[digest_of(self._identity, row, 1)].append((row, fingerprint))
         for suspects in groups.values():
             # In an answer that was decoded leniently U+FFFD is damage, and no change.
             if not (self._lenient and any(_REPLACED in _content(row) for row, _ in suspects)):
@@ -172,7 +156,7 @@ class Reviser:
         messages: dict[bytes, Version] = {}
         listings: defaultdict[int, list[int]] = defaultdict(list)
         for number in count(1):
-            digest = digest_of(self._operation, suspects[0][0], number)
+            digest = digest_of(self._identity, suspects[0][0], number)
             shown, id_ = self._shown.get(digest, ()), id_of(digest)
             if not shown and not self._ledger.knows(moment.hour, id_):
                 break

@@ -113,22 +113,24 @@ def format_changed(rows: int, rejects: int) -> bool:
     return total >= 20 and rejects * 2 > total
 
 
-def read_rows(data: list[Any], operation: str, zone: Zone) -> Reading:
+def read_rows(data: list[Any], identity: str, zone: Zone) -> Reading:
     """All rows and rejects of an answer at once, without what screening needs."""
     whole = Reading()
-    for reading in portions([*data], operation, zone):
+    for reading in portions([*data], identity, zone):
         whole.rows += reading.rows
         whole.rejects += reading.rejects
     return whole
 
 
-def portions(data: list[Any], operation: str, zone: Zone) -> Iterator[Reading]:
+def portions(data: list[Any], identity: str, zone: Zone) -> Iterator[Reading]:
     """Identify every row of an answer, a portion at a time; None takes the place of what was read.
+
+    `identity` is the name of the operation of which ids are made (`Checkpoint.identity`).
 
     What is made of a portion, and thrown away before the next one is read, lies in the
     processor's cache: a large answer takes a tenth less time and half the memory.
     """
-    begin = NAMESPACE + f"{_clean(operation)}\0".encode()
+    begin = NAMESPACE + f"{_clean(identity)}\0".encode()
     moments: dict[str, Moment] = {}
     reading = Reading()
     for position, element in enumerate(data):
@@ -233,11 +235,11 @@ def _ids(rows: list[Row]) -> tuple[Id, ...]:
     return unpack(">" + "Q12x" * len(rows), b"".join([row[1] for row in rows]))
 
 
-def digest_of(operation: str, row: Row, number: int) -> bytes:
+def digest_of(identity: str, row: Row, number: int) -> bytes:
     """The SHA-1 that such a row has as that number among its equals."""
     conversation = row[4]
     name = _name(row[3], number, placeholder=conversation.placeholder)
-    name = f"{_clean(operation)}\0{_clean(conversation.conn_id)}\0{name}"
+    name = f"{_clean(identity)}\0{_clean(conversation.conn_id)}\0{name}"
     return sha1(NAMESPACE + name.encode()).digest()  # noqa: S324 - see the import
 
 

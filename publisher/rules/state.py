@@ -190,7 +190,8 @@ def restore(
 
     `records` is emptied on the way: at ten million ids two copies would hurt. Without
     `revisions` fingerprints are left out.
-    Raises Held for unknown formats, and when journal records have been lost.
+    Raises Held for unknown formats, for an operation that has another name now, and when
+    journal records have been lost.
     """
     written = records.pop(checkpoint_key(operation), None)
     if written is None:
@@ -203,6 +204,14 @@ def restore(
             )
         return None
     checkpoint = decode_checkpoint(written)
+    if checkpoint.renamed_to:
+        raise Held(
+            Stage.RESTORE,
+            Reason.STATE_RENAMED,
+            f"operation {operation} was renamed to {checkpoint.renamed_to}: give it that name in"
+            " the settings; if the renaming was interrupted, run it again (wolkvox-publisher state"
+            f" rename {operation} {checkpoint.renamed_to} --yes)",
+        )
     if len(records) < checkpoint.journal_records:
         raise Held(
             Stage.RESTORE,

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from publisher.errors import SettingsError
 from publisher.settings import sources
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 __all__ = [
+    "NAME",
     "KafkaSettings",
     "Operation",
     "PublisherSettings",
@@ -43,7 +44,8 @@ __all__ = [
     "start_instant",
 ]
 
-_NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
+NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
+"""What an operation may be called."""
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
@@ -148,7 +150,7 @@ def _operation(
     elif not told.server and not (told.url and told.name):
         name = ""
         problems.append(f"{say('server')} is missing: the four digits of wvNNNN.wolkvox.com")
-    elif not _NAME.fullmatch(name):
+    elif not NAME.fullmatch(name):
         name = ""
         problems.append(f"{say('name')} must be letters, digits, '.', '_' and '-' only")
     token = _secret(told, "token", say, problems)

@@ -1,0 +1,255 @@
+"""`state rename`, a real service and a real Kafka: another name, nothing twice, nothing lost."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pytest
+
+from sandbox.kafka import Broker
+from sandbox.processes import until
+from tests import kafka_tools
+from tests.harness import Rig, read_raw, rig
+from tests.test_coverage import Ended, command
+from tests.test_replayed_letters import LARGE, SECRET, SMALL, conversation
+
+SALES: Final = {"WOLKVOX_NAME": "sales"}
+FAST: Final = {
+    "PUBLISHER_POLL_EVERY": "500ms",
+    "PUBLISHER_OVERLAP": "2s",
+    "PUBLISHER_REREADS": "5s",
+    "PUBLISHER_START": "-15m",
+}
+WORLD: Final = {"rate": 1200, "history": "10m", "corrected": 0.0, "long_texts": 0.0}
+
+
+async def state_(one: Rig, *words: str, **settings: str) -> Ended:
+    return await command({**one.settings, **settings}, "state", *words)
+
+
+async def shown(one: Rig, **settings: str) -> dict[str, Any]:
+    told = orjson.loads((await state_(one, "show", "--json", **settings)).out)["operations"]
+    return {each["operation"]: each for each in told}
+
+
+async def renamed(one: Rig, old: str, new: str) -> None:
+    """As soon as nobody is taken for running any more."""
+
+    async def allowed() -> bool:
+        done = await state_(one, "rename", old, new, "--yes")
+        assert done.code == 0 or "a service seems to run" in done.problems, done
+        return done.code == 0
+
+    await until(allowed, 20, "the renaming to be allowed")
+
+
+async def killed(settings: Mapping[str, str], *words: str, after: float) -> None:
+    """Run a command, and kill it hard after so many seconds."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "publisher", *words,
+        env={"PATH": os.environ["PATH"], **settings},
+        stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    with suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), after)
+        return
+    process.kill()
+    await process.wait()
+
+
+async def test_an_operation_goes_on_under_another_name(kafka: Broker, tmp_path: Path) -> None:
+    """With its dead letters, its orders and its past; also when the state is lost later."""
+    async with rig(kafka.bootstrap, tmp_path, WORLD, {**FAST, **SMALL}) as one:
+        await one.api.say([conversation(1, SECRET + "x" * 3000)])
+        service = one.start()
+        await until(one.dead_letters, 30, "a dead letter")
+        now = datetime.now(UTC)
+        words = [f"{now - timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}" for hours in (8, 4)]
+        ordered = await command(one.settings, "backfill", *words)
+        assert ordered.code == 0, ordered
+        await service.logged(30, event="Orders obeyed")
+        refused = await state_(one, "rename", "wv0010", "sales", "--yes")
+        assert "a service seems to run" in refused.problems
+        service.kill()
+        before = (await shown(one))["wv0010"]
+        dry = await state_(one, "rename", "wv0010", "sales")
+        assert (dry.code, "would be renamed (add --yes) to sales" in dry.problems) == (0, True)
+        assert (await shown(one))["wv0010"] == before, "a dry run has written"
+        await renamed(one, "wv0010", "sales")
+        service = one.start(**SALES)
+        restored = await service.logged(20, event="State restored", operation="sales")
+        assert restored["ledger_ids"] == before["ids"]
+        assert restored["backfills"], "its orders are forgotten"
+        await _nothing_else_came(one, but_letter=True)
+        assert await service.stop() == 0
+        await _is_complete(one)
+        await _letters_come_back(one)
+
+        await kafka_tools.delete(one.bootstrap, one.settings["PUBLISHER_STATE_TOPIC"])
+        rebuilt = await state_(one, "rebuild", "--yes", **SALES)
+        assert rebuilt.code == 0, rebuilt
+        told = (await shown(one, **SALES))["sales"]
+        assert told["formerly"] == ["wv0010"]
+        service = one.start(**SALES, **LARGE)
+        await _nothing_else_came(one)
+        assert await service.stop() == 0
+        await renamed(one, "sales", "wv0010")
+        service = one.start(**LARGE)
+        await service.logged(20, event="State restored", operation="wv0010")
+        await _nothing_else_came(one)
+        assert await service.stop() == 0
+        _tells_of_former_names(one)
+
+
+async def _nothing_else_came(one: Rig, *, but_letter: bool = False) -> None:
+    """All that was shown, once; the row of a dead letter stands where it was replayed."""
+    found = await one.settled(30 if not but_letter else 15, later=["sales"])
+    assert len(found.lost) == but_letter, found
+    assert (found.duplicated, found.altered, found.foreign) == ([], [], []), found
+    assert all("replay" in each for each in found.disordered), found
+
+
+async def _is_complete(one: Rig) -> None:
+    """By `verify`, which knows events of both names."""
+    ended = await command({**one.settings, **SALES}, "verify", "--json", "--", "-9m", "now")
+    [told] = orjson.loads(ended.out)["operations"]
+    assert ended.code == 0, told
+    sources = {event.value["source"] for event in one.events}
+    assert sources == {"wv0010", "sales"}
+    assert told["events"] > 20
+
+
+async def _letters_come_back(one: Rig) -> None:
+    """Written under the old name, replayed under the new one, once."""
+    settings = {**one.settings, **SALES, **LARGE}
+    listed = await command(settings, "dead-letters", "list", "--json")
+    [letter] = orjson.loads(listed.out)["dead_letters"]
+    assert letter["operation"] == "sales"
+    ended = await command(settings, "dead-letters", "replay", "--all", "--publish", "--take-over")
+    assert "1 events; 1 published" in ended.out, ended
+    ended = await command(settings, "dead-letters", "replay", "--all", "--publish", "--take-over")
+    assert "0 events: nothing to replay" in ended.out, ended
+
+
+def _tells_of_former_names(one: Rig) -> None:
+    """An event says of which names its id may be made, and nothing where there is but one."""
+    told = [(event.value["source"], event.headers.get("wolkvox_formerly")) for event in one.events]
+    assert set(told) == {("wv0010", None), ("sales", b"wv0010"), ("wv0010", b"wv0010,sales")}
+
+
+async def test_topics_of_their_own(kafka: Broker, tmp_path: Path) -> None:
+    """With {operation} in the names a new topic begins; what lies in the old one is known."""
+    async with rig(kafka.bootstrap, tmp_path, WORLD, FAST) as one:
+        base = one.topic.partition(".")[0]
+        one.settings["PUBLISHER_MESSAGES_TOPIC"] = f"{base}.{{operation}}.messages"
+        one.settings["PUBLISHER_DEAD_LETTERS_TOPIC"] = f"{base}.{{operation}}.letters"
+        service = one.start()
+        await service.logged(30, event="Window published", **{"pass": "reread"})
+        service.kill()
+        await renamed(one, "wv0010", "sales")
+        service = one.start(**SALES)
+        await service.logged(30, event="Window published", **{"pass": "reread"})
+        assert await service.stop() == 0
+        old, new = [
+            [orjson.loads(record.value) for record in await read_raw(one.bootstrap, topic)]
+            for topic in (f"{base}.wv0010.messages", f"{base}.sales.messages")
+        ]
+        assert {event["source"] for event in old} == {"wv0010"}
+        assert {event["source"] for event in new} == {"sales"}
+        ids = [event["event_id"] for event in (*old, *new)]
+        assert len(ids) == len(set(ids))
+        ended = await command({**one.settings, **SALES}, "verify", "--json", "--", "-9m", "now")
+        [told] = orjson.loads(ended.out)["operations"]
+        assert ended.code == 0, told
+
+
+async def test_the_old_name_is_nobody_elses(kafka: Broker, tmp_path: Path) -> None:
+    """A service that still has it is held and asks for nothing; nobody can be given it."""
+    async with rig(kafka.bootstrap, tmp_path, WORLD, FAST) as one:
+        service = one.start()
+        await service.logged(30, event="Window published")
+        service.kill()
+        await renamed(one, "wv0010", "sales")
+        service = one.start()
+        held = await service.logged(20, reason="state_renamed")
+        assert "operation wv0010 was renamed to sales: give it that name in the" in held["problem"]
+        requests = len(await one.api.requests())
+        assert await service.stop() == 0
+        assert len(await one.api.requests()) == requests
+        again = await state_(one, "rename", "wv0010", "sales", "--yes")
+        assert (again.code, "nothing is left to do" in again.problems) == (0, True)
+        kept = await state_(one, "forget", "wv0010", "--yes", **SALES)
+        assert kept.code == 1
+        assert "wv0010 is a former name of sales" in kept.problems
+        assert "wv0010: renamed to sales" in (await state_(one, "show")).out
+        assert "formerly wv0010" in (await state_(one, "show", **SALES)).out
+
+
+async def test_killed_on_the_way(kafka: Broker, tmp_path: Path) -> None:
+    """However far it came, never two names can go on; run again it ends."""
+    async with rig(kafka.bootstrap, tmp_path, WORLD, FAST) as one:
+        service = one.start()
+        assert (await one.settled(40)).none
+        service.kill()
+        settings = one.settings | {"PUBLISHER_HTTP_PORT": "0"}
+        names = ["wv0010", "sales", "north", "south", "east", "west"]
+        began = time.monotonic()
+        words = ("state", "rename", *names[:2], "--yes", "--take-over")
+        assert (await command(settings, *words)).code == 0
+        took = time.monotonic() - began
+        for share, (old, new) in zip((0.5, 0.65, 0.8, 0.95), pairwise(names[1:]), strict=True):
+            words = ("state", "rename", old, new, "--yes", "--take-over")
+            await killed(settings, *words, after=took * share)
+            told = await shown(one)
+            going_on = [name for name, each in told.items() if "cursor" in each]
+            assert going_on in ([], [old], [new])
+            assert (await command(settings, *words)).code == 0
+            told = await shown(one)
+            assert [name for name, each in told.items() if "cursor" in each] == [new]
+        service = one.start(WOLKVOX_NAME=names[-1])
+        differences = await one.settled(40, later=names[1:])
+        assert differences.none, differences
+        assert await service.stop() == 0
+
+
+async def test_the_name_was_changed_in_the_settings_alone(kafka: Broker, tmp_path: Path) -> None:
+    """The service says what that means; what was begun there is not renamed over."""
+    async with rig(kafka.bootstrap, tmp_path, WORLD, FAST) as one:
+        service = one.start()
+        await service.logged(30, event="Window published")
+        assert await service.stop() == 0
+        service = one.start(**SALES)
+        hint = await service.logged(20, event="Something looks wrong", operation="sales")
+        assert "sales begins anew, and" in hint["hint"]
+        assert "knows wv0010, too, of which the settings say nothing" in hint["hint"]
+        await service.logged(30, event="Window published")
+        service.kill()
+        refused = await state_(one, "rename", "wv0010", "sales")
+        assert refused.code == 1
+        assert "sales has a state of its own: choose another name, or forget it" in refused.problems
+        assert (await state_(one, "forget", "sales", "--yes", "--take-over")).code == 0
+        assert (await state_(one, "rename", "wv0010", "sales")).code == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "problem"),
+    [
+        ("wv0010", "no name", 2, "NEW must be letters, digits, '.', '_' and '-' only"),
+        ("wv0010", "wv0010", 2, "NEW must be another name than OLD"),
+        ("wv0011", "sales", 1, "the state topic tells nothing of an operation wv0011"),
+    ],
+)
+async def test_what_cannot_be_meant(
+    topics: dict[str, str], old: str, new: str, code: int, problem: str
+) -> None:
+    settings = {"WOLKVOX_SERVER": "0010", "WOLKVOX_TOKEN": "the-token", **topics}
+    ended = await command(settings, "state", "rename", old, new)
+    assert (ended.code, ended.problems) == (code, f"wolkvox-publisher: {problem}\n")
