@@ -1,4 +1,4 @@
-"""Commit one batch, and tell how it went."""
+"""Commit one batch, and tell how it went; or the state alone."""
 
 from collections.abc import Iterable
 
@@ -6,6 +6,7 @@ from publisher.errors import Fenced
 from publisher.job import Job, Memory
 from publisher.model import Batch, Instant
 from publisher.rules.punctuality import NEAR
+from publisher.rules.state import State, Successor
 from publisher.signals import DatesOff, TransactionEnded
 
 
@@ -23,6 +24,13 @@ async def commit(job: Job, batch: Batch) -> float:
         took = job.clock.elapsed() - began
         job.emit(TransactionEnded(job.operation, result, took))
     return took
+
+
+async def commit_state(job: Job, known: State, successor: Successor) -> None:
+    """Commit what has changed without any message; only then it counts."""
+    before, sequence = known.checkpoint.sequence, successor.checkpoint.sequence
+    await commit(job, Batch(job.operation, before, sequence, iter(()), iter(()), successor.records))
+    known.apply(successor, job.settings.horizon)
 
 
 def notice_dates(job: Job, memory: Memory, occurred: Iterable[str], covered_until: Instant) -> None:

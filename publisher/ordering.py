@@ -2,10 +2,9 @@
 
 from typing import Final
 
-from publisher.committing import commit
+from publisher.committing import commit_state
 from publisher.errors import StepError
 from publisher.job import Job, Memory
-from publisher.model import Batch
 from publisher.rules.backfill import obeyed
 from publisher.rules.state import State
 from publisher.signals import HintGiven, OrdersObeyed
@@ -40,11 +39,5 @@ async def obey(job: Job, memory: Memory, known: State) -> None:
     backfills = obeyed(checkpoint.backfills, orders, checkpoint.sequence + 1)
     if backfills == checkpoint.backfills:
         return
-    successor = known.with_backfills(backfills)
-    sequence = successor.checkpoint.sequence
-    await commit(
-        job,
-        Batch(job.operation, sequence - 1, sequence, iter(()), iter(()), successor.records),
-    )
-    known.apply(successor, job.settings.horizon)
+    await commit_state(job, known, known.with_backfills(backfills))
     job.emit(OrdersObeyed(job.operation, backfills))

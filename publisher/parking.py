@@ -1,9 +1,8 @@
 """Set aside the window that fails while others answer, so that live goes on behind it."""
 
 from publisher.asking import ask
-from publisher.committing import commit
+from publisher.committing import commit_state
 from publisher.job import Job, Memory
-from publisher.model import Batch
 from publisher.rules.parking import parked
 from publisher.rules.schedule import Read
 from publisher.rules.state import State
@@ -25,14 +24,10 @@ async def park(job: Job, memory: Memory, known: State) -> None:
     if step is None or step.window.end > now:
         return  # our idea of the server's clock was wrong: nothing of the future is a gap
     successor = parked(known, step, now, job.settings.horizon)
-    before, checkpoint = known.checkpoint.sequence, successor.checkpoint
-    await commit(
-        job,
-        Batch(job.operation, before, checkpoint.sequence, iter(()), iter(()), successor.records),
-    )
-    known.apply(successor, job.settings.horizon)
+    await commit_state(job, known, successor)
     memory.pace.parked(step, now)
     memory.attempt = 0
+    checkpoint = known.checkpoint
     job.emit(
         WindowParked(
             operation=job.operation,

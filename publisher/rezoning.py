@@ -1,10 +1,8 @@
 """Take over another time zone, once a person has named the one that it replaces."""
 
-from publisher.committing import commit
+from publisher.committing import commit_state
 from publisher.errors import Held, Reason, Stage
 from publisher.job import Job
-from publisher.model import Batch
-from publisher.rules.records import encode_checkpoint
 from publisher.rules.rezoning import rezoned
 from publisher.rules.state import State
 from publisher.signals import ZoneChanged
@@ -24,11 +22,5 @@ async def settle_zone(job: Job, known: State) -> None:
             f" WOLKVOX_TIMEZONE_REPLACES={before} (timezone_replaces in [[operations]]), and what"
             " was read within the horizon is read again",
         )
-    follows = known.checkpoint.sequence
-    checkpoint = rezoned(known.checkpoint, zone, job.settings.horizon)
-    record = encode_checkpoint(checkpoint)
-    await commit(
-        job, Batch(job.operation, follows, checkpoint.sequence, iter(()), iter(()), [record])
-    )
-    known.checkpoint = checkpoint
-    job.emit(ZoneChanged(job.operation, before, zone, checkpoint.gaps))
+    await commit_state(job, known, rezoned(known.checkpoint, zone, job.settings.horizon))
+    job.emit(ZoneChanged(job.operation, before, zone, known.checkpoint.gaps))

@@ -130,9 +130,9 @@ async def test_what_is_read_again_ends_well_before_the_horizon() -> None:
     await world.live().run_for(HOUR)
     old: Checkpoint = known(world.kafka).checkpoint
     horizon = timedelta(minutes=40)
-    (gap,) = rezoned(old, MADRID, horizon).gaps
+    (gap,) = rezoned(old, MADRID, horizon).checkpoint.gaps
     assert gap.end - gap.start == horizon / 2
-    (gap,) = rezoned(old, MADRID, MARGIN + horizon).gaps
+    (gap,) = rezoned(old, MADRID, MARGIN + horizon).checkpoint.gaps
     assert gap.end - gap.start == max(horizon, (MARGIN + horizon) / 2, key=_within(old))
 
 
