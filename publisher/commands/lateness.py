@@ -14,6 +14,7 @@ from publisher.edges.kafka_client import Clients
 from publisher.edges.page import duration
 from publisher.rules import lateness as rules
 from publisher.rules.lateness import Ages, Measured
+from publisher.rules.schedule import rereads_of
 from publisher.settings import Settings, duration_text
 
 SHARES: Final = {"50 %": 0.5, "99 %": 0.99, "99.9 %": 0.999, "ALL": 1.0}
@@ -69,7 +70,7 @@ def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
     """For a person, line by line."""
     told, proposed = measured.settings, rules.proposal(measured)
     yield (
-        f"{sum(each.total for each in measured.passes.values()):,} messages of the last"
+        f"{measured.messages:,} messages of the last"
         f" {duration_text(last)}, read over {_duration(measured.span)}"
     )
     if measured.passes:
@@ -80,7 +81,7 @@ def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
             cells = "".join(f"{_duration(ages.quantile(each)):>12}" for each in SHARES.values())
             yield f"  {label:<17}{ages.total:>11,}{cells}"
         yield ""
-        for age in rules.ages(told):
+        for age in rereads_of(told):
             yield f"  the re-read at {duration_text(age)} found {measured.found[age]:,}"
     yield ""
     if proposed is None:
@@ -99,7 +100,7 @@ def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
         yield f"  {name}={then}" + ("   as it is" if now == then else f"   (now {now})")
     if proposed.horizon > told.horizon:
         yield f"  PUBLISHER_HORIZON={duration_text(proposed.horizon)}   (needed by the longest)"
-    before = rules.requests_a_day(told, rules.ages(told))
+    before = rules.requests_a_day(told, rereads_of(told))
     yield (
         f"  costs about {proposed.requests:,.0f} requests a day (now {before:,.0f}), of {QUOTA:,}"
         " for each licence"
@@ -110,7 +111,7 @@ def described(measured: Measured) -> dict[str, Any]:
     """For a program; ages and lengths are seconds."""
     told, proposed = measured.settings, rules.proposal(measured)
     return {
-        "messages": sum(each.total for each in measured.passes.values()),
+        "messages": measured.messages,
         "telling": measured.telling,
         "span_seconds": measured.span.total_seconds(),
         "passes": {
@@ -118,9 +119,9 @@ def described(measured: Measured) -> dict[str, Any]:
             for label, ages in sorted(measured.passes.items())
         },
         "rereads": [
-            {"age": duration_text(age), "found": measured.found[age]} for age in rules.ages(told)
+            {"age": duration_text(age), "found": measured.found[age]} for age in rereads_of(told)
         ],
-        "requests_a_day": round(rules.requests_a_day(told, rules.ages(told)), 1),
+        "requests_a_day": round(rules.requests_a_day(told, rereads_of(told)), 1),
         "quota_of_a_licence": QUOTA,
         "proposal": None
         if proposed is None

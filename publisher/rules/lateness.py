@@ -8,7 +8,7 @@ Rules of this file:
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from math import ceil, log2
@@ -17,9 +17,9 @@ from typing import Final
 from publisher.model import Instant
 from publisher.rules.quota import EVERY_POLLS
 from publisher.rules.records import LIVE
+from publisher.rules.schedule import REREAD, rereads_of
 from publisher.settings import PublisherSettings
 
-REREAD: Final = "reread"
 CATCHING_UP: Final = "live, catching up"
 ENOUGH: Final = 1_000
 """Messages without which the tail of one in a thousand is mere chance."""
@@ -78,9 +78,14 @@ class Measured:
         self.passes.setdefault(label, Ages()).add(age)
         if label == REREAD:
             # Those that are not set any more count for the next younger one that is.
-            self.found[max((each for each in ages(told) if each <= age), default=age * 0)] += 1
+            younger = [each for each in rereads_of(told) if each <= age]
+            self.found[max(younger, default=timedelta())] += 1
         self.first = min(self.first or read_at, read_at)
         self.last = max(self.last or read_at, read_at)
+
+    @property
+    def messages(self) -> int:
+        return sum(each.total for each in self.passes.values())
 
     @property
     def telling(self) -> int:
@@ -104,11 +109,6 @@ class Proposal:
     """`PUBLISHER_HORIZON` must be at least this."""
 
 
-def ages(settings: PublisherSettings) -> list[timedelta]:
-    """The re-reads that are made, youngest first."""
-    return sorted(each for each in settings.rereads if each > settings.overlap)
-
-
 def span_needed(settings: PublisherSettings) -> timedelta:
     """So long must have been watched: the longest re-read comes by within it."""
     return max(settings.rereads, default=DAY) * 1.5
@@ -129,7 +129,7 @@ def proposal(measured: Measured) -> Proposal | None:
     share = late.total / measured.telling
     enough = live.quantile((1 - TAIL - share) / (1 - share)) if share < TAIL else None
     overlap = _rounded_up(told.overlap * 2 if enough is None else enough)
-    now = ages(told)
+    now = rereads_of(told)
     kept = {each for each in now if measured.found[each]} | set(now[-1:] or [FIRST_LOOK])
     if now and measured.found[now[-1]]:
         kept.add(now[-1] * 2)
@@ -147,7 +147,7 @@ def requests_a_day(settings: PublisherSettings, rereads: Iterable[timedelta]) ->
     return polls + rounds + polls / EVERY_POLLS
 
 
-def _rounded_up(age: timedelta, choices: Sequence[int] = _MINUTES) -> timedelta:
+def _rounded_up(age: timedelta) -> timedelta:
     """The next length that people would write into a setting."""
-    fits = (timedelta(minutes=each) for each in choices)
+    fits = (timedelta(minutes=each) for each in _MINUTES)
     return next((each for each in fits if age <= each), ceil(age / DAY) * DAY)

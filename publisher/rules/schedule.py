@@ -28,6 +28,8 @@ TARGET_ROWS: Final = 10_000
 QUICK: Final = 15.0
 """Seconds below which an answer is quick enough to ask for twice as much."""
 NARROWEST: Final = SECOND
+REREAD: Final = "reread"
+"""The label of all re-reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +68,20 @@ Step: TypeAlias = Read | Wait
 
 
 def passes_of(settings: PublisherSettings) -> tuple[Pass, ...]:
-    """All passes, most urgent first.
-
-    Ages within the overlap are left out: live reads them again at every poll.
-    """
+    """All passes, most urgent first."""
     live = Pass(LIVE, LIVE, timedelta(), settings.poll_every, settings.overlap)
     return live, *(
-        Pass(f"reread-{duration_text(age)}", "reread", age, age / 2, timedelta())
-        for age in sorted(settings.rereads)
-        if age > settings.overlap
+        Pass(f"{REREAD}-{duration_text(age)}", REREAD, age, age / 2, timedelta())
+        for age in rereads_of(settings)
     )
+
+
+def rereads_of(settings: PublisherSettings) -> list[timedelta]:
+    """The ages at which everything is read again, youngest first.
+
+    Those within the overlap are left out: live reads such time again at every poll.
+    """
+    return sorted(age for age in settings.rereads if age > settings.overlap)
 
 
 REPAIRING: Final = Pass(REPAIR, REPAIR, timedelta(), timedelta(), timedelta())
