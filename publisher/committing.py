@@ -1,13 +1,10 @@
 """Commit one batch, and tell how it went; or the state alone."""
 
-from collections.abc import Iterable
-
 from publisher.errors import Fenced
-from publisher.job import Job, Memory
-from publisher.model import Batch, Instant
-from publisher.rules.punctuality import NEAR
+from publisher.job import Job
+from publisher.model import Batch
 from publisher.rules.state import State, Successor
-from publisher.signals import DatesOff, TransactionEnded
+from publisher.signals import TransactionEnded
 
 
 async def commit(job: Job, batch: Batch) -> float:
@@ -31,10 +28,3 @@ async def commit_state(job: Job, known: State, successor: Successor) -> None:
     before, sequence = known.checkpoint.sequence, successor.checkpoint.sequence
     await commit(job, Batch(job.operation, before, sequence, iter(()), iter(()), successor.records))
     known.apply(successor, job.settings.horizon)
-
-
-def notice_dates(job: Job, memory: Memory, occurred: Iterable[str], covered_until: Instant) -> None:
-    """Tell of new messages whose dates are steadily far off; while live catches up they may be."""
-    now = memory.server.now(job.clock.now())
-    if now - covered_until < NEAR and (off := memory.punctuality.notice(occurred, now)):
-        job.emit(DatesOff(job.operation, off.total_seconds()))

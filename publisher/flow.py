@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from publisher.asking import ask, ask_quota
-from publisher.committing import commit, notice_dates
+from publisher.committing import commit
 from publisher.errors import (
     Held,
     OutcomeUnknown,
@@ -29,17 +29,18 @@ from publisher.ordering import LOOK_EVERY, obey
 from publisher.parking import park, probe
 from publisher.rezoning import settle_zone
 from publisher.rules import schedule, state, upstream
-from publisher.rules.backfill import BACKFILLING, meanwhile
+from publisher.rules.backfill import meanwhile
 from publisher.rules.parking import Next, own
 from publisher.rules.publication import Limits, prepare
 from publisher.rules.records import LIVE
 from publisher.rules.retry import pause
-from publisher.rules.schedule import NARROWEST, REPAIRING, Read, Wait
+from publisher.rules.schedule import NARROWEST, REREAD, Read, Wait
 from publisher.rules.silence import rows_again
 from publisher.rules.state import State
 from publisher.rules.upstream import Verdict
 from publisher.settings import start_instant
 from publisher.signals import (
+    DatesOff,
     HintGiven,
     RepairFailed,
     StateRestored,
@@ -118,15 +119,12 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
     known.apply(publication.successor, job.settings.horizon)
     if covered_until < step.window.end:
         step = replace(step, ends_round=True)  # the rest is read from the cursor, when it is due
-    seconds = answer.took + took
-    if step.pass_ is BACKFILLING:
-        memory.stride.answered(step.window, now, publication.rows, seconds)
-    else:
-        memory.pace.answered(step, now, publication.rows, seconds)
-    memory.suspect.answered(step)
-    memory.attempt, memory.step = 0, None
-    if step.pass_.label in (LIVE, "reread"):
-        notice_dates(job, memory, publication.occurred, known.checkpoint.live.covered_until)
+    memory.published(step, now, publication.rows, answer.took + took)
+    committed_at, live = memory.server.now(job.clock.now()), known.checkpoint.live
+    if step.pass_.label in (LIVE, REREAD):
+        off = memory.punctuality.notice(publication.occurred, committed_at, live.covered_until)
+        if off is not None:
+            job.emit(DatesOff(job.operation, off.total_seconds()))
     job.emit(
         WindowPublished(
             operation=job.operation,
@@ -139,10 +137,10 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
             rejected=publication.rejected,
             possibly_cut=judgement.verdict is Verdict.TOO_LARGE,
             lenient=judgement.lenient,
-            committed_at=memory.server.now(job.clock.now()),
+            committed_at=committed_at,
             occurred=publication.occurred,
-            cursor=known.checkpoint.live.cursor,
-            covered_until=known.checkpoint.live.covered_until,
+            cursor=live.cursor,
+            covered_until=live.covered_until,
             passes=known.checkpoint.passes,
             gaps=known.checkpoint.gaps,
             ledger_ids=len(known.ledger),
@@ -227,10 +225,10 @@ async def _recover(job: Job, memory: Memory, error: PublisherError) -> None:
     """Tell what failed and wait as long as that calls for."""
     step, memory.step = memory.step, None
     overloaded = isinstance(error, OutcomeUnknown) and error.overloaded
-    if step is not None and step.pass_ in (REPAIRING, BACKFILLING):
+    aside = None if step is None else memory.aside(step)
+    if step is not None and aside is not None:
         now = memory.server.now(job.clock.now())
-        walker = memory.stride if step.pass_ is BACKFILLING else memory.pace.repair
-        walker.failed(step.window, now, halve=overloaded or own(error))
+        aside.failed(step.window, now, halve=overloaded or own(error))
         if isinstance(error, StepError) and error.stage in (Stage.READ, Stage.PARSE):
             job.emit(
                 RepairFailed(

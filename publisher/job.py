@@ -10,11 +10,12 @@ from random import random
 from typing import Protocol
 
 from publisher.model import Answer, Batch, Instant, Request, Restored
-from publisher.rules.backfill import Order, Stride
+from publisher.rules.backfill import BACKFILLING, Order, Stride
 from publisher.rules.parking import Suspect
 from publisher.rules.punctuality import Punctuality
 from publisher.rules.quota import Quota
-from publisher.rules.schedule import Pace, Pass, Read, passes_of
+from publisher.rules.repair import Repair
+from publisher.rules.schedule import REPAIRING, Pace, Pass, Read, passes_of
 from publisher.rules.skew import ServerClock
 from publisher.rules.state import State
 from publisher.rules.zone import Zone
@@ -139,3 +140,18 @@ class Memory:
             Quota(settings.poll_every),
             Stride.starting(settings),
         )
+
+    def published(self, step: Read, now: Instant, rows: int, took: float) -> None:
+        """The step is done: whoever walks there goes on behind its window."""
+        if step.pass_ is BACKFILLING:
+            self.stride.answered(step.window, now, rows, took)
+        else:
+            self.pace.answered(step, now, rows, took)
+        self.suspect.answered(step)
+        self.attempt, self.step = 0, None
+
+    def aside(self, step: Read) -> Repair | Stride | None:
+        """Who reads that window beside the passes: repair or a backfill; None = a pass does."""
+        if step.pass_ is REPAIRING:
+            return self.pace.repair
+        return self.stride if step.pass_ is BACKFILLING else None

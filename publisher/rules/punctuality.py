@@ -26,11 +26,16 @@ class Punctuality:
     since: Instant | None = None
     windows: int = 0
 
-    def notice(self, occurred: Iterable[str], now: Instant) -> timedelta | None:
+    def notice(
+        self, occurred: Iterable[str], now: Instant, covered_until: Instant
+    ) -> timedelta | None:
         """Look at when a window's new messages occurred; how far off the nearest is, if steadily.
 
         Negative = in the past. After that it begins anew, so it is told again while it lasts.
+        `covered_until` is live's: while it catches up, all may be far off.
         """
+        if now - covered_until >= NEAR:
+            return None
         offsets = [datetime.fromisoformat(second) - now for second in occurred]
         if not offsets:
             return None
