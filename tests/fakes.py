@@ -36,7 +36,7 @@ class Crash(BaseException):
 
 
 class FakeClock:
-    """Fits `flow.Clock`: time passes only when somebody sleeps, or says so."""
+    """Fits `job.Clock`: time passes only when somebody sleeps, or says so."""
 
     def __init__(
         self, start: Instant = NOON, *, until: Instant | None = None, skew: timedelta = timedelta()
@@ -146,7 +146,7 @@ def raising(make: Callable[[], Exception]) -> Reply:
 
 
 class ScriptedSource:
-    """Fits `flow.Source`: answers line by line, then the same for ever."""
+    """Fits `job.Source`: answers line by line, then the same for ever."""
 
     def __init__(self, clock: FakeClock, *script: Reply, then: Reply = nothing) -> None:
         self.requests: list[Request] = []
@@ -198,7 +198,7 @@ Trouble = Callable[[Request], Answer | None]
 
 
 class FakeReport:
-    """Fits `flow.Source`: the report over a little world, told as unkindly as the API might."""
+    """Fits `job.Source`: the report over a little world, told as unkindly as the API might."""
 
     def __init__(
         self,
@@ -432,7 +432,7 @@ class MemoryCluster:
 
 
 class MemoryLog:
-    """Fits `flow.Log`."""
+    """Fits `job.Log`."""
 
     def __init__(self, operation: str, cluster: MemoryCluster) -> None:
         self._operation = operation
