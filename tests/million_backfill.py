@@ -28,7 +28,7 @@ from sandbox.kafka import Broker
 from sandbox.processes import until
 from sandbox.wolkvox.report import identity
 from tests.harness import Fields, Publisher, Rig, flat, rig, tell
-from tests.test_backfill_kafka import command
+from tests.test_backfill_kafka import backfill
 
 MESSAGES: Final = int(os.environ.get("BACKFILL_MESSAGES", "1000000"))
 SEED: Final = int(os.environ.get("BACKFILL_SEED", "0")) or time.time_ns() % 1_000_000
@@ -94,13 +94,13 @@ class Run:
         self.peak = max(self.peak, int(kilobytes) * 1024)
 
     async def order(self, begin: datetime, end: datetime) -> str:
-        code, out, problems = await command(self.settings, begin.isoformat(), end.isoformat())
+        code, out, problems = await backfill(self.settings, begin.isoformat(), end.isoformat())
         assert code == 0, problems
         return out.split()[0]
 
     async def want(self, what: str, id_: str) -> None:
         """Change an order, and wait until the service has heard of it."""
-        code, _, problems = await command(self.settings, what, id_)
+        code, _, problems = await backfill(self.settings, what, id_)
         assert code == 0, problems
         standing = {"pause": "paused", "resume": "running", "cancel": None}[what]
 
@@ -137,7 +137,7 @@ class Run:
         return str((await self.listed(id_))["standing"])
 
     async def listed(self, id_: str) -> Mapping[str, Any]:
-        code, out, problems = await command(self.settings, "list", "--json")
+        code, out, problems = await backfill(self.settings, "list", "--json")
         assert code == 0, problems
         found = {told["id"]: told for told in orjson.loads(out)["backfills"]}
         told: Mapping[str, Any] = found[id_]

@@ -1,8 +1,5 @@
 """History ordered by the command, before the real process and a real Kafka, killed in between."""
 
-import asyncio
-import os
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,24 +20,17 @@ from publisher.rules.records import encode_checkpoint
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from tests import kafka_tools
+from tests.commands import Ended, command
 from tests.fakes import NOON, settings_of
 from tests.harness import rig, tell
 
 
-async def command(settings: Mapping[str, str], *words: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `wolkvox-publisher backfill`."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "publisher", "backfill", *words,
-        env={"PATH": os.environ["PATH"], **settings},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, problems = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), problems.decode()
+async def backfill(settings: Mapping[str, str], *words: str) -> Ended:
+    return await command(settings, "backfill", *words)
 
 
 async def only(settings: Mapping[str, str]) -> dict[str, Any]:
-    code, out, problems = await command(settings, "list", "--json")
+    code, out, problems = await backfill(settings, "list", "--json")
     assert code == 0, problems
     (told,) = orjson.loads(out)["backfills"]
     assert isinstance(told, dict)
@@ -61,7 +51,7 @@ async def test_history_beside_live_over_a_kill(kafka: Broker, tmp_path: Path) ->
         await publisher.logged(30, event="Window published")
         now = datetime.now(UTC)
         begin = (now - timedelta(minutes=65)).isoformat()
-        code, out, problems = await command(mine, begin, now.isoformat())
+        code, out, problems = await backfill(mine, begin, now.isoformat())
         assert code == 0, problems
         id_ = out.split()[0]
         await publisher.logged(30, **{"event": "Window published", "pass": "backfill"})
@@ -71,7 +61,7 @@ async def test_history_beside_live_over_a_kill(kafka: Broker, tmp_path: Path) ->
 
         await until(some, 30, "some of the history")
         publisher.kill()
-        code, out, problems = await command(mine, "pause", id_)
+        code, out, problems = await backfill(mine, "pause", id_)
         assert code == 0, problems
         again = one.start()
 
@@ -81,7 +71,7 @@ async def test_history_beside_live_over_a_kill(kafka: Broker, tmp_path: Path) ->
         await until(paused, 30, "paused")
         told = await only(mine)
         assert told["from"] < told["cursor"] < told["to"]
-        assert (await command(mine, "resume", id_))[0] == 0
+        assert (await backfill(mine, "resume", id_)).code == 0
 
         async def done() -> bool:
             assert await again.metric("lag_seconds") < 10
@@ -94,9 +84,9 @@ async def test_history_beside_live_over_a_kill(kafka: Broker, tmp_path: Path) ->
         assert not found.lost, found
         assert not found.duplicated, found
         assert not found.foreign, found
-        code, _, problems = await command(mine, "cancel", id_)
+        code, _, problems = await backfill(mine, "cancel", id_)
         assert (code, "has ended (done): order its range anew" in problems) == (2, True), problems
-        code, _, problems = await command(mine, "cancel", "nothing")
+        code, _, problems = await backfill(mine, "cancel", "nothing")
         assert (code, "has no backfill of this id" in problems) == (2, True), problems
         assert await again.stop() == 0
 
@@ -123,13 +113,13 @@ async def test_one_that_publishes_again_is_paused_killed_and_cancelled(
         await until(caught_up, 90, "live has read the past")
         end = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
         begin = end - timedelta(minutes=13)
-        code, out, problems = await command(mine, begin.isoformat(), end.isoformat(), "--again")
+        code, out, problems = await backfill(mine, begin.isoformat(), end.isoformat(), "--again")
         assert code == 0, problems
         id_ = out.split()[0]
         await publisher.logged(30, **{"event": "Window published", "pass": "backfill"})
 
         async def want(what: str, standing: str) -> dict[str, Any]:
-            assert (await command(mine, what, id_))[0] == 0
+            assert (await backfill(mine, what, id_)).code == 0
 
             async def obeyed() -> bool:
                 return bool((await only(mine))["standing"] == standing)
@@ -156,7 +146,7 @@ async def test_one_that_publishes_again_is_paused_killed_and_cancelled(
         publisher.kill()  # nothing of it may depend on what memory knew
         publisher = one.start()
         await publisher.logged(30, **{"event": "Window published", "pass": "reread"})
-        code, out, problems = await command(mine, begin.isoformat(), end.isoformat(), "--wait")
+        code, out, problems = await backfill(mine, begin.isoformat(), end.isoformat(), "--wait")
         assert code == 0, problems
         assert " 0 new" in out.splitlines()[-1], "the ledger knows all of it"
         found = await one.settled(30)
@@ -231,7 +221,7 @@ async def test_whoever_orders_removes_what_ended_long_ago(
             partition=partition_of("wv0010"),
         )  # fmt: skip
     settings = {"WOLKVOX_SERVER": "0010", "WOLKVOX_TOKEN": "a-token", **told}
-    code, out, problems = await command(settings, NOON.isoformat(), (NOON + hour).isoformat())
+    code, out, problems = await backfill(settings, NOON.isoformat(), (NOON + hour).isoformat())
     assert code == 0, problems
     left = await orders.read()
     assert left is not None
@@ -265,5 +255,5 @@ async def test_what_cannot_be_ordered() -> None:
         ((early, "2999-01-01T00:00:00Z"), "TO lies in the future"),
         ((early, late, "--operation", "wv9"), "--operation: there is no wv9; there are: wv0010"),
     ]:
-        code, _, problems = await command(settings, *words)
+        code, _, problems = await backfill(settings, *words)
         assert (code, problem in problems) == (2, True), problems

@@ -1,13 +1,9 @@
 """`gaps` and `coverage`: what was read, when, and what is missing."""
 
-import asyncio
 import json
-import os
-import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +25,7 @@ from publisher.rules.records import Checkpoint, Entry
 from publisher.rules.state import State
 from sandbox.kafka import Broker
 from tests import kafka_tools
+from tests.commands import command
 from tests.fakes import NOON
 from tests.harness import rig
 
@@ -167,26 +164,6 @@ def drawn(look: Look, zone: str, day: date) -> str:
     lines = [click.unstyle(line) for line in strip(look, ZoneInfo(zone))]
     (row,) = [line for line in lines if line.startswith(str(day))]
     return row.removeprefix(f"{day}  ")
-
-
-@dataclass
-class Ended:
-    """How a run of a command ended."""
-
-    code: int
-    out: str
-    problems: str
-
-
-async def command(settings_: Mapping[str, str], *words: str) -> Ended:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "publisher", *words,
-        env={"PATH": os.environ["PATH"], "COLUMNS": "80", **settings_},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, problems = await process.communicate()
-    assert b"Traceback" not in problems, problems
-    return Ended(process.returncode or 0, out.decode(), problems.decode())
 
 
 async def test_a_parked_window_is_told_and_drawn(kafka: Broker, tmp_path: Path) -> None:

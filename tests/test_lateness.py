@@ -1,8 +1,5 @@
 """Lateness: the histogram against all values, the proposal, and a run against a real Kafka."""
 
-import asyncio
-import os
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from math import ceil
@@ -19,6 +16,7 @@ from publisher.rules.lateness import Ages, Measured
 from publisher.settings import PublisherSettings
 from sandbox.kafka import Broker
 from tests import kafka_tools
+from tests.commands import command
 from tests.harness import rig
 
 ZERO: Final = datetime(2026, 11, 20, tzinfo=UTC)
@@ -117,45 +115,31 @@ def test_a_proposal_is_one_that_the_settings_accept(
     assert proposed.horizon >= max(proposed.rereads) * 1.5
 
 
-async def command(settings: Mapping[str, str], *options: str) -> tuple[int, str, str]:
-    """Run it in a process of its own, with these settings and nothing else."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "publisher", "lateness", *options,
-        env={"PATH": os.environ["PATH"], **settings},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
 async def test_of_what_a_service_has_published(kafka: Broker, tmp_path: Path) -> None:
     """Every message is counted, what somebody else wrote is not, and little is called little."""
     world = {"history": "3m", "late": 0.0, "hypothesis": "H2"}
     calm = {"PUBLISHER_POLL_EVERY": "1h", "PUBLISHER_OVERLAP": "1s", "PUBLISHER_REREADS": "2h"}
     async with rig(kafka.bootstrap, tmp_path, world, {**calm, "PUBLISHER_START": "-2m"}) as one:
-        code, out, err = await command(one.settings, "--json")
+        code, out, err = await command(one.settings, "lateness", "--json")
         assert (code, err, orjson.loads(out)["messages"]) == (0, "", 0)
         publisher = one.start()
         told = await publisher.logged(15, event="Window published")
         await publisher.stop()
         async with kafka_tools.producing(kafka.bootstrap) as producer:
             await producer.send_and_wait(one.topic, b"x", headers=[("wolkvox_pass", b"live")])
-        code, out, err = await command(one.settings, "--json")
+        code, out, err = await command(one.settings, "lateness", "--json")
         assert (code, err) == (0, "")
         found = orjson.loads(out)
         assert found["messages"] == found["passes"]["live"]["messages"] == told["new"] > 0
         assert 0 < found["passes"]["live"]["quantiles"]["1.0"] < 200
         assert found["rereads"] == [{"age": "2h", "found": 0}]
         assert found["proposal"] is None
-        code, out, err = await command(one.settings)
+        code, out, err = await command(one.settings, "lateness")
         assert (code, err) == (0, "")
         assert "Too little for a proposal" in out
         assert out.isascii()
         refused = {**one.settings, "KAFKA_BOOTSTRAP_SERVERS": "localhost:1"}
-        code, out, err = await command(refused)
+        code, out, err = await command(refused, "lateness")
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert err.startswith("wolkvox-publisher: the messages cannot be had: ")
 
@@ -188,7 +172,7 @@ async def test_each_operation_by_itself(
                 }
                 headers = [(key, value.encode()) for key, value in told.items()]
                 await producer.send(topic, b"x", headers=headers)
-    code, out, err = await command(settings, "--json")
+    code, out, err = await command(settings, "lateness", "--json")
     assert (code, err) == (0, "")
     found = orjson.loads(out)
     assert found["messages"] == 2000
@@ -199,7 +183,7 @@ async def test_each_operation_by_itself(
     assert prompt["proposal"]["PUBLISHER_REREADS"] == "3h"
     assert late["proposal"]["PUBLISHER_OVERLAP"] == "30m"
     assert late["proposal"]["PUBLISHER_REREADS"] == "1h,3h"
-    code, out, err = await command(settings)
+    code, out, err = await command(settings, "lateness")
     assert (code, err) == (0, "")
     assert out.count("Proposal") == 3
     assert out.index("2,000 messages") < out.index("Operation wv0010") < out.index("=5m")

@@ -5,8 +5,8 @@ from pathlib import Path
 import orjson
 
 from sandbox.kafka import Broker
+from tests.commands import command
 from tests.harness import rig
-from tests.test_coverage import command
 
 WORLD = {"rate": 1200, "history": "60s", "late": 0.0}
 FAST = {

@@ -22,6 +22,7 @@ from publisher.edges.kafka import partition_of
 from sandbox.kafka import Broker
 from sandbox.kafka.config import free_ports
 from tests import kafka_tools
+from tests.commands import command
 from tests.harness import Rig, api, rig
 
 ROOT: Final = Path(__file__).parents[1]
@@ -51,21 +52,14 @@ class Ended:
 
 
 async def status(settings: Mapping[str, str], *options: str) -> Ended:
-    """Run the command in a process of its own, with these settings and nothing else."""
+    """Run the command; its problems without the name that stands before each."""
     began = time.monotonic()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "publisher", "status", *options,
-        env={"PATH": os.environ["PATH"], **settings},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    lines = err.decode().splitlines()
+    code, out, err = await command(settings, "status", *options)
+    seconds = time.monotonic() - began
+    lines = err.splitlines()
     assert all(line.startswith("wolkvox-publisher: ") for line in lines), lines
     problems = [line.removeprefix("wolkvox-publisher: ") for line in lines]
-    return Ended(process.returncode, out.decode(), problems, time.monotonic() - began)
+    return Ended(code, out, problems, seconds)
 
 
 @asynccontextmanager
