@@ -16,8 +16,6 @@ import orjson
 
 from publisher.model import Instant, Window, iso
 
-_OWN: Final = ("event_id", "source")
-
 
 class Finding(NamedTuple):
     """One difference; no text, no name, no number of a person."""
@@ -63,7 +61,7 @@ class Comparison:
     _shown: dict[bytes, _Shown] = field(default_factory=dict)
     _extra: dict[bytes, tuple[bytes, Finding]] = field(default_factory=dict)
     _seen: set[bytes] = field(default_factory=set)
-    _revised: dict[bytes, "_Revised"] = field(default_factory=dict)
+    _revised: dict[bytes, _Revised] = field(default_factory=dict)
     _first: str = field(init=False)
     _last: str = field(init=False)
 
@@ -116,17 +114,16 @@ class Comparison:
         if id_ in self._seen or id_ in self._extra:
             return
         shown = self._shown.pop(id_, None)
-        finding = Finding("extra", _conn_id(event), event["date"], event["event_id"])
-        if shown is None:
-            if not later:
-                self.events += 1
-                told = self._revised.get(id_, _Revised())
-                self._extra[id_] = told.last or _digests(event), finding
+        if shown is None and later:
             return
         self.events += 1
-        self._seen.add(id_)
         revised = self._revised.get(id_, _Revised())
         digests = revised.last or _digests(event)
+        finding = Finding("extra", _conn_id(event), event["date"], event["event_id"])
+        if shown is None:
+            self._extra[id_] = digests, finding
+            return
+        self._seen.add(id_)
         if shown.digests not in {digests, *revised.later}:
             self.changed.append(_changed(finding, digests, shown.digests))
 
