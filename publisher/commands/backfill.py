@@ -83,11 +83,11 @@ def show(operation: str | None, *, as_json: bool) -> int:
             names = [_operation(settings, operation)]
         told = [one for name in names for one in await _told(settings, name)]
         if as_json:
-            text = orjson.dumps({"backfills": told}, option=orjson.OPT_INDENT_2)
-            click.echo(text)
-        for one in [] if as_json else told:
+            click.echo(orjson.dumps({"backfills": told}, option=orjson.OPT_INDENT_2))
+            return 0
+        for one in told:
             click.echo(_line(one))
-        if not told and not as_json:
+        if not told:
             click.echo("No backfill was ordered")
         return 0
 

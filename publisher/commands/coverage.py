@@ -138,14 +138,14 @@ def _gaps(look: Look, missing: Sequence[Stretch]) -> Iterator[str]:
         yield f"{look.name}: nothing lies between --from and --to"
         return
     begins, ends = look.window.start, min(look.window.end, covered)
-    total = sum(((one.end - one.start).total_seconds() for one in missing), 0.0)
+    total = sum(one.seconds for one in missing)
     what = f"{_span(total)} missing" if missing else "nothing is missing"
     yield click.style(
         f"{look.name}: {what} between {_moment(begins)} and {_moment(max(begins, ends))} (UTC)",
         bold=True,
     )
     for one in missing:
-        width = _span((one.end - one.start).total_seconds())
+        width = _span(one.seconds)
         line = f"  {_moment(one.start)} to {_moment(one.end)}  {width:>10}  {WORDS[one.kind]}"
         yield click.style(line, fg="red")
 
@@ -245,8 +245,8 @@ class _Signs:
 
 
 def _everything(look: Look) -> dict[str, Any]:
-    start, end = (look.window.start, look.window.end) if look.window else (None, None)
-    windows = coverage.asked(look.state, start, end) if start and end else []
+    range_ = look.window
+    windows = coverage.asked(look.state, range_.start, range_.end) if range_ else []
     return {
         "stretches": [_described(one) for one in look.stretches],
         "windows": [
@@ -265,7 +265,7 @@ def _described(one: Stretch) -> dict[str, Any]:
     return {
         "from": iso(one.start),
         "to": iso(one.end),
-        "seconds": (one.end - one.start).total_seconds(),
+        "seconds": one.seconds,
         "kind": one.kind,
         "missing": one.kind in MISSING,
         "read_at_age_seconds": one.age.total_seconds() if one.kind is Kind.READ else None,

@@ -55,6 +55,10 @@ class Stretch:
     age: timedelta = timedelta()
     """How old it was at least when it was read last; of the ages asked for the largest."""
 
+    @property
+    def seconds(self) -> float:
+        return (self.end - self.start).total_seconds()
+
 
 def coverage(
     state: State, start: Instant, end: Instant, ages: Iterable[timedelta], horizon: timedelta
@@ -66,7 +70,7 @@ def coverage(
     if not start < end:
         return []
     checkpoint = state.checkpoint
-    entries = [entry for entry in state.journal if entry.start < end and start < entry.end]
+    entries = asked(state, start, end)
     begun, covered = checkpoint.start, checkpoint.live.covered_until
     remembered = checkpoint.live.cursor - horizon
     # Later layers lie over earlier ones.
