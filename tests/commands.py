@@ -15,8 +15,13 @@ class Ended(NamedTuple):
     problems: str
 
 
-async def command(settings: Mapping[str, str], *words: str) -> Ended:
-    """Run it with these settings and nothing else; it may complain, and never crashes."""
+async def command(
+    settings: Mapping[str, str], *words: str, kill_after: float | None = None
+) -> Ended:
+    """Run it with these settings and nothing else; it may complain, and never crashes.
+
+    Killed hard where it takes longer than `kill_after` seconds.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "publisher", *words),
         env={"PATH": os.environ["PATH"], **settings},
@@ -24,7 +29,11 @@ async def command(settings: Mapping[str, str], *words: str) -> Ended:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, problems = await process.communicate()
+    ending = asyncio.create_task(process.communicate())
+    await asyncio.wait([ending], timeout=kill_after)
+    if not ending.done():
+        process.kill()
+    out, problems = await ending
     assert b"Traceback" not in problems, problems
     assert process.returncode is not None
     return Ended(process.returncode, out.decode(), problems.decode())

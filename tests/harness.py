@@ -180,6 +180,10 @@ class Publisher:
             raise AssertionError(f"{fields} not logged: {self.child.output[-3000:]}") from None
         return line
 
+    async def published(self, seconds: float = 30) -> None:
+        """Wait for a window that has published something."""
+        await until(lambda: any(line.get("new") for line in self.lines), seconds, "a message")
+
     async def url(self) -> str:
         """Where it serves /metrics and the like."""
         if not self._url:

@@ -22,7 +22,7 @@ async def test_a_removed_operation_is_forgotten(kafka: Broker, tmp_path: Path) -
     async with rig(kafka.bootstrap, tmp_path, WORLD, FAST) as one:
         for server in ("0010", "0020"):
             service = one.start(WOLKVOX_SERVER=server)
-            await service.logged(20, event="Window published", operation=f"wv{server}")
+            await service.published()
             assert await service.stop() == 0
         unknown = await command(one.settings, "state", "forget", "wv0030")
         assert unknown.code == 1

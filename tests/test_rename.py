@@ -1,11 +1,6 @@
 """`state rename`, a real service and a real Kafka: another name, nothing twice, nothing lost."""
 
-import asyncio
-import os
-import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +12,8 @@ import pytest
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from tests import kafka_tools
+from tests.commands import Ended, command
 from tests.harness import Rig, read_raw, rig
-from tests.test_coverage import Ended, command
 from tests.test_replayed_letters import LARGE, SECRET, SMALL, conversation
 
 SALES: Final = {"WOLKVOX_NAME": "sales"}
@@ -49,20 +44,6 @@ async def renamed(one: Rig, old: str, new: str) -> None:
         return done.code == 0
 
     await until(allowed, 20, "the renaming to be allowed")
-
-
-async def killed(settings: Mapping[str, str], *words: str, after: float) -> None:
-    """Run a command, and kill it hard after so many seconds."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "publisher", *words,
-        env={"PATH": os.environ["PATH"], **settings},
-        stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    with suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), after)
-        return
-    process.kill()
-    await process.wait()
 
 
 async def test_an_operation_goes_on_under_another_name(kafka: Broker, tmp_path: Path) -> None:
@@ -103,7 +84,7 @@ async def test_an_operation_goes_on_under_another_name(kafka: Broker, tmp_path: 
         assert await service.stop() == 0
         await renamed(one, "sales", "wv0010")
         service = one.start(**LARGE)
-        await service.logged(20, event="State restored", operation="wv0010")
+        await service.published()
         await _nothing_else_came(one)
         assert await service.stop() == 0
         _tells_of_former_names(one)
@@ -207,7 +188,7 @@ async def test_killed_on_the_way(kafka: Broker, tmp_path: Path) -> None:
         took = time.monotonic() - began
         for share, (old, new) in zip((0.5, 0.65, 0.8, 0.95), pairwise(names[1:]), strict=True):
             words = ("state", "rename", old, new, "--yes", "--take-over")
-            await killed(settings, *words, after=took * share)
+            await command(settings, *words, kill_after=took * share)
             told = await shown(one)
             going_on = [name for name, each in told.items() if "cursor" in each]
             assert going_on in ([], [old], [new])
