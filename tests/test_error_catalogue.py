@@ -25,7 +25,7 @@ from aiokafka.errors import (
 )
 
 from publisher.commands.check import api as check_api
-from publisher.commands.check import kafka as check_kafka
+from publisher.commands.check import topics as check_topics
 from publisher.commands.check.checklist import Check, Checklist, GiveUpError, State, trying
 from publisher.commands.check.inside import Inside
 from publisher.edges import kafka_probe
@@ -581,14 +581,14 @@ def shown(code: int) -> Inside:
 
 
 async def no_leader(check: Check) -> None:
-    await check_kafka._rights(shown(5), TOPIC, check)
+    await check_topics._rights(shown(5), TOPIC, check)
 
 
 async def no_controller(check: Check) -> None:
     with pytest.MonkeyPatch.context() as patch:
         answers = AsyncMock(return_value=kafka_probe.NOT_CONTROLLER)
         patch.setattr(kafka_probe, "could_create", answers)
-        await check_kafka._rights(shown(UNKNOWN_TOPIC), TOPIC, check)
+        await check_topics._rights(shown(UNKNOWN_TOPIC), TOPIC, check)
 
 
 async def old_kafka(check: Check) -> None:

@@ -211,18 +211,16 @@ async def could_create(connection: AIOKafkaConnection, topic: NewTopic) -> int:
     return code
 
 
-async def settings_of(
-    connection: AIOKafkaConnection, topics: Sequence[str]
-) -> dict[str, dict[str, str]]:
-    """The settings by topic; those topics are missing whose settings we may not see."""
-    return await _settings(connection, [(_TOPIC, topic, None) for topic in topics])
+async def settings_of(connection: AIOKafkaConnection, topic: str) -> dict[str, str] | None:
+    """The settings of a topic; None = we may not see them."""
+    return await _settings(connection, (_TOPIC, topic, None))
 
 
 async def longest_transaction_ms(connection: AIOKafkaConnection, broker: int) -> int | None:
     """How long a transaction may take at that broker; None = we may not see it."""
     setting = "transaction.max.timeout.ms"
-    found = await _settings(connection, [(_BROKER, str(broker), [setting])])
-    told = found.get(str(broker), {}).get(setting)
+    found = await _settings(connection, (_BROKER, str(broker), [setting]))
+    told = (found or {}).get(setting)
     return None if told is None else int(told)
 
 
@@ -234,14 +232,11 @@ async def use_transactional_id(connection: AIOKafkaConnection, transactional_id:
 
 
 async def _settings(
-    connection: AIOKafkaConnection, resources: list[tuple[int, str, list[str] | None]]
-) -> dict[str, dict[str, str]]:
-    told = await _ask(connection, DescribeConfigsRequest(resources))
-    return {
-        name: {entry[0]: entry[1] for entry in entries}
-        for code, _text, _kind, name, entries in told.resources
-        if not code
-    }
+    connection: AIOKafkaConnection, resource: tuple[int, str, list[str] | None]
+) -> dict[str, str] | None:
+    told = await _ask(connection, DescribeConfigsRequest([resource]))
+    [(code, _text, _kind, _name, entries)] = told.resources
+    return None if code else {entry[0]: entry[1] for entry in entries}
 
 
 async def _ask(connection: AIOKafkaConnection, request: Any) -> Any:

@@ -36,6 +36,8 @@ class Check:
     command: str = ""
     """A command that would cure it."""
     trying: bool = False
+    optional: bool = False
+    """The service can do without what it looks at."""
 
     def ok(self, text: str) -> None:
         self._ended(State.OK, text)
@@ -45,6 +47,10 @@ class Check:
 
     def failed(self, text: str, command: str = "") -> None:
         self._ended(State.FAILED, text, command)
+
+    def wrong(self, text: str, command: str = "") -> None:
+        """What is looked at is not as it must be; where it is optional, that is a hint."""
+        self._ended(State.HINT if self.optional else State.FAILED, text, command)
 
     def _ended(self, state: State, text: str, command: str = "") -> None:
         self.state, self.text, self.command, self.trying = state, text, command, False
@@ -56,9 +62,9 @@ class Checklist:
 
     checks: list[Check] = field(default_factory=list)
 
-    def add(self, group: str, *names: str) -> dict[str, Check]:
+    def add(self, group: str, *names: str, optional: bool = False) -> dict[str, Check]:
         """Say what will be looked at; until then it counts as not tried."""
-        new = {name: Check(group, name) for name in names}
+        new = {name: Check(group, name, optional=optional) for name in names}
         self.checks += new.values()
         return new
 

@@ -19,6 +19,9 @@ class Inside:
     controller: Any
     """A connection to the controller, where one could be made."""
 
+    def is_commands(self, topic: str) -> bool:
+        return topic == self.settings.publisher.commands_topic
+
 
 def acl(settings: Settings, operations: list[str], where: str) -> str:
     """The command that grants it."""

@@ -4,11 +4,11 @@ Nothing here begins a transaction or opens a producer: see `edges/kafka_probe.py
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 
-from publisher.commands.check import orders
+from publisher.commands.check import topics
 from publisher.commands.check.checklist import Check, Checklist, GiveUpError, trying
 from publisher.commands.check.inside import Inside, acl
 from publisher.edges import kafka_probe
@@ -16,17 +16,7 @@ from publisher.edges.kafka import partition_of
 from publisher.edges.kafka_client import TRANSACTION_MS, Clients
 from publisher.edges.kafka_errors import no_broker
 from publisher.edges.kafka_probe import ClosedError, Cluster, Door
-from publisher.edges.kafka_topics import (
-    AUTHORIZATION,
-    UNKNOWN_TOPIC,
-    Wanted,
-    new_topics,
-    not_created,
-    too_few_partitions,
-    unseen_settings,
-    wanted_topics,
-    wrong_settings,
-)
+from publisher.edges.kafka_topics import COMMANDS, Wanted, wanted_topics
 from publisher.errors import Held, Reason, StepError
 from publisher.settings import Settings
 
@@ -43,6 +33,7 @@ async def check(settings: Settings, clients: Clients, checklist: Checklist) -> N
     wanted: dict[str, Wanted] = {}
     for operation in settings.operations:
         wanted |= wanted_topics(settings, operation.name)
+    wanted[settings.publisher.commands_topic] = COMMANDS
     group = f"Kafka, {settings.kafka.bootstrap_servers}"
     doors = [
         door
@@ -57,24 +48,23 @@ async def check(settings: Settings, clients: Clients, checklist: Checklist) -> N
         "transactional id",
         "transaction time",
     )
-    topics = {
-        topic: checklist.add(f"Kafka topic {topic}", "rights", "settings") for topic in wanted
+    checks_of = {
+        topic: checklist.add(
+            f"Kafka topic {topic}",
+            *topics.CHECKS,
+            optional=topic == settings.publisher.commands_topic,
+        )
+        for topic in wanted
     }
-    commands = checklist.add(f"Kafka topic {settings.publisher.commands_topic}", *orders.CHECKS)
-    with suppress(GiveUpError):
+    with suppress(GiveUpError), ExitStack() as open_:
         connection = await _enter(settings, clients, checks, doors)
-        open_ = [connection]
-        try:
-            inside = await _look_around(settings, clients, checks["brokers"], connection, wanted)
-            open_ += [inside.controller]
-            await asyncio.gather(
-                *(_topic(inside, topic, topics[topic]) for topic in wanted),
-                orders.check(inside, commands),
-                _transactions(inside, checks),
-            )
-        finally:
-            for one in open_:
-                one.close()
+        open_.callback(connection.close)
+        inside = await _look_around(settings, clients, checks["brokers"], connection, wanted)
+        open_.callback(inside.controller.close)
+        await asyncio.gather(
+            *(topics.check(inside, topic, checks_of[topic]) for topic in wanted),
+            _transactions(inside, checks),
+        )
 
 
 async def _enter(
@@ -82,10 +72,7 @@ async def _enter(
 ) -> Any:
     """A connection to one of the servers, or why none of them lets us in."""
     checks[NAMES[Door.CONNECTION]].trying = True
-    results = await asyncio.gather(
-        *(kafka_probe.enter(clients, server) for server in clients.servers),
-        return_exceptions=True,
-    )
+    results = await _enter_each(clients, clients.servers)
     closed = [result for result in results if isinstance(result, ClosedError)]
     found = [result for result in results if not isinstance(result, BaseException)]
     for spare in found[1:]:
@@ -101,6 +88,12 @@ async def _enter(
         connection = checks[NAMES[Door.CONNECTION]]
         connection.hint(f"{len(found)} of {len(results)} servers let us in; {told}")
     return found[0]
+
+
+async def _enter_each(clients: Clients, servers: Iterable[str]) -> list[Any]:
+    """For each server a connection, or the ClosedError that says why there is none."""
+    entering = (kafka_probe.enter(clients, server) for server in servers)
+    return await asyncio.gather(*entering, return_exceptions=True)
 
 
 def _passed(door: Door, settings: Settings, clients: Clients) -> str:
@@ -123,8 +116,7 @@ async def _look_around(
     with suppress(GiveUpError), trying(check):
         cluster: Cluster | None = None
         try:
-            names = [*wanted, settings.publisher.commands_topic]
-            cluster = await kafka_probe.cluster(connection, names)
+            cluster = await kafka_probe.cluster(connection, [*wanted])
         except StepError as error:
             if error.reason is not Reason.KAFKA_UNREACHABLE:
                 raise
@@ -132,18 +124,9 @@ async def _look_around(
             raise no_broker(clients.servers) from None
         if not cluster.brokers:
             raise no_broker(clients.servers)
-        results = dict(
-            zip(
-                cluster.brokers,
-                await asyncio.gather(
-                    *(kafka_probe.enter(clients, at) for at in cluster.brokers.values()),
-                    return_exceptions=True,
-                ),
-                strict=True,
-            )
-        )
-        closed = [result for result in results.values() if isinstance(result, ClosedError)]
-        for node, result in results.items():
+        results = await _enter_each(clients, cluster.brokers.values())
+        closed = [result for result in results if isinstance(result, ClosedError)]
+        for node, result in zip(cluster.brokers, results, strict=True):
             if isinstance(result, BaseException):
                 continue
             if node == cluster.controller:
@@ -162,72 +145,6 @@ async def _look_around(
     if cluster is None or not cluster.brokers:
         raise GiveUpError
     return Inside(settings, wanted, cluster, connection, controller)
-
-
-async def _topic(inside: Inside, topic: str, checks: dict[str, Check]) -> None:
-    with suppress(GiveUpError):
-        with trying(checks["rights"]) as check:
-            await _rights(inside, topic, check)
-        with trying(checks["settings"]) as check:
-            if inside.cluster.topics[topic].code == UNKNOWN_TOPIC:
-                check.ok("the right ones, when it is created")
-            else:
-                await _settings(inside, topic, check)
-
-
-async def _rights(inside: Inside, topic: str, check: Check) -> None:
-    seen = inside.cluster.topics[topic]
-    needed = ["Write", "Read"] if topic == inside.settings.publisher.state_topic else ["Write"]
-    missing = [right for right in needed if seen.rights is not None and right not in seen.rights]
-    if seen.code == AUTHORIZATION or missing:
-        # Who may not even see it may do nothing at all there.
-        forbidden = missing if seen.code != AUTHORIZATION else needed
-        words = " and ".join(right.upper() for right in forbidden)
-        hidden = " (or it is missing, which is hidden from us)" if seen.code else ""
-        check.failed(
-            f"Kafka forbids {words} on topic {topic}{hidden}: grant {words} on it",
-            acl(inside.settings, forbidden, f"--topic {topic}"),
-        )
-    elif seen.code == UNKNOWN_TOPIC:
-        await _creation(inside, topic, check)
-    elif seen.code:
-        check.failed(
-            f"Kafka cannot say anything of topic {topic} now (its error {seen.code}): look at the"
-            " brokers' log"
-        )
-    else:
-        rights = f"we may {' and '.join(needed).lower()}" if seen.rights else "rights are not told"
-        check.ok(f"there (partitions {seen.partitions}); {rights}")
-
-
-async def _creation(inside: Inside, topic: str, check: Check) -> None:
-    wanted = inside.wanted[topic]
-    [new] = new_topics({topic: wanted}, len(inside.cluster.brokers))
-    code = await kafka_probe.could_create(inside.controller, new)
-    if code == kafka_probe.NOT_CONTROLLER:
-        check.hint("missing; whether we may create it only the controller knows")
-    elif code:
-        raise not_created(topic, code, wanted)
-    else:
-        check.ok(
-            "missing; the service will create it at its first start"
-            f" (partitions {new.num_partitions}, replicas {new.replication_factor})"
-        )
-
-
-async def _settings(inside: Inside, topic: str, check: Check) -> None:
-    found = (await kafka_probe.settings_of(inside.connection, [topic])).get(topic)
-    problems = [*wrong_settings(inside.settings, topic, found)] if found else []
-    if topic == inside.settings.publisher.state_topic:
-        problems += too_few_partitions(topic, inside.cluster.topics[topic].partitions)
-    if problems:
-        check.failed("; ".join(problems))
-    elif found is None:
-        command = acl(inside.settings, ["DescribeConfigs"], f"--topic {topic}")
-        check.hint(unseen_settings(topic), command)
-    else:
-        told = ("cleanup.policy", "max.message.bytes")
-        check.ok(", ".join(f"{name}={found[name]}" for name in told if name in found))
 
 
 async def _transactions(inside: Inside, checks: dict[str, Check]) -> None:
