@@ -16,7 +16,7 @@ from typing import Final, TextIO
 import orjson
 
 from publisher import flow
-from publisher.commands.frame import chosen
+from publisher.commands.frame import chosen, complain
 from publisher.commands.range_walk import Walker
 from publisher.edges.clock import MachineClock
 from publisher.edges.source import HttpSource, open_session
@@ -46,10 +46,10 @@ def main(last: timedelta, operation: str | None, limit: int | None, *, show_text
         operations = chosen(settings, operation)
     except SettingsError as error:
         for problem in error.problems:
-            _say(problem)
+            complain(problem)
         return 2
     if not show_text:
-        _say(f"masked: {', '.join(MASKED)}; --show-text shows them")
+        complain(f"masked: {', '.join(MASKED)}; --show-text shows them")
     printer = _Printer(sys.stdout, limit, show_text=show_text)
     try:
         complete = [
@@ -150,20 +150,22 @@ async def _preview(
             problem = str(error)
     progress = memory.state.checkpoint.live if memory.state else None
     covered = f" up to {iso(progress.covered_until)}" if progress and told.windows else ""
-    _say(
+    complain(
         f"{operation.name}: {printer.printed - printed} events of the last {duration_text(last)}"
         f"{covered}, from {told.rows} rows in {told.windows} requests,"
         f" {time.monotonic() - began:.1f} s"
     )
     if printer.dead_letters > letters:
         reasons = ", ".join(f"{why} {count}" for why, count in sorted(told.rejected.items()))
-        _say(f"{operation.name}: {printer.dead_letters - letters} to the dead letters ({reasons})")
+        complain(
+            f"{operation.name}: {printer.dead_letters - letters} to the dead letters ({reasons})"
+        )
     for window in told.cut:
-        _say(f"{operation.name}: possibly cut by the report: {window}")
+        complain(f"{operation.name}: possibly cut by the report: {window}")
     if printer.full and not problem:
-        _say(f"{operation.name}: ended at --limit {printer.limit}")
+        complain(f"{operation.name}: ended at --limit {printer.limit}")
     if problem:
-        _say(f"{operation.name}: FAILED, {problem}")
+        complain(f"{operation.name}: FAILED, {problem}")
     return not problem
 
 
@@ -183,7 +185,3 @@ async def _walk(job: Job, memory: Memory, printer: _Printer) -> None:
         )
         if not isinstance(step, Read) or (await walker.published(step) and step.ends_round):
             return
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"wolkvox-publisher: {text}\n")

@@ -6,18 +6,17 @@ of the two it was.
 
 import asyncio
 import logging
-import sys
 from collections.abc import Iterator, Sequence
-from urllib.parse import urlsplit
 
 import click
 
+from publisher.commands.frame import complain
 from publisher.edges import report_reader
 from publisher.edges.page import duration
 from publisher.edges.report import SERVICE, ErrorReport, OperationReport, Report, as_json
 from publisher.edges.report_reader import NoAnswerError
 from publisher.errors import SettingsError
-from publisher.settings import Settings, load
+from publisher.settings import Settings, base_url, load
 
 
 def main(url: str | None, *, as_text: bool) -> int:
@@ -27,11 +26,11 @@ def main(url: str | None, *, as_text: bool) -> int:
     try:
         report = asyncio.run(_report(url))
     except NoAnswerError as error:
-        _complain(str(error))
+        complain(str(error))
         return 1
     except SettingsError as error:
         for problem in error.problems:
-            _complain(problem)
+            complain(problem)
         return 2
     if as_text:
         for line in rendered(report):
@@ -49,30 +48,20 @@ async def _report(url: str | None) -> Report:
         port = settings.publisher.http_port
         url = f"http://localhost:{port}" if port else None
     if url is None:
-        _complain(
-            "PUBLISHER_HTTP_PORT is 0, so the service's port is not known: name it with --url"
-        )
+        complain("PUBLISHER_HTTP_PORT is 0, so the service's port is not known: name it with --url")
     else:
         try:
             return await report_reader.from_service(_checked(url))
         except NoAnswerError as error:
-            _complain(str(error))
+            complain(str(error))
     return await report_reader.from_state_topic(settings or load())
 
 
 def _checked(url: str) -> str:
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        return base_url(url)
     except ValueError:
-        usable = False
-    if not usable or parts.username or parts.password or parts.query or parts.fragment:
-        raise SettingsError(["--url is not an address such as http://localhost:9108"])
-    return url.rstrip("/")
-
-
-def _complain(problem: str) -> None:
-    sys.stderr.write(f"wolkvox-publisher: {problem}\n")
+        raise SettingsError(["--url is not an address such as http://localhost:9108"]) from None
 
 
 def rendered(report: Report) -> Iterator[str]:

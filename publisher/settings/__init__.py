@@ -27,7 +27,7 @@ from publisher.settings.groups import (
     PublisherSettings,
     Say,
 )
-from publisher.settings.values import duration, duration_text, start_instant
+from publisher.settings.values import base_url, duration, duration_text, start_instant
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -38,6 +38,7 @@ __all__ = [
     "Operation",
     "PublisherSettings",
     "Settings",
+    "base_url",
     "duration",
     "duration_text",
     "load",

@@ -102,7 +102,8 @@ def _zone(value: str) -> str:
     return value
 
 
-def _url(value: str) -> str:
+def base_url(value: str) -> str:
+    """An address to which paths are appended; raises ValueError for anything else."""
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -135,7 +136,7 @@ Start = Annotated[str, BeforeValidator(_start)]
 Topic = Annotated[str, AfterValidator(_topic)]
 TopicOrNone = Annotated[str, AfterValidator(lambda value: value and _topic(value))]
 Zone = Annotated[str, AfterValidator(_zone)]
-Url = Annotated[str, AfterValidator(_url)]
+Url = Annotated[str, AfterValidator(base_url)]
 Server = Annotated[str, BeforeValidator(_server)]
 Text = Annotated[str, Field(min_length=1)]
 AnyCaseLower: Final = _spelt(str.lower)
