@@ -256,13 +256,10 @@ class Metrics:
                 self._transaction_seconds.observe(operation, signal.took_seconds)
             case WindowPublished():
                 self._window_published(signal)
-            case StepFailed(operation=operation):
+            case StepFailed(operation=operation) | RepairFailed(operation=operation):
                 self._errors.labels(operation, signal.stage, signal.reason).inc()
                 if signal.stage in WINDOW_STAGES:
                     self._windows.labels(operation, NO_PASS, "failed").inc()
-            case RepairFailed(operation=operation):
-                self._errors.labels(operation, signal.stage, signal.reason).inc()
-                self._windows.labels(operation, NO_PASS, "failed").inc()
             case WindowParked(operation=operation):
                 self._windows.labels(operation, signal.pass_label, "parked").inc()
             case WindowNarrowed(operation=operation):
