@@ -47,8 +47,8 @@ _NOBODY: Final = (1 << 63) - 1
 """Kafka counts producer ids up from 0: this one is never given to anybody."""
 _TOPIC, _BROKER = 2, 4
 _NOT_TOLD: Final = -(1 << 31)
-_OPERATIONS: Final = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8}
-"""Bits in what a broker says of our rights, named as `kafka-acls.sh` names them."""
+_OPERATIONS: Final = {"Read": 3, "Write": 4}
+"""Bits in what a broker says of our rights: those we need, named as `kafka-acls.sh` does."""
 
 
 class Door(IntEnum):
