@@ -583,6 +583,19 @@ async def test_a_refused_token_moves_nothing() -> None:
     assert told == [said.fields["message"] for said in chat.said]
 
 
+@pytest.mark.parametrize("poll", [0.1, 0.5, 1, 3])
+async def test_live_asks_in_its_rhythm_however_quick_the_answers_are(poll: float) -> None:
+    """A date of whole seconds covers less than was asked for; that is no reason to ask at once."""
+    alive, source, _ = life(
+        then=lambda clock: error(clock, 404, "Validate dates entered", took=0.01),
+        poll_every=timedelta(seconds=poll), overlap="0s",
+    )  # fmt: skip
+    await alive.run_for(timedelta(seconds=30))
+    assert len(source.requests) <= 30 / poll + 2
+    gaps = [later - earlier for earlier, later in pairwise(source.asked_at)]
+    assert max(gaps) <= timedelta(seconds=poll + 1.1)
+
+
 async def test_too_large_a_window_is_halved_down_to_a_second() -> None:
     """Halved without a pause; at one second what came is published, as possibly cut."""
     data = [conversation("186067512", row("2026-11-20 07:00:00"))]

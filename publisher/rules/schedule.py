@@ -166,9 +166,7 @@ def next_step(
         if position is None:
             due = done.covered_until + pass_.delay + pass_.cadence
             if not pass_.delay:
-                # A clock that goes back must not silence live for days: at once, then in rhythm.
-                read = pace.last_read
-                due = min(due, now if read is None or read > now else read + pass_.cadence)
+                due = _rhythm(due, pace.last_read, pass_.cadence, now)
             if now >= due and pass_.delay:
                 # Time that was read at that age already does not count as unread.
                 position = read_until(done.cursor, pass_.delay)
@@ -198,6 +196,17 @@ def next_step(
         case Instant() as wake:
             wakes.append(wake)
     return Wait(min(wakes, default=now + passes[0].cadence))
+
+
+def _rhythm(due: Instant, read: Instant | None, cadence: timedelta, now: Instant) -> Instant:
+    """When live is due that was last read at `read`.
+
+    At once where a clock has gone back, which must not silence live for days. The answer's date
+    has whole seconds: what it covers may end before the request, and would be due again at once.
+    """
+    if read is None or read > now:
+        return min(due, now)
+    return max(min(due, read + cadence), read + min(cadence, SECOND))
 
 
 def short_of_jump(step: Read, zone: Zone) -> Read:
