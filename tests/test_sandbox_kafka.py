@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAuthorizationFailedError
 
-from sandbox.kafka import USERS, Broker, BrokerError, NoKafka, ensure, install, wire
+from sandbox.kafka import USERS, Broker, BrokerError, NoKafka, config, ensure, install, wire
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -239,6 +239,22 @@ def test_a_taken_port_is_refused(broker: Broker, tmp_path: Path) -> None:
     port = int(broker.bootstrap.split(":")[1])
     with pytest.raises(BrokerError, match=f"port {port} is used"):
         Broker(tmp_path, port=port).start()
+
+
+def test_no_port_is_given_out_twice() -> None:
+    """Not by another process either, though nobody listens there yet."""
+    ours = config.free_ports().plaintext
+    others = [config.free_ports().plaintext for _ in range(5)]
+    program = (
+        "import random; from sandbox.kafka import config;"
+        f"drawn = iter([{ours}, *range(25_000, 26_000)]); random.randint = lambda *_: next(drawn);"
+        "print(*vars(config.free_ports()).values())"
+    )
+    command = [sys.executable, "-c", program]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    given = {int(port) for port in told.stdout.split()}
+    assert len(given) == 5
+    assert given.isdisjoint({ours, *others})
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What server.properties of the local broker says, and the ports it uses."""
 
+import atexit
 import random
 import socket
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ class Ports:
 
 
 def free_ports(plaintext: int | None = None) -> Ports:
-    """Ports nobody uses now; `plaintext` can be given.
+    """Ports nobody uses now, and no other call is given, in whatever process; `plaintext` can be.
 
     Below the range the kernel takes for outgoing connections (32768 up on Linux): inside it
     a client that tries to reach a broker that is down can be given the broker's port as its own
@@ -41,10 +42,22 @@ def free_ports(plaintext: int | None = None) -> Ports:
     found: list[int] = []
     while len(found) < 5:
         port = random.randint(20_000, 32_000)
-        if port not in found and is_free(port):
+        if is_free(port) and _taken(port):
             found.append(port)
     first, *others = found
     return Ports(plaintext or first, *others)
+
+
+def _taken(port: int) -> bool:
+    """Take it, by its UDP twin, until this process ends; it may be used later, or in between."""
+    twin = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        twin.bind(("127.0.0.1", port))
+    except OSError:
+        twin.close()
+        return False
+    atexit.register(twin.close)
+    return True
 
 
 def is_free(port: int) -> bool:
