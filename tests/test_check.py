@@ -454,8 +454,14 @@ async def test_the_wrong_protocol(
     assert "KAFKA_SECURITY_PROTOCOL" in (await kafka_failure(environment, name))["text"]
 
 
-@pytest.mark.parametrize("server", [NOBODY.removeprefix("http://"), "no-such-host.invalid:9092",
-                                    "localhost"])  # fmt: skip
+@pytest.mark.parametrize(
+    "server",
+    [
+        pytest.param(NOBODY.removeprefix("http://"), id="nobody"),
+        "no-such-host.invalid:9092",
+        "localhost",
+    ],
+)
 async def test_a_broker_that_cannot_be_reached(env: Env, server: str) -> None:
     told = await kafka_failure({**env, "KAFKA_BOOTSTRAP_SERVERS": server}, "connection")
     assert server in told["text"]
