@@ -1,14 +1,17 @@
-"""What test files share: one real broker for all of them, topics of its own for each test."""
+"""What test files share: one real broker for all of a process, topics of its own for each test."""
 
 import gc
+import os
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
+from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from hypothesis import HealthCheck, settings
 
 from sandbox.kafka import Broker
+from tests.side_by_side import SideBySide
 
 # Python before 3.11.9 may answer a collection in the middle of `ast.parse` with "SystemError: AST
 # constructor recursion depth mismatch", and pytest parses every test file: none until it is done.
@@ -28,6 +31,16 @@ _numbers = count(1)
 def pytest_collection_finish() -> None:
     """All test files are parsed."""
     gc.enable()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for the whole suite; tests that are named, or run with -s, run in this one."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return 2 if whole and config.option.capture != "no" and (os.cpu_count() or 1) > 1 else 0
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
+    return SideBySide(config, log)
 
 
 @pytest.fixture(scope="session")
