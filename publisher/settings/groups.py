@@ -94,7 +94,8 @@ class OperationSettings(Group):
 
     prefix = "wolkvox"
     name: str = ""
-    """Becomes `source` in events and part of their ids: choose once. Default `wv` + server."""
+    """Becomes `source` in events and part of their ids; `state rename` changes it. Default `wv` +
+    server."""
     server: Server | None = None
     url: Url | None = None
     token: SecretStr | None = None
