@@ -14,6 +14,7 @@ Instant: TypeAlias = datetime
 Header: TypeAlias = tuple[str, bytes]
 
 SECOND = timedelta(seconds=1)
+DAY = timedelta(days=1)
 
 
 def iso(instant: Instant) -> str:

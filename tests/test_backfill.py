@@ -512,6 +512,6 @@ def test_history_waits_for_everything_else_and_for_its_share_of_the_quota() -> N
     assert meanwhile(wait, [one_of(standing=Standing.PAUSED)], stride, now, ()) is wait
     assert meanwhile(wait, [one_of()], stride, NOON + POLL, ()) is wait, "too young"
     assert isinstance(meanwhile(wait, [one_of()], stride, now, ()), Read)
-    stride.asked.extend([now] * 300)
+    stride.budget.spent.extend([now] * 300)
     assert meanwhile(wait, [one_of()], stride, now, ()) is wait
     assert isinstance(meanwhile(wait, [one_of()], stride, now + 24 * HOUR, ()), Read)

@@ -7,7 +7,6 @@ Rules of this file:
 - It never parks: what cannot be read is tried again, and a person may cancel it.
 """
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -15,11 +14,11 @@ from typing import Final
 
 from publisher.model import SECOND, Backfill, Instant, Standing, Window
 from publisher.rules.gaps import Gaps, before_next, beyond
+from publisher.rules.quota import Budget
 from publisher.rules.records import BACKFILL
 from publisher.rules.schedule import QUICK, TARGET_ROWS, Pass, Read, Step, Wait
 from publisher.settings import PublisherSettings
 
-DAY: Final = timedelta(days=1)
 KEPT: Final = 10
 """Ended backfills that are still told; each takes 200 bytes of every checkpoint."""
 DAILY_REQUESTS: Final = 300
@@ -51,8 +50,7 @@ class Stride:
     pause: timedelta
     due: Instant | None = None
     """Not before, after a failure."""
-    asked: deque[Instant] = field(default_factory=deque)
-    """The requests of the last day."""
+    budget: Budget = field(default_factory=lambda: Budget(DAILY_REQUESTS))
 
     @classmethod
     def starting(cls, settings: PublisherSettings) -> "Stride":
@@ -62,7 +60,7 @@ class Stride:
 
     def answered(self, window: Window, now: Instant, rows: int, took: float) -> None:
         """Go on at once, wider when the answer was small and quick: live waits for one at most."""
-        self.asked.append(now)
+        self.budget.spend(now)
         self.due = None
         if rows > TARGET_ROWS or took > QUICK:
             self.width = max(window.width / 2, SECOND)
@@ -71,16 +69,10 @@ class Stride:
 
     def failed(self, window: Window, now: Instant, *, halve: bool) -> None:
         """Try again a poll later, with half of it unless that says nothing about the window."""
-        self.asked.append(now)
+        self.budget.spend(now)
         self.due = now + self.pause
         if halve:
             self.width = max(window.width / 2, SECOND)
-
-    def may_spend(self, now: Instant) -> bool:
-        """Whether the day's share of the quota leaves a request for history."""
-        while self.asked and self.asked[0] <= now - DAY:
-            self.asked.popleft()
-        return len(self.asked) < DAILY_REQUESTS
 
 
 def meanwhile(
@@ -88,7 +80,7 @@ def meanwhile(
 ) -> Step:
     """The step, or a window of history where it would be a wait."""
     running = current(backfills)
-    if not isinstance(step, Wait) or running is None or not stride.may_spend(now):
+    if not isinstance(step, Wait) or running is None or stride.budget.free_at(now):
         return step
     if stride.due and now < stride.due:
         return Wait(min(step.until, stride.due))

@@ -14,7 +14,7 @@ from datetime import timedelta
 from math import ceil, log2
 from typing import Final
 
-from publisher.model import Instant
+from publisher.model import DAY, Instant
 from publisher.rules.quota import EVERY_POLLS
 from publisher.rules.records import LIVE
 from publisher.rules.schedule import REREAD, rereads_of
@@ -27,7 +27,6 @@ TAIL: Final = 0.001
 """The share of messages that may be left to the re-reads."""
 STEPS: Final = 8
 """Buckets for each doubling of the age."""
-DAY: Final = timedelta(days=1)
 FIRST_LOOK: Final = DAY
 """The re-read to begin with where there is none, so that something can be measured."""
 _MINUTES: Final = (1, 2, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 720, 1440)

@@ -12,16 +12,16 @@ asking for it costs one (the vendor's page of `token_info`).
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
 import orjson
 
-from publisher.model import Answer, Instant
+from publisher.model import DAY, Answer, Instant
 
-DAY: Final = timedelta(days=1)
 _NUMBER: Final = re.compile(r"\s*[0-9]{1,9}\s*")
 FIRST_POLLS: Final = 3
 """Asked for so many polls after the start: whoever restarts in a loop must not spend it."""
@@ -29,6 +29,25 @@ EVERY_POLLS: Final = 72
 """Asked for again after so many (6 h at 5 minutes): 4 requests a day."""
 SCARCE_POLLS: Final = 12
 """Sooner while somebody is held back: the day may have ended."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """Somebody's share of it: so many requests within any 24 hours."""
+
+    most: int
+    spent: deque[Instant] = field(default_factory=deque)
+    """The requests of the last day."""
+
+    def spend(self, now: Instant) -> None:
+        """A request was made."""
+        self.spent.append(now)
+
+    def free_at(self, now: Instant) -> Instant | None:
+        """When the next one may be made; None = at once."""
+        while self.spent and self.spent[0] <= now - DAY:
+            self.spent.popleft()
+        return self.spent[0] + DAY if len(self.spent) >= self.most else None
 
 
 @dataclass(slots=True)

@@ -6,15 +6,14 @@ requests something comes out, or another place is tried, and a gap shrinks aroun
 what cannot be read. All of this is in memory only.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
 from publisher.model import SECOND, Instant, Window
 from publisher.rules.gaps import Gaps
+from publisher.rules.quota import Budget
 
-DAY: Final = timedelta(days=1)
 DAILY_REQUESTS: Final = 48
 FIRST_REST: Final = 6
 LONGEST_REST: Final = 72
@@ -33,8 +32,7 @@ class Repair:
     pieces: list[Window] = field(default_factory=list)
     """Not asked for yet in this round."""
     due: Instant | None = None
-    asked: deque[Instant] = field(default_factory=deque)
-    """The requests of the last day."""
+    budget: Budget = field(default_factory=lambda: Budget(DAILY_REQUESTS))
     fruitless: int = 0
     """Failures since a piece was read last."""
     brought: bool = False
@@ -46,13 +44,9 @@ class Repair:
         if not gaps:
             self.pieces, self.due, self.rest = [], None, FIRST_REST
             return None
-        while self.asked and self.asked[0] <= now - DAY:
-            self.asked.popleft()
-        wakes = [self.due] if self.due else []
-        if len(self.asked) >= DAILY_REQUESTS:
-            wakes.append(self.asked[0] + DAY)
-        if wakes and now < max(wakes):
-            return max(wakes)
+        wake = max(filter(None, (self.due, self.budget.free_at(now))), default=now)
+        if now < wake:
+            return wake
         if not self.pieces:
             self.pieces = self._settled(gaps, now)
             self.fruitless, self.brought = 0, False
@@ -62,14 +56,14 @@ class Repair:
 
     def answered(self, piece: Window, now: Instant) -> None:
         """The piece was published: go on with the next one at once."""
-        self.asked.append(now)
+        self.budget.spend(now)
         self.fruitless, self.brought, self.due = 0, True, None
         self._take(piece)
         self._end_round(now)
 
     def failed(self, piece: Window, now: Instant, *, halve: bool) -> None:
         """Go on after a pause: with halves, unless the failure says nothing about the piece."""
-        self.asked.append(now)
+        self.budget.spend(now)
         self.due = now + self.pause
         if not halve:
             return
