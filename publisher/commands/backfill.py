@@ -16,9 +16,8 @@ from typing import Final, TypedDict
 import click
 import orjson
 
-from publisher.commands.frame import run
+from publisher.commands.frame import run, span
 from publisher.edges.kafka_orders import KafkaOrders
-from publisher.edges.page import duration
 from publisher.edges.report_reader import NoAnswerError, read_states
 from publisher.errors import SettingsError, StepError
 from publisher.model import SECOND, Backfill, Instant, Standing, iso
@@ -127,7 +126,7 @@ async def _watch(settings: Settings, name: str, id_: str) -> int:
         if share > first:
             seconds = time.monotonic() - began
             left = seconds * (1 - share) / (share - first)
-            line += f", {told['rows'] / seconds:,.0f} rows/s, {duration(left)} to go"
+            line += f", {told['rows'] / seconds:,.0f} rows/s, {span(left)} to go"
         if line != last:
             bar = f"[{'#' * int(share * 20):20}] " if terminal else ""
             click.echo(f"\r\x1b[K{bar}{line}" if terminal else line, nl=not terminal)

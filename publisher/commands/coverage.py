@@ -13,8 +13,7 @@ from zoneinfo import ZoneInfo
 import click
 import orjson
 
-from publisher.commands.frame import RefusedError, chosen, complain, run
-from publisher.edges.page import duration
+from publisher.commands.frame import RefusedError, chosen, complain, run, span
 from publisher.edges.report_reader import read_states
 from publisher.errors import StepError
 from publisher.model import Instant, Window, iso
@@ -277,4 +276,4 @@ def _moment(instant: Instant) -> str:
 
 
 def _span(seconds: float) -> str:
-    return duration(seconds).replace("\N{NO-BREAK SPACE}", " ") if seconds >= 1 else "below 1 s"
+    return span(seconds) if seconds >= 1 else "below 1 s"

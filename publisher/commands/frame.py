@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from publisher.edges.page import duration
 from publisher.edges.report_reader import NoAnswerError
 from publisher.errors import PublisherError, SettingsError
 from publisher.settings import Operation, Settings, load
@@ -35,6 +36,11 @@ def run(doing: Callable[[Settings], Coroutine[Any, Any, int]], what: str = "") -
     except KeyboardInterrupt:
         return 130
     return 1
+
+
+def span(seconds: float) -> str:
+    """A length of time, for a terminal."""
+    return duration(seconds).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def complain(problem: str) -> None:

@@ -8,10 +8,9 @@ from typing import Any, Final
 import click
 import orjson
 
-from publisher.commands.frame import run
+from publisher.commands.frame import run, span
 from publisher.edges.headers_reader import headers
 from publisher.edges.kafka_client import Clients
-from publisher.edges.page import duration
 from publisher.rules import lateness as rules
 from publisher.rules.lateness import Ages, Measured
 from publisher.rules.schedule import rereads_of
@@ -144,4 +143,4 @@ def _list(ages: tuple[timedelta, ...]) -> str:
 
 
 def _duration(length: timedelta | None) -> str:
-    return "-" if length is None else duration(length.total_seconds()).replace("\xa0", " ")
+    return "-" if length is None else span(length.total_seconds())

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from publisher.commands.frame import complain
+from publisher.commands.frame import complain, span
 from publisher.edges import report_reader
-from publisher.edges.page import duration
 from publisher.edges.report import SERVICE, ErrorReport, OperationReport, Report, as_json
 from publisher.edges.report_reader import NoAnswerError
 from publisher.errors import SettingsError
@@ -91,7 +90,7 @@ def _row(operation: OperationReport) -> tuple[str, ...]:
     return (
         operation["operation"],
         (operation["standing"] or "-").replace("_", " "),
-        "-" if lag is None else _duration(lag),
+        "-" if lag is None else span(lag),
         _moment(operation["covered_until"]),
         _moment(operation["cursor"]),
         "-" if ids is None else f"{ids:,}",
@@ -142,7 +141,7 @@ def _course(error: ErrorReport) -> str:
     told = f", {_moment(error['at'])}, attempt {error['attempt']}"
     if error["solved"]:
         return f"{told}, solved since"
-    return f"{told}, next attempt in {_duration(error['retry_in_seconds'] or 0.0)}"
+    return f"{told}, next attempt in {span(error['retry_in_seconds'] or 0.0)}"
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -155,7 +154,3 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _moment(text: str | None) -> str:
     return text[:19].replace("T", " ") if text else "-"
-
-
-def _duration(seconds: float) -> str:
-    return duration(seconds).replace("\N{NO-BREAK SPACE}", " ")
