@@ -137,7 +137,7 @@ async def test_topics_of_their_own(kafka: Broker, tmp_path: Path) -> None:
         service.kill()
         await renamed(one, "wv0010", "sales")
         service = one.start(**SALES)
-        await service.logged(30, event="Window published", **{"pass": "reread"})
+        await service.published()
         assert await service.stop() == 0
         old, new = [
             [orjson.loads(record.value) for record in await read_raw(one.bootstrap, topic)]
