@@ -3,7 +3,8 @@
 Rules of this file:
 - Content is all that an event carries and identity does not take.
 - Equal rows are compared as multisets: in whatever order an answer tells them, it says the same.
-- What is published here as a message is remembered, never revised by the same answer.
+- After an answer what was told of equal rows is what its longest listing says: also of those
+  that it publishes itself, where a shorter listing has told them first.
 - What is hashed must never change: every message that is read again would be revised.
 """
 
@@ -174,10 +175,13 @@ class Reviser:
         for digest, told in sorted(messages.items(), key=lambda one: one[0] not in self._published):
             if same[fingerprint_of(told)]:
                 same[fingerprint_of(told)] -= 1
-            elif digest not in self._published:
+            else:
                 free.append((digest, told))
-        # One of which no content is remembered comes first: nothing need have changed.
-        free.sort(key=lambda each: fingerprint_of(each[1]) != NO_FINGERPRINT)
+        # One of which no content is remembered comes first: nothing need have changed. One that
+        # this answer publishes comes last: it was just told.
+        free.sort(
+            key=lambda each: (each[0] in self._published, fingerprint_of(each[1]) != NO_FINGERPRINT)
+        )
         # What is changed stands among the suspects: of any other row the content is remembered.
         rows = {fingerprint: row for row, fingerprint in suspects}
         for fingerprint, (digest, told) in zip(changed, free, strict=False):
