@@ -9,10 +9,15 @@ from typing import Any, Final
 import orjson
 import pytest
 
+from publisher.commands.owning import owned
+from publisher.edges.kafka import Cluster
+from publisher.rules.renaming import renaming
+from publisher.settings import load
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from tests import kafka_tools
 from tests.commands import Ended, command
+from tests.fakes import Author
 from tests.harness import Rig, read_raw, rig
 from tests.test_replayed_letters import LARGE, SECRET, SMALL, conversation
 
@@ -218,6 +223,35 @@ async def test_the_name_was_changed_in_the_settings_alone(kafka: Broker, tmp_pat
         assert "sales has a state of its own: choose another name, or forget it" in refused.problems
         assert (await state_(one, "forget", "sales", "--yes", "--take-over")).code == 0
         assert (await state_(one, "rename", "wv0010", "sales")).code == 0
+
+
+async def test_what_is_being_renamed_is_not_forgotten(topics: dict[str, str]) -> None:
+    """Before the last step all that is known lies under the one name, or under the other."""
+    env = {"WOLKVOX_SERVER": "0030", "WOLKVOX_TOKEN": "the-token", **topics}
+    async with owned(load(env)) as cluster:
+        await begun(cluster, "one")
+        logs = {name: cluster.log(name) for name in ("one", "two")}
+        records = {name: (await log.restore()).records for name, log in logs.items()}
+        for batch in renaming("one", "two", records["one"], records["two"]).beginning:
+            await logs[batch.operation].commit(batch)
+    for name in ("one", "two"):
+        kept = await command(env, "state", "forget", name, "--yes")
+        assert kept.code == 1
+        assert "the renaming of one to two was interrupted: run it again (wolkvox-" in kept.problems
+        assert "state rename one two --yes)" in kept.problems
+    assert "the renaming of one to two was" in (await command(env, "state", "show")).out
+    assert (await command(env, "state", "rename", "one", "two", "--yes")).code == 0
+    assert "two: 4 records" in (await command(env, "state", "show")).out
+
+
+async def begun(cluster: Cluster, name: str, windows: int = 3) -> None:
+    """The state of an operation that has published some windows long ago."""
+    author, log = Author(name), cluster.log(name)
+    await log.restore()
+    await log.commit(author.first())
+    for _ in range(windows):
+        await log.commit(author.window())
+        author.committed()
 
 
 @pytest.mark.parametrize(

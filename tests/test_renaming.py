@@ -152,7 +152,7 @@ def test_before_it_is_given_up_it_may_go_on() -> None:
     author = publishing(log, 3)
     assert not log.rename("one", "two", 1)
     assert log.going_on() == ["one"]
-    assert log.known("two") is Reason.STATE_LOST, "it would begin anew"
+    assert log.known("two") is Reason.STATE_RENAMED, "it would begin anew"
     taken_up(log, author, "one")
     publishing(log, 2, author)
     log.rename("one", "two")
@@ -277,6 +277,38 @@ def test_what_cannot_be_renamed() -> None:
             renaming("three", new, log.of("three"), log.of(new))
     with pytest.raises(RenamingError, match="three has a state of its own"):
         renaming("two", "three", log.of("two"), log.of("three"))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_name_is_kept_for_whom_it_was_begun(steps: int) -> None:
+    """Else it would be given to another, and what was given up for it could go on nowhere."""
+    log = Log()
+    publishing(log, 3)
+    log.rename("one", "two", steps)
+    standing = log.live.copy()
+    publishing(log, 5, Author("three"))
+    with pytest.raises(RenamingError, match="the renaming of one to two was interrupted"):
+        renaming("three", "two", log.of("three"), log.of("two"))
+    with pytest.raises(Held, match="state rename one two --yes"):
+        restore("two", log.of("two"))
+    log.live = standing
+    log.rename("one", "two")
+    found = log.known("two")
+    assert isinstance(found, State)
+    assert len(found.ledger) == 6
+
+
+def test_a_stranger_under_the_new_name_is_not_what_was_renamed() -> None:
+    """What a kill has left of the old journal goes when it has moved, not when anybody is there."""
+    log = Log()
+    publishing(log, 3)
+    log.rename("one", "two", 2)
+    for key in log.of("two"):
+        del log.live[key]
+    publishing(log, 9, Author("two"))
+    with pytest.raises(RenamingError, match="two has a state of its own"):
+        log.rename("one", "two")
+    assert len(log.of("one")) == 4
 
 
 @pytest.mark.parametrize("lost", ["journal/one/1/0", "checkpoint/one"])

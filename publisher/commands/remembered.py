@@ -3,6 +3,7 @@
 Forgetting writes as the service would, under its transactional id (decision 0020).
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import click
@@ -14,6 +15,7 @@ from publisher.edges.report_reader import all_records
 from publisher.errors import StepError
 from publisher.model import Batch, StateRecord, iso
 from publisher.rules import state
+from publisher.rules.journal import interrupted, reserved_for
 from publisher.rules.records import checkpoint_of
 from publisher.settings import Settings
 
@@ -58,6 +60,8 @@ def forget(name: str, *, yes: bool, take_over: bool) -> int:
                     f"{name} is a former name of {other}, whose ids are made of such names: nobody"
                     f" else may have it as long as {other} is remembered"
                 )
+        if problem := _in_the_middle(name, found):
+            raise RefusedError(problem)
         if yes:
             if not take_over:
                 await refuse_while_running(settings)
@@ -67,6 +71,18 @@ def forget(name: str, *, yes: bool, take_over: bool) -> int:
         return 0
 
     return run(doing, WHAT)
+
+
+def _in_the_middle(name: str, found: Mapping[str, Mapping[bytes, bytes]]) -> str | None:
+    """Why it must not be forgotten: nothing but a renaming that goes on can use what it holds."""
+    for new, records in found.items():
+        old = reserved_for(new, records)
+        told = checkpoint_of(old, found.get(old, {}))
+        given_up = told is not None and told.renamed_to == new
+        whole = told is not None and len(found[old]) > told.journal_records
+        if name in (old, new) and given_up and whole:
+            return interrupted(old, new)
+    return None
 
 
 async def _tombstone(settings: Settings, name: str, records: dict[bytes, bytes]) -> None:

@@ -66,6 +66,35 @@ def placeholder(operation: str, sequence: int, at: Instant) -> StateRecord:
     return next(journal_parts(operation, entry, {}))
 
 
+def reserved(operation: str, at: Instant, former: str) -> StateRecord:
+    """A placeholder that says who is being renamed to the operation."""
+    key, value = placeholder(operation, 0, at)
+    return StateRecord(key, retold(value or b"", {"renaming": former}))
+
+
+def reserved_for(operation: str, records: Mapping[bytes, bytes]) -> str:
+    """Who is being renamed to the operation, by the records of that; empty where nobody is."""
+    written = records.get(journal_key(operation, 0, 0))
+    if written is None:
+        return ""
+    former: str = known_format(written.partition(b"\n")[0]).get("renaming", "")
+    return former
+
+
+def interrupted(old: str, new: str) -> str:
+    """What to do where a renaming has not come to its end."""
+    return (
+        f"the renaming of {old} to {new} was interrupted: run it again (wolkvox-publisher state"
+        f" rename {old} {new} --yes)"
+    )
+
+
+def retold(value: bytes, told: Mapping[str, str]) -> bytes:
+    """A journal record with these fields in its line; its ids are what they were."""
+    line, _, ids = value.partition(b"\n")
+    return orjson.dumps(orjson.loads(line) | told) + b"\n" + ids
+
+
 def journal_parts(
     operation: str, entry: Entry, ids: Ids, versions: Versions | None = None
 ) -> Iterator[StateRecord]:

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import orjson
-
 from publisher.model import Batch, StateRecord
-from publisher.rules.journal import placeholder
+from publisher.rules.journal import interrupted, reserved, reserved_for, retold
 from publisher.rules.records import (
     checkpoint_key,
     checkpoint_of,
@@ -61,13 +59,18 @@ def renaming(
         Batch(old, given_up.sequence, given_up.sequence, iter(()), iter(()), piece)
         for piece in _pieces([StateRecord(key, None) for key in journal])
     ]
-    if after and before.renamed_to and after.sequence > before.sequence:
+    moved_on = after and old in after.names and after.sequence > before.sequence
+    if after and before.renamed_to and moved_on:
         if after.renamed_to:
             raise RenamingError(f"operation {new} was renamed to {after.renamed_to} already")
         return Renaming((), (), cleaning)
     if len(journal) < before.journal_records:
         raise RenamingError(f"the state of {old} is not whole: see wolkvox-publisher state show")
-    waiting = placeholder(new, 0, before.live.cursor)
+    former = reserved_for(new, others)
+    if former and former not in before.names:
+        # It may have been given up for this name: its journal would be without a checkpoint.
+        raise RenamingError(interrupted(former, new))
+    waiting = reserved(new, before.live.cursor, old)
     begun = waiting.key in others and not after
     back = after and after.renamed_to and new in before.names
     if others and not begun and not back:
@@ -106,9 +109,9 @@ def renaming(
 def _copied(old: str, new: str, key: bytes, value: bytes) -> StateRecord:
     """A journal record under its new name; its ids are what they were."""
     sequence, part = key.removeprefix(f"journal/{old}/".encode()).split(b"/")
-    line, _, ids = value.partition(b"\n")
-    renamed = orjson.dumps(orjson.loads(line) | {"operation": new})
-    return StateRecord(journal_key(new, int(sequence), int(part)), renamed + b"\n" + ids)
+    return StateRecord(
+        journal_key(new, int(sequence), int(part)), retold(value, {"operation": new})
+    )
 
 
 def _pieces(records: Sequence[StateRecord]) -> Iterator[list[StateRecord]]:

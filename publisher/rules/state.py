@@ -21,7 +21,7 @@ from publisher.errors import Held, Reason, Stage
 from publisher.model import SECOND, Backfill, Instant, Progress, StateRecord, Window
 from publisher.rules.fingerprints import Fingerprints, Run, Versions, unpacked
 from publisher.rules.gaps import Gaps, beyond, near
-from publisher.rules.journal import decode_journal, journal_parts
+from publisher.rules.journal import decode_journal, interrupted, journal_parts, reserved_for
 from publisher.rules.ledger import Ids, Ledger
 from publisher.rules.records import (
     LIVE,
@@ -195,6 +195,8 @@ def restore(
     """
     written = records.pop(checkpoint_key(operation), None)
     if written is None:
+        if former := reserved_for(operation, records):
+            raise Held(Stage.RESTORE, Reason.STATE_RENAMED, interrupted(former, operation))
         if records:
             raise Held(
                 Stage.RESTORE,
