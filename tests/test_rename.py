@@ -1,6 +1,7 @@
 """`state rename`, a real service and a real Kafka: another name, nothing twice, nothing lost."""
 
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,11 @@ import pytest
 
 from publisher.commands.owning import owned
 from publisher.edges.kafka import Cluster
+from publisher.model import Record
+from publisher.rules.events import Encoder, Provenance
 from publisher.rules.renaming import renaming
+from publisher.rules.rows import read_rows
+from publisher.rules.zone import Zone
 from publisher.settings import load
 from sandbox.kafka import Broker
 from sandbox.processes import until
@@ -244,14 +249,44 @@ async def test_what_is_being_renamed_is_not_forgotten(topics: dict[str, str]) ->
     assert "two: 4 records" in (await command(env, "state", "show")).out
 
 
-async def begun(cluster: Cluster, name: str, windows: int = 3) -> None:
+async def test_lost_after_it_was_renamed_back(topics: dict[str, str]) -> None:
+    """Nothing was published under the name since; what was under the one between is known."""
+    env = {"WOLKVOX_URL": "http://nobody", "WOLKVOX_NAME": "one", "WOLKVOX_TOKEN": "t", **topics}
+    settings = load(env)
+    async with owned(settings) as cluster:
+        await begun(cluster, "one", events=said("one", "2026-11-20 06:00:00"))
+        await begun(cluster, "two", events=said("two", "2026-11-20 07:00:00", "one"))
+        await begun(cluster, "six", events=said("six", "2026-11-20 08:00:00"))
+    await kafka_tools.delete(settings.kafka.bootstrap_servers, settings.publisher.state_topic)
+    done = await command(env, "state", "rebuild", "--yes", "--json")
+    assert done.code == 0, done
+    [told] = orjson.loads(done.out)["operations"]
+    assert told["events"] == 2
+    shown = await command(env, "state", "show", "--json")
+    [told] = orjson.loads(shown.out)["operations"]
+    assert (told["ids"], told["formerly"]) == (2, ["one", "two"])
+
+
+def said(source: str, date: str, *formerly: str) -> list[Record]:
+    """An event of an operation that has borne these names."""
+    data = [{"conn_id": "1", "conversation": [{"date": date}]}]
+    rows = read_rows(data, (*formerly, source)[0], Zone("America/Bogota")).rows
+    at = datetime.fromisoformat(date).replace(tzinfo=UTC) + timedelta(hours=6)
+    provenance = Provenance(source, "live", at, formerly=formerly)
+    return [*Encoder(provenance, max_event_bytes=100_000).encode(rows)]
+
+
+async def begun(
+    cluster: Cluster, name: str, windows: int = 3, events: Iterable[Record] = ()
+) -> None:
     """The state of an operation that has published some windows long ago."""
     author, log = Author(name), cluster.log(name)
     await log.restore()
     await log.commit(author.first())
     for _ in range(windows):
-        await log.commit(author.window())
+        await log.commit(author.window(events))
         author.committed()
+        events = ()
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,10 @@ async def _look(
     if _usable(name, records.copy()):
         raise RefusedError(f"{name}: its state is whole, there is nothing to rebuild")
     rebuilt = Rebuilt(name, Zone(operation.timezone))
-    async for published in events_of(settings, [name]):
-        rebuilt.add(published)
-    # Only the events of the present name tell which names it has borne.
+    async for published in events_of(settings, [name], once=True):
+        rebuilt.named(published)
+        rebuilt.add(each for each in published if each.value["source"] == name)
+    # Only events that know the present name tell which others it has borne.
     if formerly := set(rebuilt.formerly) - {name}:
         async for published in events_of(settings, formerly):
             rebuilt.add(published)

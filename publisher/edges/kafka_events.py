@@ -15,12 +15,16 @@ from publisher.rules.rebuild import Published
 from publisher.settings import Settings
 
 
-def events_of(settings: Settings, names: Collection[str]) -> AsyncGenerator[list[Published], None]:
+def events_of(
+    settings: Settings, names: Collection[str], *, once: bool = False
+) -> AsyncGenerator[list[Published], None]:
     """All events by now of the operation with these names, in pieces of bounded size.
 
+    With `once` also those of an operation that once had one of them, in the same topics.
     A topic that does not exist holds nothing. Raises Transient or Held.
     """
-    return _read(settings, names, {settings.messages_topic(name) for name in names})
+    topics = {settings.messages_topic(name) for name in names}
+    return _read(settings, names, topics, once=once)
 
 
 def revisions_of(
@@ -31,7 +35,7 @@ def revisions_of(
 
 
 async def _read(
-    settings: Settings, names: Iterable[str], topics: set[str]
+    settings: Settings, names: Iterable[str], topics: set[str], *, once: bool = False
 ) -> AsyncGenerator[list[Published], None]:
     if not topics:
         return
@@ -52,6 +56,7 @@ async def _read(
                     for records in told.values()
                     for record in records
                     if (headers := dict(record.headers)).get("ce_source") in sources
+                    or (once and not sources.isdisjoint(_former(headers)))
                 ]
                 if found:
                     yield found
@@ -87,12 +92,16 @@ async def _position(consumer: AIOKafkaConsumer, partition: TopicPartition) -> in
     return position
 
 
+def _former(headers: dict[str, bytes]) -> list[bytes]:
+    return [name for name in headers.get("wolkvox_formerly", b"").split(b",") if name]
+
+
 def _published(headers: dict[str, bytes], value: bytes) -> Published:
     try:
         read_at = datetime.fromisoformat(headers["wolkvox_read_at"].decode()).astimezone(UTC)
-        names = headers.get("wolkvox_formerly", b"").decode().split(",")
+        names = tuple(name.decode() for name in _former(headers))
         pass_label = headers["wolkvox_pass"].decode()
-        return Published(orjson.loads(value), read_at, pass_label, tuple(filter(None, names)))
+        return Published(orjson.loads(value), read_at, pass_label, names)
     except (LookupError, ValueError):
         raise Held(
             Stage.RESTORE,

@@ -22,7 +22,7 @@ from publisher.rules.events import event_ids
 from publisher.rules.fingerprints import NO_FINGERPRINT, Version, version
 from publisher.rules.journal import journal_parts
 from publisher.rules.ledger import Id, id_of
-from publisher.rules.records import LIVE, Checkpoint, Entry, encode_checkpoint
+from publisher.rules.records import LIVE, Checkpoint, Entry, encode_checkpoint, formerly_of
 from publisher.rules.rows import read_rows
 from publisher.rules.schedule import passes_of, with_passes
 from publisher.rules.zone import Zone
@@ -48,8 +48,12 @@ class Published:
     @property
     def identity(self) -> str:
         """The name of which its id is made."""
-        source: str = self.value["source"]
-        return (*self.formerly, source)[0]
+        return self.names[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that its operation had borne by then, the first one first."""
+        return tuple(dict.fromkeys((*self.formerly, self.value["source"])))
 
 
 @dataclass(slots=True)
@@ -59,13 +63,13 @@ class Rebuilt:
     operation: str
     zone: Zone
     formerly: tuple[str, ...] = ()
-    """As the event says that was read last under the present name."""
+    """As the event says that was read last of those that know the present name."""
     events: int = 0
     unrecoverable: int = 0
     """Events remembered by all sixteen readings of their id."""
     oldest_read: Instant | None = None
     newest_read: Instant | None = None
-    """Under the present name."""
+    """Of those."""
     recent: dict[Instant, Counter[Instant]] = field(default_factory=dict)
     """What live has read in its last hour: by minute, how many messages of which hour."""
     revisions: dict[str, dict[Id, Version]] = field(default_factory=dict)
@@ -78,8 +82,6 @@ class Rebuilt:
         """Remember what was published; any number at a time."""
         told = list(published)
         for each, found in self._with_ids(told):
-            if each.value["source"] == self.operation:
-                self._rename(each)
             day, read_at = f"{each.read_at:%Y-%m-%d}", each.read_at
             buckets = self.days.setdefault(day, {})
             buckets.setdefault(each.value["date"][:13], array("Q")).extend(found)
@@ -90,6 +92,18 @@ class Rebuilt:
                 occurred = datetime.fromisoformat(each.value["occurred_at"]).astimezone(UTC)
                 self._note(read_at, occurred)
         self.events += len(told)
+
+    def named(self, published: Iterable[Published]) -> None:
+        """Learn the names that the operation has borne.
+
+        Of one that was renamed back, and has published nothing since, only events of the name
+        between tell; they say that it had the present one before.
+        """
+        for told in published:
+            if self.newest_read is None or told.read_at >= self.newest_read:
+                back = told.value["source"] != self.operation
+                formerly = formerly_of(told.names, self.operation) if back else told.formerly
+                self.newest_read, self.formerly = told.read_at, formerly
 
     def revised(self, published: Iterable[Published]) -> None:
         """Remember the numbers of revisions, so that none is given twice."""
@@ -106,10 +120,6 @@ class Rebuilt:
         for identity, those in by_identity.items():
             ids = ids_of(identity, self.zone, [each.value for each in those])
             yield from zip(those, ids, strict=True)
-
-    def _rename(self, told: Published) -> None:
-        if self.newest_read is None or told.read_at >= self.newest_read:
-            self.newest_read, self.formerly = told.read_at, told.formerly
 
     def _note(self, read_at: Instant, occurred: Instant) -> None:
         minute = read_at.replace(second=0, microsecond=0)

@@ -89,6 +89,11 @@ class Entry:
     parts: int = 1
 
 
+def formerly_of(names: tuple[str, ...], now: str) -> tuple[str, ...]:
+    """The former names of an operation that has borne these, and another one, and is called so."""
+    return tuple(name for name in names if name != now or name == names[0])
+
+
 def checkpoint_key(operation: str) -> bytes:
     return f"checkpoint/{operation}".encode()
 

@@ -17,6 +17,7 @@ from publisher.rules.records import (
     checkpoint_key,
     checkpoint_of,
     encode_checkpoint,
+    formerly_of,
     journal_key,
 )
 
@@ -82,7 +83,7 @@ def renaming(
         given_up,
         operation=new,
         sequence=given_up.sequence + 1,
-        formerly=tuple(name for name in before.names if name != new or name == before.identity),
+        formerly=formerly_of(before.names, new),
         renamed_to="",
     )
     copies = [_copied(old, new, key, value) for key, value in journal.items()]
