@@ -168,6 +168,8 @@ async def begin(job: Job, memory: Memory) -> State:
     if known is None:
         if restored.history_lost:
             raise _history_lost(job)
+        if restored.goes_on_as:
+            raise state.goes_on_as(job.operation, restored.goes_on_as)
         start = start_instant(job.settings.start, memory.server.now(job.clock.now()))
         known = await _begin_at(job, start, [pass_.name for pass_ in memory.passes])
     await settle_zone(job, known)

@@ -158,3 +158,5 @@ class Restored:
     """The live records of its state; empty = never published."""
     history_lost: bool
     """There is no state, yet the messages topic holds events that must have had one."""
+    goes_on_as: str = ""
+    """There is no state, yet another operation once had this name, and makes its ids of it."""

@@ -734,6 +734,7 @@ ELSEWHERE: Final = {
     "has a state of its own": "test_rename.py::test_the_name_was_changed_in_the_settings_alone",
     "NEW must be letters": "test_rename.py::test_what_cannot_be_meant",
     "NEW must be another": "test_rename.py::test_what_cannot_be_meant",
+    "goes on as": "test_rename.py::test_an_operation_goes_on_under_another_name",
     "was interrupted: run it again (wolkvox-": (
         "test_rename.py::test_what_is_being_renamed_is_not_forgotten"
     ),

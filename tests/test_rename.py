@@ -89,6 +89,10 @@ async def test_an_operation_goes_on_under_another_name(kafka: Broker, tmp_path: 
         assert rebuilt.code == 0, rebuilt
         told = (await shown(one, **SALES))["sales"]
         assert told["formerly"] == ["wv0010"]
+        service = one.start()
+        held = await service.logged(20, reason="state_renamed")
+        assert "operation wv0010 goes on as sales, whose ids are made of its" in held["problem"]
+        assert await service.stop() == 0
         service = one.start(**SALES, **LARGE)
         await _nothing_else_came(one)
         assert await service.stop() == 0

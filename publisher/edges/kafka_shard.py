@@ -76,9 +76,10 @@ class Shard:
                 records = {key: live[key] for key in live if operation_of(key) == operation}
                 first_start = checkpoint_key(operation) not in records
                 lost = first_start and await self._history_lost(reader, operation)
+                now = ""
                 if first_start and not lost:
-                    await self._hint_at_strangers(reader, operation)
-            return Restored(records, lost)
+                    now = await self._look_for_it_elsewhere(reader, operation)
+            return Restored(records, lost, now)
 
     async def commit(self, batch: Batch) -> None:
         """One transaction. Raises Stop when only the log can tell what happened."""
@@ -215,14 +216,20 @@ class Shard:
                     return False
         return True
 
-    async def _hint_at_strangers(self, reader: Reader, operation: str) -> None:
-        """Say who is known and not in the settings: it may be this one under another name."""
+    async def _look_for_it_elsewhere(self, reader: Reader, operation: str) -> str:
+        """The name under which it goes on, or else a hint at who might be it."""
         topic = self._settings.publisher.state_topic
         homes = [TopicPartition(topic, number) for number in range(STATE_PARTITIONS)]
         known: set[str] = set()
         for home in await reader.with_offsets(homes):
-            live = await reader.live_records(home)
-            known |= {told.operation for told in _checkpoints(live) if not told.renamed_to}
+            # Not to the true end: what hangs in the partition of others must not keep this one.
+            live, _ = await reader.decided_records(home)
+            for told in _checkpoints(live):
+                if told.renamed_to:
+                    continue
+                if operation in told.formerly:
+                    return told.operation
+                known.add(told.operation)
         if strangers := known - {one.name for one in self._settings.operations}:
             names = ", ".join(sorted(strangers))
             self._emit(
@@ -234,6 +241,7 @@ class Shard:
                     operation,
                 )
             )
+        return ""
 
     def _throw_away(self) -> None:
         """Never use this producer again; it ends beside us, within bounds."""

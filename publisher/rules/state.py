@@ -252,6 +252,16 @@ def restore(
     return state
 
 
+def goes_on_as(operation: str, now: str) -> Held:
+    """For an old name that does not say so itself, because the state was lost and rebuilt."""
+    return Held(
+        Stage.RESTORE,
+        Reason.STATE_RENAMED,
+        f"operation {operation} goes on as {now}, whose ids are made of its former names: set that"
+        " name instead",
+    )
+
+
 def republishing(checkpoint: Checkpoint) -> Backfill | None:
     """The backfill that publishes again; there is one at a time."""
     return next((one for one in checkpoint.backfills if one.again and one.active), None)
