@@ -6,13 +6,17 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import AsyncMock
 
 import orjson
 import pytest
 
+from publisher.commands import rename
 from publisher.commands.owning import owned
 from publisher.edges.kafka import Cluster
-from publisher.model import Record
+from publisher.edges.kafka_orders import KafkaOrders
+from publisher.model import Record, Standing
+from publisher.rules.backfill import Order
 from publisher.rules.events import Encoder, Provenance
 from publisher.rules.renaming import renaming
 from publisher.rules.rows import read_rows
@@ -25,6 +29,7 @@ from tests.commands import Ended, command
 from tests.fakes import Author
 from tests.harness import Rig, read_raw, rig
 from tests.test_replayed_letters import LARGE, SECRET, SMALL, conversation
+from tests.test_signals import NOON
 
 SALES: Final = {"WOLKVOX_NAME": "sales"}
 FAST: Final = {
@@ -251,6 +256,32 @@ async def test_what_is_being_renamed_is_not_forgotten(topics: dict[str, str]) ->
     assert "the renaming of one to two was" in (await command(env, "state", "show")).out
     assert (await command(env, "state", "rename", "one", "two", "--yes")).code == 0
     assert "two: 4 records" in (await command(env, "state", "show")).out
+
+
+@pytest.mark.parametrize("windows", [0, 3])
+@pytest.mark.parametrize("failing", ["write", "forget"])
+async def test_orders_move_whole(
+    topics: dict[str, str], windows: int, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed beside them and run again, none is left where it would be obeyed a second time."""
+    env = {"WOLKVOX_SERVER": "0030", "WOLKVOX_TOKEN": "the-token", **topics}
+    settings = load({**env, "PUBLISHER_COMMANDS_TOPIC": f"{topics['PUBLISHER_STATE_TOPIC']}.c"})
+    orders = [
+        Order(str(number), NOON, NOON + timedelta(hours=1), again=True, wanted=wanted)
+        for number, wanted in enumerate(Standing)
+    ]
+    async with owned(settings) as cluster:
+        await begun(cluster, "one", windows)
+    for order in orders:
+        await KafkaOrders(settings, "one").write(order)
+    with monkeypatch.context() as killed:
+        killed.setattr(KafkaOrders, failing, AsyncMock(side_effect=ConnectionError))
+        with pytest.raises(ConnectionError):
+            await rename._rename(settings, "one", "two")
+    env["PUBLISHER_COMMANDS_TOPIC"] = settings.publisher.commands_topic
+    assert (await command(env, "state", "rename", "one", "two", "--yes")).code == 0
+    assert await KafkaOrders(settings, "two").read() == orders
+    assert await KafkaOrders(settings, "one").read() == []
 
 
 async def test_lost_after_it_was_renamed_back(topics: dict[str, str]) -> None:

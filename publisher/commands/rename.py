@@ -57,14 +57,13 @@ async def _rename(settings: Settings, old: str, new: str) -> None:
         left = _left(old, new, records[old], records[new])
         for batch in left.beginning:
             await logs[batch.operation].commit(batch)
-        orders = await before.read_if_allowed()
-        if left.moving:
+        if left.moving and (orders := await before.read_if_allowed()):
             for order in orders:
                 await after.write(order)
+            # While neither goes on: left behind by a kill they would come back with the old name.
+            await before.forget(order.id for order in orders)
         for batch in (*left.moving, *left.cleaning):
             await logs[batch.operation].commit(batch)
-    if orders:
-        await before.forget(order.id for order in orders)
 
 
 def _left(
