@@ -10,10 +10,12 @@ from unittest.mock import AsyncMock
 
 import orjson
 import pytest
+from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from publisher.commands import rename
 from publisher.commands.owning import owned
 from publisher.edges.kafka import Cluster
+from publisher.edges.kafka_events import first_kept
 from publisher.edges.kafka_orders import KafkaOrders
 from publisher.model import Record, Standing
 from publisher.rules.backfill import Order
@@ -300,6 +302,31 @@ async def test_lost_after_it_was_renamed_back(topics: dict[str, str]) -> None:
     shown = await command(env, "state", "show", "--json")
     [told] = orjson.loads(shown.out)["operations"]
     assert (told["ids"], told["formerly"]) == (2, ["one", "two"])
+
+
+async def test_the_old_topic_has_deleted_all(topics: dict[str, str]) -> None:
+    """That is no reason to judge nothing: what came later stands in the new one."""
+    topic = topics["PUBLISHER_MESSAGES_TOPIC"] + ".{operation}"
+    env = {"WOLKVOX_URL": "http://nobody", "WOLKVOX_NAME": "two", "WOLKVOX_TOKEN": "t", **topics}
+    settings = load({**env, "PUBLISHER_MESSAGES_TOPIC": topic})
+    bootstrap = settings.kafka.bootstrap_servers
+    async with owned(settings) as cluster:
+        await begun(cluster, "one", events=said("one", "2026-11-20 06:00:00"))
+        began = datetime.now(UTC) - timedelta(milliseconds=2)
+        await begun(cluster, "two", events=said("two", "2026-11-20 07:00:00", "one"))
+    ended = datetime.now(UTC)
+    assert await first_kept(settings, "two", ["one"]) is None
+    async with kafka_tools.administering(bootstrap) as admin:
+        ends = await kafka_tools.end_offsets(bootstrap, settings.messages_topic("one"))
+        wanted = {at: RecordsToDelete(before_offset=end) for at, end in ends.items() if end}
+        await admin.delete_records(wanted)
+    kept = await first_kept(settings, "two", ["one"])
+    assert kept is not None
+    assert began <= kept <= ended
+    for name, formerly in (("one", []), ("one", ["one", "two"]), ("six", ["one"])):
+        kept = await first_kept(settings, name, formerly)
+        assert kept is not None
+        assert kept > ended, "whatever stands there may be older"
 
 
 def said(source: str, date: str, *formerly: str) -> list[Record]:

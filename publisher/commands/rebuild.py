@@ -133,7 +133,7 @@ async def _look(
 
 async def _told(settings: Settings, one: _Lost, *, yes: bool) -> dict[str, Any]:
     name, rebuilt, cursor = one.name, one.rebuilt, one.cursor
-    kept = await first_kept(settings, {name, *rebuilt.formerly})
+    kept = await first_kept(settings, name, rebuilt.formerly)
     done = "rebuilt" if yes else "would be rebuilt (add --yes)"
     complain(f"{name}: {done} from {rebuilt.events} events; live goes on at {iso(cursor)}")
     if kept is not None and cursor < kept:

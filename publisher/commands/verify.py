@@ -134,7 +134,7 @@ async def _compare(
     log: Log | None,
 ) -> dict[str, Any]:
     settled = known.checkpoint.live.cursor - PADDING
-    kept = await first_kept(settings, known.checkpoint.names)
+    kept = await first_kept(settings, operation.name, known.checkpoint.formerly)
     start, end = max(range_.start, kept or range_.start), min(range_.end, settled)
     if start > range_.start:
         told.notes.append(f"not judged before {iso(start)}: the topic has deleted older events")

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Collection, Iterable
 from datetime import UTC, datetime
 
 import orjson
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from publisher.edges.kafka_client import CALL_SECONDS, Clients
 from publisher.edges.kafka_topics import partitions_of
@@ -62,28 +62,50 @@ async def _read(
                     yield found
 
 
-async def first_kept(settings: Settings, names: Iterable[str]) -> Instant | None:
-    """Since when the topic has kept events, where it has deleted some; None = it holds them all."""
-    clients = Clients(settings)
-    partitions = await partitions_of(clients, {settings.messages_topic(name) for name in names})
+async def first_kept(settings: Settings, name: str, formerly: Iterable[str]) -> Instant | None:
+    """Since when the topics have kept events, where some are deleted; None = they hold them all.
+
+    What an empty topic of a former name has held was written before the present one's began.
+    """
+    clients, former = Clients(settings), {*formerly} - {name}
+    topics = {settings.messages_topic(each) for each in (name, *former)}
+    partitions = await partitions_of(clients, topics)
     consumer = clients.consumer("read_committed")
     found: list[Instant] = []
+    began: list[Instant | None] = []
+    emptied = False
     async with clients.using(consumer):
         for partition in partitions:
-            consumer.assign([partition])
-            async with asyncio.timeout(CALL_SECONDS):
-                begin = (await consumer.beginning_offsets([partition]))[partition]
-                if not begin:
-                    continue
-                end = (await consumer.end_offsets([partition]))[partition]
-                await consumer.seek_to_beginning(partition)
-                records = await consumer.getmany(timeout_ms=1000, max_records=1)
-            if begin < end and records:
-                [[record]] = records.values()
-                found.append(datetime.fromtimestamp(record.timestamp / 1000, UTC))
-            else:
-                found.append(datetime.now(UTC))
+            begin, first = await _first(consumer, partition)
+            at = first and datetime.fromtimestamp(first.timestamp / 1000, UTC)
+            present = partition.topic == settings.messages_topic(name)
+            if present and first:
+                # One from before it was renamed, and renamed back, tells nothing.
+                told = {each.decode() for each in _former(dict(first.headers))}
+                began.append(at if former <= told else None)
+            if begin and (at or present):
+                found.append(at or datetime.now(UTC))
+            elif begin:
+                emptied = True
+    if emptied:
+        known = [at for at in began if at]
+        found.append(min(known) if known and len(known) == len(began) else datetime.now(UTC))
     return max(found, default=None)
+
+
+async def _first(
+    consumer: AIOKafkaConsumer, partition: TopicPartition
+) -> tuple[int, ConsumerRecord | None]:
+    """Where the partition begins, and what stands there."""
+    consumer.assign([partition])
+    async with asyncio.timeout(CALL_SECONDS):
+        begin = (await consumer.beginning_offsets([partition]))[partition]
+        end = (await consumer.end_offsets([partition]))[partition]
+        if begin == end:
+            return begin, None
+        await consumer.seek_to_beginning(partition)
+        told = await consumer.getmany(timeout_ms=1000, max_records=1)
+    return begin, next((record for those in told.values() for record in those), None)
 
 
 async def _position(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
