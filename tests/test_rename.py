@@ -302,6 +302,10 @@ async def test_lost_after_it_was_renamed_back(topics: dict[str, str]) -> None:
     shown = await command(env, "state", "show", "--json")
     [told] = orjson.loads(shown.out)["operations"]
     assert (told["ids"], told["formerly"]) == (2, ["one", "two"])
+    async with owned(settings) as cluster:
+        await begun(cluster, "six")
+    taken = await command(env, "state", "rename", "six", "two", "--yes")
+    assert "two is a former name of one, whose ids are made of such names" in taken.problems
 
 
 async def test_the_old_topic_has_deleted_all(topics: dict[str, str]) -> None:

@@ -3,7 +3,7 @@
 Forgetting writes as the service would, under its transactional id (decision 0020).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import click
@@ -53,13 +53,7 @@ def forget(name: str, *, yes: bool, take_over: bool) -> int:
         records = found.get(name)
         if records is None:
             raise RefusedError(f"the state topic tells nothing of an operation {name}")
-        for other in found.keys() - {name}:
-            told = checkpoint_of(other, found[other])
-            if told and name in told.formerly:
-                raise RefusedError(
-                    f"{name} is a former name of {other}, whose ids are made of such names: nobody"
-                    f" else may have it as long as {other} is remembered"
-                )
+        refuse_former(name, found.keys() - {name}, found)
         if problem := _in_the_middle(name, found):
             raise RefusedError(problem)
         if yes:
@@ -71,6 +65,19 @@ def forget(name: str, *, yes: bool, take_over: bool) -> int:
         return 0
 
     return run(doing, WHAT)
+
+
+def refuse_former(
+    name: str, others: Iterable[str], found: Mapping[str, Mapping[bytes, bytes]]
+) -> None:
+    """Raise RefusedError where one of these operations once had the name."""
+    for other in others:
+        told = checkpoint_of(other, found[other])
+        if told and name in told.formerly:
+            raise RefusedError(
+                f"{name} is a former name of {other}, whose ids are made of such names: nobody"
+                f" else may have it as long as {other} is remembered"
+            )
 
 
 def _in_the_middle(name: str, found: Mapping[str, Mapping[bytes, bytes]]) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from publisher.commands.frame import RefusedError, complain, run
 from publisher.commands.owning import owned, refuse_while_running
+from publisher.commands.remembered import refuse_former
 from publisher.edges.kafka_orders import KafkaOrders
 from publisher.edges.report_reader import all_records
 from publisher.errors import SettingsError
@@ -28,6 +29,9 @@ def main(old: str, new: str, *, yes: bool, take_over: bool) -> int:
         records = found.get(old, {})
         left = _left(old, new, records, found.get(new, {}))
         told = checkpoint_of(old, records)
+        if told and new not in told.names and new not in found:
+            # Its old record says so itself, but is lost where the state was rebuilt.
+            refuse_former(new, found, found)
         if told is None or not (left.beginning or left.cleaning):
             complain(f"{old}: is {new} already; nothing is left to do")
             return 0
