@@ -222,8 +222,12 @@ def test_the_wrong_way_after_a_kill() -> None:
     log.rename("two", "one")
     assert not log.rename("one", "two", 2)
     assert log.going_on() == []
-    with pytest.raises(RenamingError, match="one was renamed to two already"):
-        log.rename("two", "one")
+    # Not the way that it went before: each of the two would send to the other.
+    for new in ("one", "three"):
+        with pytest.raises(RenamingError, match=r"one to two was interrupted.*rename one two"):
+            log.rename("two", new)
+    with pytest.raises(Held, match=r"one to two was interrupted.*rename one two"):
+        restore("two", log.of("two"))
     log.rename("one", "two")
     found = log.known("two")
     assert isinstance(found, State)

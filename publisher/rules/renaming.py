@@ -48,6 +48,8 @@ def renaming(
     before, after = checkpoint_of(old, records), checkpoint_of(new, others)
     if before is None:
         raise RenamingError(f"the state topic tells nothing of an operation {old}")
+    if before.renamed_to and (back := reserved_for(old, records)):
+        raise RenamingError(interrupted(back, old))
     if before.renamed_to not in ("", new):
         raise RenamingError(f"operation {old} was renamed to {before.renamed_to} already")
     journal = {key: value for key, value in records.items() if key != checkpoint_key(old)}
@@ -73,8 +75,8 @@ def renaming(
         raise RenamingError(interrupted(former, new))
     waiting = reserved(new, before.live.cursor, old)
     begun = waiting.key in others and not after
-    back = after and after.renamed_to and new in before.names
-    if others and not begun and not back:
+    returns = after and after.renamed_to and new in before.names
+    if others and not begun and not returns:
         raise RenamingError(
             f"{new} has a state of its own: choose another name, or forget it first (state forget"
             f" {new}), when what it has published may come once more"

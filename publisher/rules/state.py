@@ -194,9 +194,10 @@ def restore(
     journal records have been lost.
     """
     written = records.pop(checkpoint_key(operation), None)
+    former = reserved_for(operation, records)
+    if former and (written is None or decode_checkpoint(written).renamed_to):
+        raise Held(Stage.RESTORE, Reason.STATE_RENAMED, interrupted(former, operation))
     if written is None:
-        if former := reserved_for(operation, records):
-            raise Held(Stage.RESTORE, Reason.STATE_RENAMED, interrupted(former, operation))
         if records:
             raise Held(
                 Stage.RESTORE,
