@@ -161,7 +161,9 @@ NO_MESSAGES: Final = {
     "not judged before {}: the topic has deleted older events",
     "not judged after {}: live has not settled it yet", "nothing before {} was ever asked for",
     "  and {} more: --json shows them all", "would be rebuilt (add --yes)",
-    "{}: {} from {} events; live goes on at {}", "{}: no events in {}: nothing to rebuild",
+    "{}: {} from {} events; live goes on at {}",
+    "{}: no events in {}: nothing to rebuild; if it was renamed and has published nothing since,"
+    " rebuild it under its former name",
 }  # fmt: skip
 
 

@@ -125,7 +125,10 @@ async def _look(
         rebuilt.revised(published)
     cursor = rebuilt.cursor(told)
     if cursor is None:
-        complain(f"{name}: no events in {settings.messages_topic(name)}: nothing to rebuild")
+        complain(
+            f"{name}: no events in {settings.messages_topic(name)}: nothing to rebuild; if it was"
+            " renamed and has published nothing since, rebuild it under its former name"
+        )
         return {"operation": name, "events": 0}
     orders = await KafkaOrders(settings, name).read_if_allowed()
     return _Lost(name, log, records, rebuilt, cursor, backfill.lost(orders))
