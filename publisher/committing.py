@@ -26,5 +26,5 @@ async def commit(job: Job, batch: Batch) -> float:
 async def commit_state(job: Job, known: State, successor: Successor) -> None:
     """Commit what has changed without any message; only then it counts."""
     before, sequence = known.checkpoint.sequence, successor.checkpoint.sequence
-    await commit(job, Batch(job.operation, before, sequence, iter(()), iter(()), successor.records))
+    await commit(job, Batch(job.operation, before, sequence, successor.records))
     known.apply(successor, job.settings.horizon)

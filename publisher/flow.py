@@ -219,7 +219,7 @@ async def _begin_at(
     known, record = state.first(
         job.operation, job.zone.name, start, job.settings.start, passes, sequence
     )
-    await commit(job, Batch(job.operation, follows, sequence, iter(()), iter(()), [record]))
+    await commit(job, Batch(job.operation, follows, sequence, [record]))
     return known
 
 

@@ -143,9 +143,9 @@ class Batch:
     a log that has moved on refuses the batch."""
     sequence: int
     """Sequence number of the checkpoint that this batch writes."""
-    events: Iterator[Record]
-    dead_letters: Iterator[Record]
     state: Sequence[StateRecord]
+    events: Iterator[Record] = field(default_factory=lambda: iter(()))
+    dead_letters: Iterator[Record] = field(default_factory=lambda: iter(()))
     revisions: Iterator[Record] = field(default_factory=lambda: iter(()))
     """What a window shows otherwise than it was told last; consumed once, too."""
 

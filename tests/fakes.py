@@ -526,7 +526,7 @@ class Author:
 
     def first(self) -> Batch:
         """The checkpoint before the first request."""
-        return Batch(self.operation, None, 0, iter(()), iter(()), [self._first])
+        return Batch(self.operation, None, 0, [self._first])
 
     def window(
         self, events: Iterable[Record] = (), dead_letters: Iterable[Record] = (), ids: int = 3
@@ -544,7 +544,7 @@ class Author:
         self._next = successor
         return Batch(
             self.operation, sequence - 1, sequence,
-            iter(list(events)), iter(list(dead_letters)), successor.records,
+            successor.records, iter(list(events)), iter(list(dead_letters)),
         )  # fmt: skip
 
     def committed(self) -> None:

@@ -160,7 +160,7 @@ async def _begin(one: _Lost) -> None:
     follows = decode_checkpoint(broken).sequence if broken else None
     record = placeholder(one.name, 1, one.cursor)  # replaced by the first of the rebuilt ones
     gone = [StateRecord(key, None) for key in one.left if key != record.key]
-    await one.log.commit(Batch(one.name, follows, 0, iter(()), iter(()), [*gone, record]))
+    await one.log.commit(Batch(one.name, follows, 0, [*gone, record]))
 
 
 async def _write(settings: Settings, one: _Lost) -> None:
@@ -168,7 +168,7 @@ async def _write(settings: Settings, one: _Lost) -> None:
     for sequence, records in one.rebuilt.transactions(
         settings.publisher, one.cursor, one.backfills
     ):
-        await one.log.commit(Batch(one.name, follows, sequence, iter(()), iter(()), records))
+        await one.log.commit(Batch(one.name, follows, sequence, records))
         follows = sequence
 
 

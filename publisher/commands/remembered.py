@@ -97,7 +97,7 @@ async def _tombstone(settings: Settings, name: str, records: dict[bytes, bytes])
     follows = told.sequence if told else None
     gone = [StateRecord(key, None) for key in records]
     async with owned(settings) as cluster:
-        batch = Batch(name, follows, (follows or 0) + 1, iter(()), iter(()), gone)
+        batch = Batch(name, follows, (follows or 0) + 1, gone)
         await cluster.log(name).commit(batch)
 
 

@@ -59,7 +59,7 @@ def renaming(
         latest = max(told.sequence for told in (before, after) if told)
         given_up = replace(before, sequence=latest + 1, renamed_to=new)
     cleaning = [
-        Batch(old, given_up.sequence, given_up.sequence, iter(()), iter(()), piece)
+        Batch(old, given_up.sequence, given_up.sequence, piece)
         for piece in _pieces([StateRecord(key, None) for key in journal])
     ]
     moved_on = after and old in after.names and after.sequence > before.sequence
@@ -90,21 +90,14 @@ def renaming(
     )
     copies = [_copied(old, new, key, value) for key, value in journal.items()]
     stale = others.keys() - {key for key, _ in copies} - {checkpoint_key(new), waiting.key}
-    beginning = [
-        Batch(
-            new, after.sequence if after else None, moved.sequence, iter(()), iter(()),
-            [waiting, *(StateRecord(key, None) for key in stale)],
-        )
-    ]  # fmt: skip
+    kept_waiting = [waiting, *(StateRecord(key, None) for key in stale)]
+    beginning = [Batch(new, after.sequence if after else None, moved.sequence, kept_waiting)]
     if not before.renamed_to:
-        giving_up = [encode_checkpoint(given_up)]
-        beginning.append(
-            Batch(old, before.sequence, given_up.sequence, iter(()), iter(()), giving_up)
-        )
+        signpost = [encode_checkpoint(given_up)]
+        beginning.append(Batch(old, before.sequence, given_up.sequence, signpost))
     last = [StateRecord(waiting.key, None), encode_checkpoint(moved)]
     moving = [
-        Batch(new, moved.sequence, moved.sequence, iter(()), iter(()), piece)
-        for piece in (*_pieces(copies), last)
+        Batch(new, moved.sequence, moved.sequence, piece) for piece in (*_pieces(copies), last)
     ]
     return Renaming(beginning, moving, cleaning)
 
