@@ -106,11 +106,11 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
     answer, judgement = await ask(job, memory, step)
     if state.earlier_start(known.checkpoint, memory.server.skew):
         return  # `run` moves the start first
-    now = memory.server.now(answer.sent_at)
+    sent = memory.server.now(answer.sent_at)
+    # Before its answer was dated, whatever our clock has done in between.
+    now = min(sent, upstream.server_time(answer) or sent)
     # Neither what the server has not lived through nor what is younger than the pass wants it.
-    covered_until = min(
-        step.window.end, upstream.server_time(answer) or now, now - step.pass_.delay
-    )
+    covered_until = min(step.window.end, now - step.pass_.delay)
     publication = prepare(
         known, step, answer, judgement, job.zone, Limits.of(job.settings),
         now=now, covered_until=covered_until, possibly_cut=judgement.verdict is Verdict.TOO_LARGE,
@@ -119,7 +119,7 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
     known.apply(publication.successor, job.settings.horizon)
     if covered_until < step.window.end:
         step = replace(step, ends_round=True)  # the rest is read from the cursor, when it is due
-    memory.published(step, now, publication.rows, answer.took + took)
+    memory.published(step, sent, publication.rows, answer.took + took)
     committed_at, live = memory.server.now(job.clock.now()), known.checkpoint.live
     if step.pass_.label in (LIVE, REREAD):
         off = memory.punctuality.notice(publication.occurred, committed_at, live.covered_until)

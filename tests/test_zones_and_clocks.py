@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from publisher.errors import Reason
-from publisher.model import Instant, iso
+from publisher.model import Answer, Instant, Request, iso
 from publisher.rules.records import Checkpoint
 from publisher.rules.rezoning import MARGIN, rezoned
 from publisher.rules.zone import Zone
@@ -187,6 +188,33 @@ async def test_a_step_of_our_clock_by_days_forgets_nothing(step: timedelta, rest
     life = world.live() if restart else life
     await life.run_for(DAY)
     assert world.published == world.promised
+
+
+async def test_a_clock_that_is_put_right_while_the_first_request_is_on_its_way() -> None:
+    """A request is sent before its answer is dated.
+
+    Else what was just read counts as read much later, and a re-read passes over it: found by
+    trial 789525927 of the promise.
+    """
+    world = World(every(3, NOON + POLL, NOON + DAY))
+    await world.live().run_for(2 * HOUR)
+    world.clock.skew = timedelta(minutes=25)
+    life = world.live()
+    source = life.source
+
+    class Putting:
+        """Fits `job.Source`: our clock is put right after the question."""
+
+        token_info = source.token_info
+
+        async def read(self, request: Request) -> Answer:
+            sent, world.clock.skew = world.clock.now(), timedelta(minutes=-15)
+            return replace(await source.read(request), sent_at=sent)
+
+    life.source = Putting()
+    await life.run_for(timedelta(seconds=30))
+    assert life.heard(WindowPublished)
+    assert max(entry.read_at for entry in known(world.kafka).journal) <= world.clock.true
 
 
 async def test_rows_of_the_future_and_of_long_ago_move_no_cursor() -> None:
