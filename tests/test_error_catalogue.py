@@ -102,13 +102,14 @@ NO_MESSAGES: Final = {
     # what `dead-letters` prints
     "{} events", ": nothing to replay", "a dry run: nothing was published; --publish does it",
     # what `state` prints
-    "{} tells of no operation", ", not in the settings: state forget removes it",
+    "{} tells of no operation", ", not in the settings: ",
+    "state forget removes it", "set its name there",
     "forgotten", "would be forgotten (add --yes)", "renamed", "would be renamed (add --yes)",
-    "{}: is {} already; nothing is left to do", "{}: renamed to {}", ", formerly {}{}",
+    "{}: is {} already; nothing is left to do", "{}: renamed to {}", ", formerly {}",
     "{}: {} to {}, {} records; ids of messages are made of {} as before",
     "{}: give the operation this name in the settings before it starts again",
     "{}: {} records {}; its events stay in the messages topic",
-    "{}: {} records, {} bytes{}",
+    "{}: {} records, {} bytes",
     "{}\n  began at {}, zone {}, covered until {}, cursor {}\n  {} ids in {} windows, {} parked,"
     " {} backfills",
     # what `gaps` and `coverage` print

@@ -192,7 +192,10 @@ async def test_the_old_name_is_nobody_elses(kafka: Broker, tmp_path: Path) -> No
         assert kept.code == 1
         assert "wv0010 is a former name of sales" in kept.problems
         assert "wv0010: renamed to sales" in (await state_(one, "show")).out
-        assert "formerly wv0010" in (await state_(one, "show", **SALES)).out
+        assert (
+            "formerly wv0010, not in the settings: set its name" in (await state_(one, "show")).out
+        )
+        assert "formerly wv0010\n" in (await state_(one, "show", **SALES)).out
 
 
 async def test_killed_on_the_way(kafka: Broker, tmp_path: Path) -> None:

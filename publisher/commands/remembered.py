@@ -134,10 +134,13 @@ def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> di
 def _line(one: dict[str, Any]) -> str:
     if "renamed_to" in one:
         return f"{one['operation']}: renamed to {one['renamed_to']}"
-    removed = "" if one["in_settings"] else ", not in the settings: state forget removes it"
-    if one.get("formerly"):
-        removed = f", formerly {', '.join(one['formerly'])}{removed}"
-    held = f"{one['operation']}: {one['records']:,} records, {one['bytes']:,} bytes{removed}"
+    held = f"{one['operation']}: {one['records']:,} records, {one['bytes']:,} bytes"
+    if formerly := ", ".join(one.get("formerly", ())):
+        held += f", formerly {formerly}"
+    if not one["in_settings"]:
+        # After a renaming the settings may not have been changed yet.
+        held += ", not in the settings: "
+        held += "set its name there" if formerly else "state forget removes it"
     if "problem" in one:
         return f"{held}\n  {one['problem']}"
     if "cursor" not in one:
