@@ -7,11 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from publisher.errors import Reason
 from publisher.model import Answer, Instant, Request, iso
 from publisher.rules.records import Checkpoint
 from publisher.rules.rezoning import MARGIN, rezoned
+from publisher.rules.skew import RESOLUTION, ServerClock
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings
 from publisher.signals import DatesOff, StepFailed, WindowPublished, ZoneChanged
@@ -188,6 +191,31 @@ async def test_a_step_of_our_clock_by_days_forgets_nothing(step: timedelta, rest
     life = world.live() if restart else life
     await life.run_for(DAY)
     assert world.published == world.promised
+
+
+seconds = st.integers(-600, 600).map(lambda each: timedelta(seconds=each))
+ahead = st.integers(0, 10_800).map(lambda each: timedelta(seconds=each))
+
+
+@given(seconds, st.lists(st.tuples(ahead, st.integers(1, 2), st.integers(3, 6)), max_size=3))
+def test_two_wrong_dates_in_a_row_settle_nothing_too_early(
+    skew: timedelta, wrong: list[tuple[timedelta, int, int]]
+) -> None:
+    """Up to three hours ahead, the refused ones included: trial 30049916 of the promise."""
+    server = ServerClock()
+
+    def answered(skew_: timedelta) -> None:
+        server.observe(NOON + skew_, NOON)
+        assert server.now(NOON) <= NOON + max(skew + RESOLUTION, timedelta())
+
+    for _ in range(3):
+        answered(skew)
+    for off, times, right in wrong:
+        for _ in range(times):
+            answered(skew + off)
+        for _ in range(right):
+            answered(skew)
+        assert server.now(NOON) >= NOON + skew
 
 
 async def test_a_clock_that_is_put_right_while_the_first_request_is_on_its_way() -> None:
