@@ -24,7 +24,7 @@ from publisher.model import Backfill, Batch, Instant, StateRecord, iso
 from publisher.rules import backfill, state
 from publisher.rules.journal import placeholder
 from publisher.rules.rebuild import Rebuilt
-from publisher.rules.records import checkpoint_key, decode_checkpoint
+from publisher.rules.records import checkpoint_of
 from publisher.rules.zone import Zone
 from publisher.settings import Operation, Settings
 
@@ -156,8 +156,8 @@ async def _told(settings: Settings, one: _Lost, *, yes: bool) -> dict[str, Any]:
 
 async def _begin(one: _Lost) -> None:
     """Replace what is left of the lost state by a record that keeps every service waiting."""
-    broken = one.left.get(checkpoint_key(one.name))
-    follows = decode_checkpoint(broken).sequence if broken else None
+    broken = checkpoint_of(one.name, one.left)
+    follows = broken.sequence if broken else None
     record = placeholder(one.name, 1, one.cursor)  # replaced by the first of the rebuilt ones
     gone = [StateRecord(key, None) for key in one.left if key != record.key]
     await one.log.commit(Batch(one.name, follows, 0, [*gone, record]))

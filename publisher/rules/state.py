@@ -28,7 +28,7 @@ from publisher.rules.records import (
     Checkpoint,
     Entry,
     checkpoint_key,
-    decode_checkpoint,
+    checkpoint_of,
     encode_checkpoint,
     journal_key,
 )
@@ -193,11 +193,12 @@ def restore(
     Raises Held for unknown formats, for an operation that has another name now, and when
     journal records have been lost.
     """
-    written = records.pop(checkpoint_key(operation), None)
+    checkpoint = checkpoint_of(operation, records)
+    records.pop(checkpoint_key(operation), None)
     former = reserved_for(operation, records)
-    if former and (written is None or decode_checkpoint(written).renamed_to):
+    if former and (checkpoint is None or checkpoint.renamed_to):
         raise Held(Stage.RESTORE, Reason.STATE_RENAMED, interrupted(former, operation))
-    if written is None:
+    if checkpoint is None:
         if records:
             raise Held(
                 Stage.RESTORE,
@@ -206,7 +207,6 @@ def restore(
                 " it has been tampered with or lost data; restore it from a backup",
             )
         return None
-    checkpoint = decode_checkpoint(written)
     if checkpoint.renamed_to:
         raise Held(
             Stage.RESTORE,
