@@ -45,8 +45,10 @@ class Broker:
         secure: bool = False,
         overrides: Mapping[str, str] = _NOTHING,
         port: int | None = None,
+        node_id: int = 1,
     ) -> None:
         self.data_dir: Final = data_dir.resolve()
+        self.node_id: Final = node_id
         self.log: Final = self.data_dir / "broker.log"
         """What the broker printed, all starts one after the other: warnings and worse."""
         self._secure = secure
@@ -177,6 +179,18 @@ class Broker:
     def freeze(self) -> None:
         """Halt it (SIGSTOP): connections stay open and nothing answers."""
         self._send("SIGSTOP")
+        # Each thread stops when it is next scheduled, and may answer until then.
+        deadline = time.monotonic() + _STOP_SECS
+        while not self._stopped() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECS)
+
+    def _stopped(self) -> bool:
+        """Whether all threads have stopped, where the system tells (Linux)."""
+        states = []
+        for stat in Path(f"/proc/{self._pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):  # it has just ended
+                states.append(stat.read_text().rpartition(")")[2].split()[0])
+        return all(state in "Tt" for state in states)
 
     def thaw(self) -> None:
         """Let a frozen one go on (SIGCONT)."""
@@ -232,18 +246,25 @@ class Broker:
         """Put on disk what the process needs; its settings file."""
         data = self.data_dir / "data"
         if not data.exists():
-            shutil.copytree(installation.template, data)
+            config.copy_template(installation.template, data, self.node_id)
         shutil.rmtree(self.data_dir / "tmp", ignore_errors=True)
         (self.data_dir / "tmp").mkdir()
-        values = config.properties(ports, str(data))
+        values = self._properties(ports, str(data))
         if self._secure:
             values = config.secured(values, ports, self._tls())
         settings = self.data_dir / "server.properties"
         config.write(settings, {**values, **self._overrides})
         return settings
 
+    def _properties(self, ports: config.Ports, data: str) -> dict[str, str]:
+        return config.properties(ports, data)
+
+    def _answers(self) -> bool:
+        """Whether the metadata names the broker: an open port alone is not yet an answer."""
+        return self.node_id in wire.nodes(self.bootstrap, _ANSWER_SECS)
+
     def _wait_until_ready(self, log_start: int) -> None:
-        """Until the metadata names the broker: an open port alone is not yet an answer."""
+        """Wait until it answers."""
         assert self._process
         deadline = time.monotonic() + _START_SECS
         while True:
@@ -251,7 +272,7 @@ class Broker:
                 code = self._process.returncode
                 raise BrokerError(f"Kafka ended with {code} at its start: {self._why(log_start)}")
             with contextlib.suppress(OSError):
-                if wire.brokers(self.bootstrap, _ANSWER_SECS):
+                if self._answers():
                     return
             if time.monotonic() > deadline:
                 why = self._why(log_start)

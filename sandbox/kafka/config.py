@@ -1,8 +1,11 @@
 """What server.properties of the local broker says, and the ports it uses."""
 
 import atexit
+import base64
 import random
+import shutil
 import socket
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +109,71 @@ def properties(ports: Ports, log_dir: str, bind: str = "127.0.0.1") -> dict[str,
         "broker.session.timeout.ms": "1000",
         "broker.heartbeat.interval.ms": "200",
     }
+
+
+CONTROLLER_ID: Final = 100
+"""Node id of the controller of a cluster."""
+
+CLUSTER_SETTINGS: Final = {
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "INTERNAL",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    # Four processes may share two cores: a second without a heartbeat is no failure yet.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    # A follower that is alive and does not follow holds writes back for so long.
+    "replica.lag.time.max.ms": "5000",
+    "unclean.leader.election.enable": "false",
+}
+
+
+def controller_properties(ports: Ports, log_dir: str, replicas: int) -> dict[str, str]:
+    """The one controller of a cluster; it holds no messages, and creates the topics."""
+    return {
+        **properties(ports, log_dir),
+        **CLUSTER_SETTINGS,
+        "process.roles": "controller",
+        "node.id": str(CONTROLLER_ID),
+        "controller.quorum.voters": f"{CONTROLLER_ID}@127.0.0.1:{ports.controller}",
+        "listeners": f"CONTROLLER://127.0.0.1:{ports.controller}",
+        "advertised.listeners": f"CONTROLLER://127.0.0.1:{ports.controller}",
+        "default.replication.factor": str(replicas),
+    }
+
+
+def member_properties(
+    ports: Ports, log_dir: str, node_id: int, controller_port: int, replicas: int, advertised: str
+) -> dict[str, str]:
+    """One broker of a cluster. Clients come by `advertised`, the other brokers past it."""
+    safe = str(max(1, replicas - 1))
+    internal = f"INTERNAL://127.0.0.1:{ports.sasl_plaintext}"
+    return {
+        **properties(ports, log_dir),
+        **CLUSTER_SETTINGS,
+        "process.roles": "broker",
+        "node.id": str(node_id),
+        "controller.quorum.voters": f"{CONTROLLER_ID}@127.0.0.1:{controller_port}",
+        "listeners": f"PLAINTEXT://127.0.0.1:{ports.plaintext},{internal}",
+        "advertised.listeners": f"PLAINTEXT://{advertised},{internal}",
+        "default.replication.factor": str(replicas),
+        "min.insync.replicas": safe,
+        "offsets.topic.replication.factor": str(replicas),
+        "transaction.state.log.replication.factor": str(replicas),
+        "transaction.state.log.min.isr": safe,
+        "num.replica.fetchers": "1",
+    }
+
+
+def copy_template(template: Path, data: Path, node_id: int) -> None:
+    """Make a formatted data directory for that node, with an identity of its own."""
+    shutil.copytree(template, data)
+    identity = data / "meta.properties"
+    directory_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    own = {"node.id": str(node_id), "directory.id": directory_id}
+    lines = identity.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.partition("=")[0] not in own]
+    written = [*kept, *(f"{name}={value}" for name, value in own.items())]
+    identity.write_text("".join(f"{line}\n" for line in written), encoding="utf-8")
 
 
 def secured(base: Mapping[str, str], ports: Ports, files: Files) -> dict[str, str]:

@@ -65,9 +65,49 @@ def brokers(bootstrap: str, timeout_secs: float) -> int:
 
     Raises OSError when nobody listens, or nobody answers within `timeout_secs` (per read).
     """
+    return len(nodes(bootstrap, timeout_secs))
+
+
+def nodes(bootstrap: str, timeout_secs: float) -> set[int]:
+    """The ids of the brokers that the metadata of this one names. Raises as `brokers` does."""
     no_topics = struct.pack(">i", 0)
     answer = _call(bootstrap, _METADATA, 1, no_topics, timeout_secs)
-    return int.from_bytes(answer[:4])
+    (count,) = struct.unpack_from(">i", answer)
+    node_ids, at = set(), 4
+    for _ in range(count):
+        node_id, host_bytes = struct.unpack_from(">ih", answer, at)
+        node_ids.add(node_id)
+        at += 6 + host_bytes + 4
+        (rack_bytes,) = struct.unpack_from(">h", answer, at)
+        at += 2 + max(rack_bytes, 0)
+    return node_ids
+
+
+def out_of_sync(bootstrap: str, timeout_secs: float) -> int:
+    """How many partitions miss a replica or a leader, as this broker sees them. Raises OSError."""
+    all_topics = struct.pack(">i", -1)
+    answer = _call(bootstrap, _METADATA, 1, all_topics, timeout_secs)
+    (count,) = struct.unpack_from(">i", answer)
+    at = 4
+    for _ in range(count):
+        _node_id, host_bytes = struct.unpack_from(">ih", answer, at)
+        at += 6 + host_bytes + 4
+        at += 2 + max(struct.unpack_from(">h", answer, at)[0], 0)
+    (topics,) = struct.unpack_from(">i", answer, at + 4)  # behind the controller's id
+    at += 8
+    missing = 0
+    for _ in range(topics):
+        _code, name_bytes = struct.unpack_from(">hh", answer, at)
+        at += 4 + name_bytes + 1
+        (partitions,) = struct.unpack_from(">i", answer, at)
+        at += 4
+        for _ in range(partitions):
+            _code, _partition, leader, replicas = struct.unpack_from(">hiii", answer, at)
+            at += 14 + 4 * replicas
+            (in_sync,) = struct.unpack_from(">i", answer, at)
+            at += 4 + 4 * in_sync
+            missing += leader < 0 or in_sync < replicas
+    return missing
 
 
 def open_transactional_id(bootstrap: str, name: str, timeout_secs: float) -> bool:
@@ -76,8 +116,14 @@ def open_transactional_id(bootstrap: str, name: str, timeout_secs: float) -> boo
     found = _call(bootstrap, _FIND_COORDINATOR, 1, find, timeout_secs)
     if found[4:6] != b"\0\0":  # still creating its topic
         return False
+    (text_bytes,) = struct.unpack_from(">h", found, 6)
+    at = 8 + max(text_bytes, 0) + 4  # behind the error's text and the node's id
+    (host_bytes,) = struct.unpack_from(">h", found, at)
+    host = found[at + 2 : at + 2 + host_bytes].decode()
+    (port,) = struct.unpack_from(">i", found, at + 2 + host_bytes)
     init = _text(name) + struct.pack(">i", 60_000)
-    return _call(bootstrap, _INIT_PRODUCER_ID, 0, init, timeout_secs)[4:6] == b"\0\0"
+    coordinator = f"{host}:{port}"
+    return _call(coordinator, _INIT_PRODUCER_ID, 0, init, timeout_secs)[4:6] == b"\0\0"
 
 
 def allow(bootstrap: str, right: Right, timeout_secs: float) -> None:
@@ -105,8 +151,8 @@ def _text(value: str) -> bytes:
 
 
 def _call(bootstrap: str, key: int, version: int, body: bytes, timeout_secs: float) -> bytes:
-    """Send one request; the answer's body."""
-    host, _, port = bootstrap.rpartition(":")
+    """Send one request to the first of these servers; the answer's body."""
+    host, _, port = bootstrap.partition(",")[0].rpartition(":")
     header = struct.pack(">hhi", key, version, 1) + _text("sandbox")
     with socket.create_connection((host, int(port)), timeout_secs) as connection:
         connection.sendall(struct.pack(">i", len(header + body)) + header + body)
