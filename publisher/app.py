@@ -18,7 +18,8 @@ from publisher import __version__
 from publisher.edges import logs, memory, ops
 from publisher.edges.clock import MachineClock
 from publisher.edges.kafka import Cluster
-from publisher.edges.kafka_client import report_unless_told
+from publisher.edges.kafka_client import Clients, report_unless_told
+from publisher.edges.kafka_durability import DurabilityHints
 from publisher.edges.kafka_orders import KafkaOrders
 from publisher.edges.liveness import Liveness
 from publisher.edges.metrics import Metrics
@@ -71,8 +72,10 @@ async def serve(settings: Settings) -> None:
         metrics(happened)
         logs.record(happened)
         memory.watch(happened)
+        durability(happened)
 
     cluster = Cluster(settings, emit)
+    durability = DurabilityHints(Clients(settings), settings, emit)
 
     def start(operation: Operation, session: ClientSession) -> asyncio.Task[None]:
         job = Job(
@@ -108,9 +111,11 @@ async def serve(settings: Settings) -> None:
         for hint in settings.hints:
             emit(HintGiven(hint))
         tasks = [start(operation, session) for operation in settings.operations]
-        tasks.append(asyncio.create_task(_compare_offsets(cluster, settings, clock, emit)))
+        comparing = asyncio.create_task(_compare_offsets(cluster, settings, clock, emit))
         await clock.stop_requested()
-        await _finish(tasks)
+        comparing.cancel()  # it has no step in hand that is worth waiting for
+        await _finish([*tasks, comparing])
+        await durability.close()
         clean = await cluster.close()
     emit(ServiceStopped(clean))
 

@@ -14,6 +14,7 @@ Every text is written for the person who reads it in a log: what, where, what
 to do. None may hold a token, a password, or anything from a message.
 """
 
+import traceback
 from enum import StrEnum
 
 
@@ -49,8 +50,10 @@ class Reason(StrEnum):
     NOT_UNDERSTOOD = "not_understood"
     FORMAT_CHANGED = "format_changed"
     CLOCK_SKEW = "clock_skew"
+    CLOCK_AHEAD = "clock_ahead"
     ONLY_NOT_FOUND = "only_not_found"
     DATES_OFF = "dates_off"
+    DATE_MISSING = "date_missing"
     # Kafka
     KAFKA_UNREACHABLE = "kafka_unreachable"
     KAFKA_TIMEOUT = "kafka_timeout"
@@ -138,3 +141,26 @@ class Fenced(Stop):
 
     reason = Reason.FENCED
     needs_person = True
+
+
+def unexpected(error: Exception) -> Transient:
+    """A mistake of ours, reported by type and place only: its text may hold anything."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
+    return Transient(
+        Stage.LOOP,
+        Reason.UNEXPECTED,
+        f"unexpected {type(error).__name__} at {place}: please report it",
+    )
+
+
+def history_lost(state_topic: str) -> Held:
+    """There are events that no state explains."""
+    return Held(
+        Stage.RESTORE,
+        Reason.STATE_LOST,
+        f"the state topic {state_topic} is empty, but the messages topic holds"
+        " events: what was published is no longer known, and going on would publish it twice;"
+        " restore the state topic from a backup, rebuild it (wolkvox-publisher state rebuild), or"
+        " set PUBLISHER_MESSAGES_TOPIC to a new topic",
+    )

@@ -5,34 +5,33 @@ or Kafka by itself: the three doors are the Protocols in `job.py`, and every
 decision is made by a pure function in `rules/`.
 """
 
-import traceback
+import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
-from publisher.asking import ask, ask_quota
+from publisher.asking import ask_quota, share_wait
 from publisher.committing import commit
 from publisher.errors import (
-    Held,
     OutcomeUnknown,
     PublisherError,
-    Reason,
     Stage,
     StepError,
     Stop,
     TooLarge,
-    Transient,
+    unexpected,
 )
 from publisher.job import Job, Memory
-from publisher.model import Batch, Instant, iso
-from publisher.ordering import LOOK_EVERY, obey
-from publisher.parking import park, probe
+from publisher.model import Batch, Instant, Rhythm, iso
+from publisher.ordering import LOOK_EVERY, end_look, obey
+from publisher.parking import ask_or_keep, park, probe
 from publisher.rezoning import settle_zone
 from publisher.rules import schedule, state, upstream
-from publisher.rules.backfill import meanwhile
+from publisher.rules.confirmation import resumed
 from publisher.rules.parking import Next, own
 from publisher.rules.publication import Limits, prepare
 from publisher.rules.records import LIVE
+from publisher.rules.restored import events_gone, state_to_go_on_from
 from publisher.rules.retry import pause
 from publisher.rules.schedule import NARROWEST, REREAD, Read, Wait
 from publisher.rules.silence import rows_again
@@ -41,6 +40,7 @@ from publisher.rules.upstream import Verdict
 from publisher.settings import start_instant
 from publisher.signals import (
     DatesOff,
+    EventsGone,
     HintGiven,
     RepairFailed,
     StateRestored,
@@ -56,6 +56,13 @@ STEP_LIMIT: Final = 420.0
 async def run(job: Job) -> None:
     """Publish window after window until a stop is requested. No fault ends it."""
     memory = Memory.starting(job.settings)
+    try:
+        await _walk(job, memory)
+    finally:
+        await end_look(memory)
+
+
+async def _walk(job: Job, memory: Memory) -> None:
     while not job.clock.stopping:
         job.beat(STEP_LIMIT)
         try:
@@ -63,21 +70,24 @@ async def run(job: Job) -> None:
             memory.state = await begin_earlier(job, memory, memory.state)
             await obey(job, memory, memory.state)
             now = memory.server.now(job.clock.now())
-            known = memory.state.checkpoint
-            frugal = memory.quota.holds_back(now)
-            due = schedule.next_step(
-                memory.passes, known.passes, memory.pace, now,
-                memory.state.read_until, known.gaps, frugal=frugal,
+            spare = share_wait(job, memory)
+            frugal = memory.undated or spare > 0 or memory.quota.holds_back(now)
+            due = memory.next_step(
+                memory.state, now, frugal=frugal, live_first=spare > 0,
+                history=not (frugal or memory.quota.due(now)),
             )  # fmt: skip
-            history = () if frugal or memory.quota.due(now) else known.backfills
-            match meanwhile(due, history, memory.stride, now, known.gaps):
-                case Wait() if memory.quota.due(now):
-                    await ask_quota(job, memory)
+            match due:
+                case Read() if spare and not memory.quota.was_asked:
+                    await ask_quota(job, memory, 0)  # perhaps the day's quota is a larger one
+                case Read() as step if delay := share_wait(job, memory, step):
+                    await _sleep(job, min(delay, LOOK_EVERY), memory.look)
+                case Wait(until) if memory.quota.due(now) and not spare:
+                    await ask_quota(job, memory, (until - now).total_seconds())
                 case Wait(until):
                     wait = min(until - now, job.settings.poll_every).total_seconds()
-                    await _sleep(job, wait if job.orders is None else min(wait, LOOK_EVERY))
+                    looks = spare or job.orders is not None
+                    await _sleep(job, min(wait, LOOK_EVERY) if looks else wait, memory.look)
                 case Read() as step:
-                    step = schedule.short_of_jump(step, job.zone)
                     match memory.suspect.next(step):
                         case Next.ASK:
                             await publish(job, memory, memory.state, step)
@@ -88,13 +98,13 @@ async def run(job: Job) -> None:
         except PublisherError as error:
             await _recover(job, memory, error)
         except Exception as error:  # a mistake of ours must not end the service either
-            await _recover(job, memory, _unexpected(error))
+            await _recover(job, memory, unexpected(error))
 
 
-async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
-    """Read one window and commit what is new in it, or nothing.
+async def publish(job: Job, memory: Memory, known: State, step: Read) -> Read | None:
+    """Read one window and commit what is new in it, or nothing; returns the step that was done.
 
-    1. Ask for the window; judge the answer.
+    1. Ask for the window, or as much of it as one request may; judge the answer.
     2. Identify its rows; keep those that the ledger does not know.
     3. Commit events, dead letters, journal and checkpoint in one transaction.
     4. Only then remember: ledger, cursors, pace.
@@ -102,20 +112,23 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
     A failure before 3 leaves no trace, so the caller may simply try again; after
     a failure in 3 only a restore tells what happened.
     """
-    memory.step = step
-    answer, judgement = await ask(job, memory, step)
-    if state.earlier_start(known.checkpoint, memory.server.skew):
-        return  # `run` moves the start first
+    memory.step = step = schedule.askable(step, job.zone, memory.longest)
+    asked_at = memory.server.now(job.clock.now())
+    answer, judgement = await ask_or_keep(job, memory, known, step, asked_at)
+    if state.earlier_start(known.checkpoint, memory.server.start_skew, memory.newest_published):
+        return None  # `begin_earlier` moves the start first
     sent = memory.server.now(answer.sent_at)
     # Before its answer was dated, whatever our clock has done in between.
-    now = min(sent, upstream.server_time(answer) or sent)
-    # Neither what the server has not lived through nor what is younger than the pass wants it.
-    covered_until = min(step.window.end, now - step.pass_.delay)
+    covered = known.checkpoint.live.covered_until
+    now = min(sent, upstream.server_time(answer) or memory.server.lived_until(sent, covered))
+    # Neither what was not asked for or lived through nor what is younger than the pass wants it.
+    covered_until = min(step.window.end, asked_at, now - step.pass_.delay)
     publication = prepare(
         known, step, answer, judgement, job.zone, Limits.of(job.settings),
         now=now, covered_until=covered_until, possibly_cut=judgement.verdict is Verdict.TOO_LARGE,
     )  # fmt: skip
     took = await commit(job, publication.batch)
+    memory.server.saw(publication.occurred)
     known.apply(publication.successor, job.settings.horizon)
     if covered_until < step.window.end:
         step = replace(step, ends_round=True)  # the rest is read from the cursor, when it is due
@@ -141,17 +154,19 @@ async def publish(job: Job, memory: Memory, known: State, step: Read) -> None:
             occurred=publication.occurred,
             cursor=live.cursor,
             covered_until=live.covered_until,
-            passes=known.checkpoint.passes,
+            passes=memory.pace.seen(known.checkpoint.passes),
             gaps=known.checkpoint.gaps,
             ledger_ids=len(known.ledger),
             next_width=memory.pace.width,
             request_seconds=answer.took,
             commit_seconds=took,
             backfills=known.checkpoint.backfills,
+            unconfirmed=known.checkpoint.unconfirmed,
         )
     )
     if publication.silent_since:
         job.emit(rows_again(job.operation, publication.silent_since))
+    return step
 
 
 async def begin(job: Job, memory: Memory) -> State:
@@ -163,15 +178,19 @@ async def begin(job: Job, memory: Memory) -> State:
     began = job.clock.elapsed()
     restored = await job.log.restore()
     revisions = bool(job.settings.revisions_topic)
-    known = state.restore(job.operation, restored.records, revisions=revisions)
+    state_topic = job.settings.state_topic
+    known = state_to_go_on_from(job.operation, restored, state_topic, revisions=revisions)
+    memory.newest_published = restored.newest_published
     first_start = known is None
     if known is None:
-        if restored.history_lost:
-            raise _history_lost(job)
-        if restored.goes_on_as:
-            raise state.goes_on_as(job.operation, restored.goes_on_as)
         start = start_instant(job.settings.start, memory.server.now(job.clock.now()))
-        known = await _begin_at(job, start, [pass_.name for pass_ in memory.passes])
+        names = [pass_.name for pass_ in memory.passes]
+        known = await _begin_at(job, start, names, None, restored.newest_published + 1)
+    elif events_gone(known, restored):
+        topic = job.settings.messages_topic.replace("{operation}", job.operation)
+        if not memory.events_gone_reported:
+            job.emit(EventsGone(topic, job.operation))
+        memory.events_gone_reported = True
     await settle_zone(job, known)
     checkpoint = known.checkpoint
     if checkpoint.start_setting != job.settings.start:
@@ -182,9 +201,9 @@ async def begin(job: Job, memory: Memory) -> State:
                 job.operation,
             )
         )
-    passes = schedule.with_passes(checkpoint.passes, memory.passes, checkpoint.start)
-    known.checkpoint = replace(checkpoint, passes=passes)
+    known.checkpoint = resumed(checkpoint, known.journal, job.settings)
     memory.pace.begin(known.checkpoint.live.cursor)
+    memory.quota.restored(reversed(known.journal), job.clock.now(), job.clock.elapsed())
     job.emit(
         StateRestored(
             operation=job.operation,
@@ -197,6 +216,8 @@ async def begin(job: Job, memory: Memory) -> State:
             ledger_ids=len(known.ledger),
             took_seconds=job.clock.elapsed() - began,
             backfills=known.checkpoint.backfills,
+            unconfirmed=known.checkpoint.unconfirmed,
+            rhythms={each.name: Rhythm(each.delay, each.cadence) for each in memory.passes},
         )
     )
     return known
@@ -204,18 +225,19 @@ async def begin(job: Job, memory: Memory) -> State:
 
 async def begin_earlier(job: Job, memory: Memory, known: State) -> State:
     """The same state, unless its start was told by a clock that ran ahead of the server's."""
-    start = state.earlier_start(known.checkpoint, memory.server.skew)
+    skew = memory.server.start_skew
+    start = state.earlier_start(known.checkpoint, skew, memory.newest_published)
     if start is None:
         return known
     memory.pace.begin(start)
-    return await _begin_at(job, start, known.checkpoint.passes, known.checkpoint.sequence)
+    follows = known.checkpoint.sequence
+    return await _begin_at(job, start, known.checkpoint.passes, follows, follows + 1)
 
 
 async def _begin_at(
-    job: Job, start: Instant, passes: Iterable[str], follows: int | None = None
+    job: Job, start: Instant, passes: Iterable[str], follows: int | None, sequence: int
 ) -> State:
     """Make it durable that the operation begins there."""
-    sequence = 0 if follows is None else follows + 1
     known, record = state.first(
         job.operation, job.zone.name, start, job.settings.start, passes, sequence
     )
@@ -232,16 +254,10 @@ async def _recover(job: Job, memory: Memory, error: PublisherError) -> None:
         now = memory.server.now(job.clock.now())
         aside.failed(step.window, now, halve=overloaded or own(error))
         if isinstance(error, StepError) and error.stage in (Stage.READ, Stage.PARSE):
-            job.emit(
-                RepairFailed(
-                    job.operation,
-                    step.window,
-                    error.stage,
-                    error.reason,
-                    str(error),
-                    step.pass_.label,
-                )
+            failure = RepairFailed(
+                job.operation, step.window, error.stage, error.reason, str(error), step.pass_.label
             )
+            job.emit(failure)
             await _sleep(job, error.retry_after or 0.0)
             return
     elif step is not None:
@@ -271,28 +287,7 @@ async def _recover(job: Job, memory: Memory, error: PublisherError) -> None:
     await _sleep(job, seconds)
 
 
-async def _sleep(job: Job, seconds: float) -> None:
+async def _sleep(job: Job, seconds: float, look: asyncio.Future[Any] | None = None) -> None:
+    """Wait, or until the look at the orders is done."""
     job.beat(seconds + STEP_LIMIT)
-    await job.clock.sleep(seconds)
-
-
-def _history_lost(job: Job) -> Held:
-    return Held(
-        Stage.RESTORE,
-        Reason.STATE_LOST,
-        f"the state topic {job.settings.state_topic} is empty, but the messages topic holds"
-        " events: what was published is no longer known, and going on would publish it twice;"
-        " restore the state topic from a backup, rebuild it (wolkvox-publisher state rebuild), or"
-        " set PUBLISHER_MESSAGES_TOPIC to a new topic",
-    )
-
-
-def _unexpected(error: Exception) -> Transient:
-    """A mistake of ours, told by type and place only: its text may hold anything."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
-    return Transient(
-        Stage.LOOP,
-        Reason.UNEXPECTED,
-        f"unexpected {type(error).__name__} at {place}: please report it",
-    )
+    await (job.clock.sleep(seconds) if look is None else job.wait(look, seconds))

@@ -4,18 +4,34 @@ The three doors to the outside are Protocols; edges fit them by shape, tests
 bring their own.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from random import random
-from typing import Protocol
+from typing import Any, Protocol
 
 from publisher.model import Answer, Batch, Instant, Request, Restored
-from publisher.rules.backfill import BACKFILLING, Order, Stride
+from publisher.rules import confirmation
+from publisher.rules.backfill import BACKFILLING, Order, Stride, meanwhile
+from publisher.rules.confirmation import LATE, Second
+from publisher.rules.counts import Counts
 from publisher.rules.parking import Suspect
 from publisher.rules.punctuality import Punctuality
 from publisher.rules.quota import Quota
 from publisher.rules.repair import Repair
-from publisher.rules.schedule import REPAIRING, Pace, Pass, Read, passes_of
+from publisher.rules.request import LONGEST_REQUEST
+from publisher.rules.schedule import (
+    REPAIRING,
+    Pace,
+    Pass,
+    Read,
+    Step,
+    Wait,
+    next_step,
+    passes_of,
+)
 from publisher.rules.skew import ServerClock
 from publisher.rules.state import State
 from publisher.rules.zone import Zone
@@ -105,6 +121,17 @@ class Job:
     zone_replaces: str = ""
     """The zone that was wrong so far, as a person has confirmed; empty = none."""
 
+    async def wait(self, task: asyncio.Future[Any], seconds: float) -> None:
+        """Return when the task is done, after so many seconds, or at a stop. It goes on."""
+        await asyncio.sleep(0)  # whatever is ready at once takes no time
+        if task.done():
+            return
+        pause = asyncio.ensure_future(self.clock.sleep(seconds))
+        try:
+            await asyncio.wait([task, pause], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pause.cancel()
+
 
 @dataclass(slots=True)
 class Memory:
@@ -114,19 +141,27 @@ class Memory:
     pace: Pace
     quota: Quota
     stride: Stride
+    second: Second
     server: ServerClock = field(default_factory=ServerClock)
     state: State | None = None
     """None = must be restored before the next step."""
+    newest_published: int = -1
+    """The last transaction of the operation in the messages topic, as of the last restore."""
+    events_gone_reported: bool = False
     step: Read | None = None
     """The step in hand."""
     attempt: int = 0
     """Steps in a row that failed."""
     suspect: Suspect = field(default_factory=Suspect)
-    puzzled: int = 0
-    """Answers in a row that were not understood; after the first the decoder forgives."""
+    longest: timedelta = LONGEST_REQUEST
+    """What one request may ask for; less once nothing came for nearly as much."""
+    counts: Counts = field(default_factory=Counts)
+    counter_told: bool = False
     only_404_since: Instant | None = None
     look_again: float = 0.0
     """When to look for orders, on the clock that never goes back."""
+    look: asyncio.Future[Sequence[Order] | None] | None = None
+    """The look at the orders that is under way beside the loop, or done and not yet used."""
     deaf: bool = False
     """The last look at the orders failed."""
     punctuality: Punctuality = field(default_factory=Punctuality)
@@ -134,24 +169,74 @@ class Memory:
     @classmethod
     def starting(cls, settings: PublisherSettings) -> "Memory":
         """Know nothing yet."""
+        stride = Stride.starting(settings)
         return cls(
             passes_of(settings),
             Pace.starting(settings),
             Quota(settings.poll_every),
-            Stride.starting(settings),
+            stride,
+            Second.starting(settings, stride),
         )
+
+    def next_step(
+        self, state: State, now: Instant, *, frugal: bool, history: bool, live_first: bool
+    ) -> Step:
+        """The most urgent step of all passes, or of the others where it is their turn.
+
+        `frugal`: the day's quota is nearly spent. `history`: time may be read a second time, and
+        backfills. `live_first`: the others have to wait anyway.
+        """
+        next_of = partial(self._next_of, state, now, frugal, history)
+        others_turn, self.pace.others_turn = self.pace.others_turn, False
+        if others_turn and not live_first:
+            step = next_of(self.asking[1:])
+            if isinstance(step, Read):
+                return step
+            if self.quota.due(now):
+                return Wait(now)
+        return next_of(self.asking)
+
+    def _next_of(
+        self, state: State, now: Instant, frugal: bool, history: bool, passes: Sequence[Pass]
+    ) -> Step:
+        known = state.checkpoint
+        step = next_step(
+            passes, known.passes, self.pace, now, state.read_until, known.gaps, frugal=frugal
+        )
+        if not history:
+            return step
+        step = confirmation.meanwhile(step, known.unconfirmed, self.second, now, known.gaps)
+        return meanwhile(step, known.backfills, self.stride, now, known.gaps, known.forgotten)
+
+    @property
+    def undated(self) -> bool:
+        """The server's clock is not known: then nobody knows how old anything is."""
+        return self.server.undated_since is not None
+
+    @property
+    def asking(self) -> tuple[Pass, ...]:
+        """The passes that may ask; re-reads wait for the server's clock."""
+        return self.passes[:1] if self.undated else self.passes
 
     def published(self, step: Read, now: Instant, rows: int, took: float) -> None:
         """The step is done: whoever walks there goes on behind its window."""
         if step.pass_ is BACKFILLING:
             self.stride.answered(step.window, now, rows, took)
+        elif step.pass_ is LATE:
+            self.second.stride.answered(step.window, now, rows, took)
         else:
             self.pace.answered(step, now, rows, took)
         self.suspect.answered(step)
+        if self.attempt:
+            self.pace.repair.hurry()
+            self.stride.tries.hurry()
+            self.second.stride.tries.hurry()
         self.attempt, self.step = 0, None
 
-    def aside(self, step: Read) -> Repair | Stride | None:
-        """Who reads that window beside the passes: repair or a backfill; None = a pass does."""
+    def aside(self, step: Read) -> Repair | Stride | Second | None:
+        """Who reads that window beside the passes; None = a pass does."""
+        if step.pass_ is LATE:
+            return self.second
         if step.pass_ is REPAIRING:
             return self.pace.repair
         return self.stride if step.pass_ is BACKFILLING else None

@@ -51,6 +51,37 @@ class Progress:
     """Everything before has been read at least once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unconfirmed:
+    """A stretch of time that was read only once, and late."""
+
+    window: Window
+    due: Instant
+    """From then on it may be read a second time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How a pass walks: as far behind now as `delay`, in rounds that begin every `cadence`."""
+
+    delay: timedelta
+    cadence: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class HourShare:
+    """What is left of the requests that an hour may cost beside polls, and how it comes back."""
+
+    left: float
+    size: float
+    fill_seconds: float
+    """Until one more may be made."""
+
+    def left_after(self, seconds: float) -> int:
+        """How many may be made at once, if none was made since; 0 = all but polls wait."""
+        return int(min(self.size, self.left + max(seconds, 0.0) / self.fill_seconds))
+
+
 class Standing(StrEnum):
     """What a backfill does."""
 
@@ -75,6 +106,8 @@ class Backfill:
     """Sequence number of the commit that took it up."""
     rows: int = 0
     new: int = 0
+    skipped_seconds: int = 0
+    """How much of its range it passes over, because what was published of it is forgotten."""
 
     @property
     def active(self) -> bool:
@@ -158,5 +191,11 @@ class Restored:
     """The live records of its state; empty = never published."""
     history_lost: bool
     """There is no state, yet the messages topic holds events that must have had one."""
+    newest_published: int = -1
+    """Greatest transaction number that the last events of the operation bear; -1 = none seen."""
+    topic_unused: bool = False
+    """The messages topic holds no record, and none was deleted from it."""
     goes_on_as: str = ""
     """There is no state, yet another operation once had this name, and makes its ids of it."""
+    topic_readable: bool = True
+    """The messages topic may be read, so that a state that was set back is noticed."""

@@ -1,18 +1,21 @@
-"""Set aside the window that fails while others answer, so that live goes on behind it."""
+"""Set aside what cannot be read: a window that fails alone, bytes that no decoder takes."""
 
-from publisher.asking import ask
-from publisher.committing import commit_state
+from publisher.asking import Undecodable, ask
+from publisher.committing import commit, commit_state
 from publisher.job import Job, Memory
+from publisher.model import Answer, Instant
 from publisher.rules.parking import parked
+from publisher.rules.publication import Limits, kept
 from publisher.rules.schedule import Read
 from publisher.rules.state import State
+from publisher.rules.upstream import Judgement
 from publisher.signals import WindowParked
 
 
 async def probe(job: Job, memory: Memory, known: State, step: Read) -> None:
     """Ask for another window than the one that fails; its answer is proof and nothing more."""
     other = memory.suspect.probe(step, known.checkpoint.gaps)
-    await ask(job, memory, other)
+    await ask(job, memory, other, memory.server.now(job.clock.now()))
     memory.suspect.answered(other)
 
 
@@ -35,7 +38,25 @@ async def park(job: Job, memory: Memory, known: State) -> None:
             window=step.window,
             cursor=checkpoint.live.cursor,
             covered_until=checkpoint.live.covered_until,
-            passes=checkpoint.passes,
+            passes=memory.pace.seen(checkpoint.passes),
             gaps=checkpoint.gaps,
         )
     )
+
+
+async def ask_or_keep(
+    job: Job, memory: Memory, known: State, step: Read, now: Instant
+) -> tuple[Answer, Judgement]:
+    """Ask; bytes that nobody can read are written to the dead letters, once.
+
+    Their window stays unread, and is asked for again.
+    """
+    try:
+        return await ask(job, memory, step, now)
+    except Undecodable as error:
+        written = kept(known, step, error.answer, Limits.of(job.settings), now)
+        if written is not None:
+            batch, successor = written
+            await commit(job, batch)
+            known.apply(successor, job.settings.horizon)
+        raise

@@ -1,8 +1,8 @@
 """Take over another time zone, once a person has named the one that it replaces."""
 
 from publisher.committing import commit_state
-from publisher.errors import Held, Reason, Stage
 from publisher.job import Job
+from publisher.rules.restored import refuse_unconfirmed_zone
 from publisher.rules.rezoning import rezoned
 from publisher.rules.state import State
 from publisher.signals import ZoneChanged
@@ -13,14 +13,6 @@ async def settle_zone(job: Job, known: State) -> None:
     before, zone = known.checkpoint.timezone, job.zone.name
     if before == zone:
         return
-    if before != job.zone_replaces:
-        raise Held(
-            Stage.RESTORE,
-            Reason.ZONE_CHANGED,
-            f"the time zone is {zone}, but operation {job.operation} was read in {before}"
-            f" so far: set it back to {before}; or, if {before} was wrong, confirm the change with"
-            f" WOLKVOX_TIMEZONE_REPLACES={before} (timezone_replaces in [[operations]]), and what"
-            " was read within the horizon is read again",
-        )
-    await commit_state(job, known, rezoned(known.checkpoint, zone, job.settings.horizon))
+    refuse_unconfirmed_zone(job.operation, before, zone, job.zone_replaces)
+    await commit_state(job, known, rezoned(known.checkpoint, zone))
     job.emit(ZoneChanged(job.operation, before, zone, known.checkpoint.gaps))

@@ -6,12 +6,12 @@ from a message.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeAlias
 
 from publisher.errors import Reason, Stage
-from publisher.model import Backfill, Instant, Progress, Window
+from publisher.model import Backfill, HourShare, Instant, Progress, Rhythm, Unconfirmed, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,14 @@ class TopicCreated:
 
 
 @dataclass(frozen=True, slots=True)
+class EventsGone:
+    """The topic lacks events that were published: it was made anew, or lost its end."""
+
+    topic: str
+    operation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StateRestored:
     operation: str
     first_start: bool
@@ -48,6 +56,9 @@ class StateRestored:
     ledger_ids: int
     took_seconds: float
     backfills: tuple[Backfill, ...] = ()
+    unconfirmed: tuple[Unconfirmed, ...] = ()
+    rhythms: Mapping[str, Rhythm] = field(default_factory=dict)
+    """Of the passes, by the same names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,10 @@ class RequestAnswered:
     size_bytes: int
     clock_skew_seconds: float | None
     """The server's clock minus ours; None without a usable Date header."""
+    clock_refused: bool = False
+    """The skew is too large to be believed."""
+    hour_share: HourShare | None = None
+    """After this request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +113,7 @@ class WindowPublished:
     revised: int = 0
     """Messages published before, whose change was told; 0 while revisions are off."""
     backfills: tuple[Backfill, ...] = ()
+    unconfirmed: tuple[Unconfirmed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +202,14 @@ class NothingFound:
 
 
 @dataclass(frozen=True, slots=True)
+class DateMissing:
+    """Answer after answer says nothing usable of the server's clock."""
+
+    operation: str
+    since: Instant
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaTold:
     """The server told how many of the day's requests are used."""
 
@@ -218,6 +242,7 @@ Signal: TypeAlias = (
     ServiceStarted
     | HintGiven
     | TopicCreated
+    | EventsGone
     | StateRestored
     | RequestAnswered
     | TransactionEnded
@@ -230,6 +255,7 @@ Signal: TypeAlias = (
     | ZoneChanged
     | DatesOff
     | NothingFound
+    | DateMissing
     | QuotaTold
     | OffsetsCompared
     | StopRequested

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
-from sandbox.kafka import Broker
+from sandbox import processes
+from sandbox.kafka import Broker, Cluster
 from tests.side_by_side import SideBySide
 
 # Python before 3.11.9 may answer a collection in the middle of `ast.parse` with "SystemError: AST
@@ -18,12 +19,20 @@ from tests.side_by_side import SideBySide
 gc.disable()
 
 # Machines for CI may be slow at any moment; that is no finding about an example.
+# Whoever only wants to know whether a test fails need not know the smallest example (mutants).
+_PHASES = [
+    phase for phase in Phase if phase is not Phase.shrink or "NO_SHRINKING" not in os.environ
+]
 settings.register_profile(
     "shared",
+    phases=_PHASES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("shared")
+
+# What is waited for comes by an event; how long it may take is a bound for what never comes.
+processes.patience = 4.0
 
 _numbers = count(1)
 
@@ -54,6 +63,30 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield broker
 
 
+@pytest.fixture(scope="session")
+def kafka_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three real brokers and their controller. Whoever kills or freezes some leaves all running."""
+    with Cluster(tmp_path_factory.mktemp("kafka-cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster_topics(kafka_cluster: Cluster) -> dict[str, str]:
+    """As `topics`, on three brokers; they stay, because they are few."""
+    return names_of(f"c{next(_numbers)}", kafka_cluster.bootstrap)
+
+
+def names_of(prefix: str, bootstrap: str) -> dict[str, str]:
+    return {
+        "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+        "PUBLISHER_MESSAGES_TOPIC": f"{prefix}.messages",
+        "PUBLISHER_DEAD_LETTERS_TOPIC": f"{prefix}.dead-letters",
+        "PUBLISHER_STATE_TOPIC": f"{prefix}.state",
+        "PUBLISHER_COMMANDS_TOPIC": f"{prefix}.commands",
+        "PUBLISHER_TRANSACTIONAL_ID": f"{prefix}.publisher",
+    }
+
+
 @pytest.fixture
 async def topics(kafka: Broker) -> AsyncIterator[dict[str, str]]:
     """Settings, as environment variables, that no other test uses: three topics, an id.
@@ -61,14 +94,7 @@ async def topics(kafka: Broker) -> AsyncIterator[dict[str, str]]:
     The topics do not exist yet; whatever began with their prefix is gone afterwards.
     """
     prefix = f"t{next(_numbers)}"
-    yield {
-        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
-        "PUBLISHER_MESSAGES_TOPIC": f"{prefix}.messages",
-        "PUBLISHER_DEAD_LETTERS_TOPIC": f"{prefix}.dead-letters",
-        "PUBLISHER_STATE_TOPIC": f"{prefix}.state",
-        "PUBLISHER_COMMANDS_TOPIC": f"{prefix}.commands",
-        "PUBLISHER_TRANSACTIONAL_ID": f"{prefix}.publisher",
-    }
+    yield names_of(prefix, kafka.bootstrap)
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await admin.start()
     try:

@@ -20,9 +20,10 @@ from zoneinfo import ZoneInfo
 import orjson
 from aiokafka.record.util import decode_varint
 
-from publisher.errors import Fenced, OutcomeUnknown, Reason
+from publisher.errors import Fenced, Held, OutcomeUnknown, Reason, Stage, Transient
 from publisher.model import Answer, Batch, Instant, Progress, Record, Request, Restored, StateRecord
 from publisher.rules import records, state, wire
+from publisher.rules.events import SEQUENCE_HEADER
 from publisher.rules.murmur2 import murmur2
 from publisher.rules.records import LIVE, Entry
 from publisher.rules.state import State, Successor
@@ -211,8 +212,11 @@ class FakeReport:
         closes: bool = True,
         cap: int = 60_000,
         kindly: bool = False,
+        refuses: bool = False,
         settled: Instant | None = None,
+        quota: int | None = None,
         trouble: Trouble = lambda _: None,
+        hides: Callable[[Said], bool] | None = None,
     ) -> None:
         self.answered: list[list[Any]] = []
         """The `data` of every answer given."""
@@ -226,9 +230,15 @@ class FakeReport:
         """More rows than this are cut off."""
         self._kindly = kindly
         """Nothing is shuffled, listed twice or changing."""
+        self._refuses = refuses
+        """An end in the future, or more than 31 days, is answered as if there were no rows."""
+        self._quota = quota
+        """Requests a day; None = it does not tell."""
         self._settled = settled
         """From then on feelings and agents stay as they are."""
         self._trouble = trouble
+        self._hides = hides
+        """Which rows do not stand in an answer although they should."""
         self._chats = [
             (chat, [(f"{self.local(said.filed):%Y%m%d%H%M%S}", said) for said in chat.said])
             for chat in chats
@@ -241,14 +251,16 @@ class FakeReport:
         return "0000-00-00 00:00:00" if said.bad else f"{self.local(said.date):%Y-%m-%d %H:%M:%S}"
 
     async def token_info(self) -> Answer:
-        """This server has no such report."""
-        return nothing(self._clock)
+        if self._quota is None:
+            return nothing(self._clock)  # this server has no such report
+        told = {"token_limit": str(self._quota), "all_token_today": "0"}
+        return answer(self._clock, orjson.dumps({"code": 200, "data": [told]}))
 
     async def read(self, request: Request) -> Answer:
         wrong = self._trouble(request)
         if wrong is not None:
             return wrong
-        data = self.data(request)
+        data = [] if self._refuses and self._may_refuse(request) else self.data(request)
         self.answered.append(data)
         if not data:
             return nothing(self._clock)
@@ -260,6 +272,13 @@ class FakeReport:
                 left -= len(element["conversation"])
         took = 0.5 if self._kindly else self._rng.uniform(0.1, 3)
         return found(self._clock, data, says=rows, took=took)
+
+    def _may_refuse(self, request: Request) -> bool:
+        ini, end = (
+            datetime.fromisoformat(f"{text[:8]}T{text[8:]}")
+            for text in (request.date_ini, request.date_end)
+        )
+        return end > self.local(self._clock.true) or end - ini > timedelta(days=31)
 
     def data(self, request: Request) -> list[Any]:
         """What the report shows now for the window."""
@@ -278,7 +297,8 @@ class FakeReport:
     def _inside(self, filed: str, request: Request, said: Said) -> bool:
         after = filed > request.date_ini or (self._opens and filed == request.date_ini)
         before = filed < request.date_end or (self._closes and filed == request.date_end)
-        return after and before and said.visible_from <= self._clock.true
+        shown = after and before and said.visible_from <= self._clock.true
+        return shown and not (self._hides and self._hides(said))
 
     def _element(self, chat: Chat, shown: Iterable[Said]) -> dict[str, Any]:
         rows = [self._row(said) for said in shown]
@@ -319,6 +339,13 @@ class Fate(Enum):
     """Another process takes over first, and writes."""
     EXPIRED = auto()
     """The broker aborts the transaction because it took too long."""
+    REFUSED = auto()
+    """Nothing was begun: it may be tried again as it is."""
+    FORBIDDEN = auto()
+    """Likewise, and a person is needed."""
+    MISTAKE_BEFORE = auto()
+    """A mistake of ours, before anything was committed; `MISTAKE_AFTER`: behind it."""
+    MISTAKE_AFTER = auto()
 
 
 class MemoryKafka:
@@ -352,6 +379,17 @@ class MemoryKafka:
         if self._own_topics:
             return bool(self.events[operation])
         return not self.state and any(self.events.values())
+
+    def newest_published(self, operation: str) -> int:
+        """The greatest transaction number among the last events of the operation."""
+        last = (
+            dict(seen(record, with_value=False).headers) for record in self.events[operation][-9:]
+        )
+        return max((int(headers.get(SEQUENCE_HEADER, b"-1")) for headers in last), default=-1)
+
+    def unused(self, operation: str) -> bool:
+        """The messages topic of the operation has never held an event."""
+        return not (self.events[operation] if self._own_topics else any(self.events.values()))
 
     def sequence(self, operation: str) -> int | None:
         value = self.state.get(records.checkpoint_key(operation))
@@ -398,17 +436,28 @@ class MemoryCluster:
         if self._epoch is None:
             self._epoch = self._kafka.take_over()
         mine = {k: v for k, v in self._kafka.state.items() if records.operation_of(k) == operation}
-        return Restored(mine, self._kafka.history_lost(operation))
+        return Restored(
+            mine,
+            self._kafka.history_lost(operation),
+            self._kafka.newest_published(operation),
+            self._kafka.unused(operation),
+        )
 
     async def commit(self, batch: Batch) -> None:
         kafka = self._kafka
         if self._epoch is None:
             self._epoch = kafka.take_over()
         if kafka.epoch == self._epoch and kafka.sequence(batch.operation) != batch.follows:
-            raise OutcomeUnknown(Reason.OUTCOME_UNKNOWN, "the log has moved on")
+            raise OutcomeUnknown(Reason.OUTCOME_UNKNOWN, "the state changed since")
         fate = kafka.fate()
         if fate is Fate.DIES_BEFORE:
             raise Crash
+        if fate is Fate.REFUSED:
+            raise Transient(Stage.COMMIT, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
+        if fate is Fate.FORBIDDEN:
+            raise Held(Stage.COMMIT, Reason.KAFKA_AUTHORIZATION, "Kafka forbids WRITE")
+        if fate is Fate.MISTAKE_BEFORE:
+            raise KeyError("a mistake of ours")
         events, revisions = list(batch.events), list(batch.revisions)
         letters = list(batch.dead_letters)
         if fate is Fate.DIES_INSIDE:
@@ -426,6 +475,8 @@ class MemoryCluster:
             kafka.write(batch.operation, events, revisions, letters, batch.state, mine)
         if fate is Fate.DIES_AFTER:
             raise Crash
+        if fate is Fate.MISTAKE_AFTER:
+            raise KeyError("a mistake of ours")
         if fate is not Fate.DONE:
             raise OutcomeUnknown(Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
         self._epoch = mine

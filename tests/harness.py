@@ -193,7 +193,7 @@ class Publisher:
 
     async def get(self, path: str) -> tuple[int, str]:
         """Status and body of one of its pages."""
-        limits = aiohttp.ClientTimeout(total=5)
+        limits = aiohttp.ClientTimeout(total=30)
         async with (
             aiohttp.ClientSession(timeout=limits) as session,
             session.get(f"{await self.url()}{path}") as response,
@@ -216,6 +216,11 @@ class Publisher:
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
         kilobytes = next(line.split()[1] for line in status.splitlines() if "VmRSS" in line)
         return int(kilobytes) * 1024 / 1e6
+
+    @property
+    def starved_seconds(self) -> float:
+        """See `starved_seconds`."""
+        return starved_seconds(self.pid)
 
     async def stop(self, within: float = 8.0) -> int:
         """SIGTERM; the exit code. Raises TimeoutError when it takes longer."""
@@ -303,10 +308,12 @@ class Rig:
         since: float | None = None,
         source: str = "wv0010",
         later: Collection[str] = (),
+        missing_rows: int = 0,
     ) -> "Differences":
         """Wait until everything shown by now is published; what differs then.
 
-        `later` are names that the operation was given after `source`.
+        `missing_rows`: so many are known not to come. `later` are names that the operation was
+        given after `source`.
         """
         now = time.time()
         # A server whose clock was ahead for a while has shown what is not yet said.
@@ -326,7 +333,7 @@ class Rig:
             mine = [event.value for event in events[seen:] if event.value["source"] in names]
             missing.subtract(identity(told, told) for told in (flat(one, texts) for one in mine))
             seen = len(events)
-            return not +missing
+            return (+missing).total() <= missing_rows
 
         with contextlib.suppress(TimeoutError):
             await until(complete, seconds, every=0.1)
@@ -632,6 +639,14 @@ def _row(row: Fields) -> str:
     closed = f"closed {row['_closed'] - row['_at']:+.0f} s"
     ago = time.time() - row["_at"]
     return f"{row['conn_id']} {row['date']} ({ago:.0f} s ago, {shown}, {closed})"
+
+
+def starved_seconds(pid: int) -> float:
+    """How long a process was ready to run so far, and others had the processors (Linux tells)."""
+    schedule = Path(f"/proc/{pid}/schedstat")
+    if not schedule.exists():
+        return 0.0
+    return int(schedule.read_text(encoding="ascii").split()[1]) / 1e9
 
 
 def tell(text: str) -> None:

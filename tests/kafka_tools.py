@@ -4,8 +4,9 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from itertools import cycle
 from typing import Any, ClassVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -96,11 +97,14 @@ async def open_transactions(bootstrap: str, *topics: str) -> int:
         await asyncio.sleep(0.1)
 
 
-async def create(bootstrap: str, topic: str, partitions: int = 1, **config: str) -> None:
+async def create(
+    bootstrap: str, topic: str, partitions: int = 1, replicas: Any = 1, **config: str
+) -> None:
     """Create a topic; in the names of its settings `_` stands for a dot."""
     dotted = {name.replace("_", "."): value for name, value in config.items()}
     async with administering(bootstrap) as admin:
-        answer = await admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=dotted)])
+        new = NewTopic(topic, partitions, replicas, topic_configs=dotted)
+        answer = await admin.create_topics([new])
         assert answer.topic_errors[0][1] == 0, answer
         await _until(admin, topic, there=True)
 
@@ -112,11 +116,35 @@ async def configure(bootstrap: str, topic: str, config: Mapping[str, str]) -> No
         await admin.alter_configs([resource])
 
 
+async def config_of(bootstrap: str, topic: str) -> dict[str, str]:
+    """The settings of a topic, the brokers' defaults included."""
+    async with administering(bootstrap) as admin:
+        [told] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    return {entry[0]: entry[1] for entry in told.resources[0][4]}
+
+
 async def delete(bootstrap: str, topic: str) -> None:
     """Delete a topic, and return once it is gone."""
     async with administering(bootstrap) as admin:
         await admin.delete_topics([topic])
         await _until(admin, topic, there=False)
+
+
+async def back_up(bootstrap: str, topic: str) -> Callable[[], Awaitable[None]]:
+    """Copy a compacted topic; what is returned puts the copy in its place."""
+    copy = await read(bootstrap, topic)
+
+    async def put_back() -> None:
+        partitions = len(await end_offsets(bootstrap, topic))
+        await delete(bootstrap, topic)
+        await create(bootstrap, topic, partitions, cleanup_policy="compact")
+        async with producing(bootstrap) as producer:
+            for record in copy:
+                await producer.send_and_wait(
+                    topic, record.value, record.key, record.partition, record.timestamp
+                )
+
+    return put_back
 
 
 async def _there(admin: Any, topic: str) -> bool:
@@ -132,8 +160,9 @@ async def _until(admin: Any, topic: str, *, there: bool) -> None:
 async def fence(bootstrap: str, transactional_id: str) -> None:
     """Take over a transactional id, and write nothing."""
     call = wire.open_transactional_id
+    servers = cycle(bootstrap.split(","))  # one of them coordinates the id
     async with asyncio.timeout(_PATIENCE):
-        while not await asyncio.to_thread(call, bootstrap, transactional_id, 5.0):  # noqa: ASYNC110
+        while not await asyncio.to_thread(call, next(servers), transactional_id, 5.0):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 

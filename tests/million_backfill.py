@@ -283,17 +283,18 @@ def _punctual(requests: Sequence[Fields], lives: Sequence[tuple[float, float]]) 
     delays, overtaken, longest = [], 0.0, 0.0
     for begin, end in lives:
         asked = [one for one in requests if begin <= _moment(one["at"]) <= end]
-        last = None
+        last, turn = None, False
         for one in asked:
             at = _moment(one["at"])
             if _is_live(one):
                 if last is not None:
                     delays.append(at - last - POLL)
-                last = at
+                last, turn = at, True
             else:
                 longest = max(longest, one["took"] or 0.0)
-                if last is not None:
+                if last is not None and not turn:
                     overtaken = max(overtaken, at - last - POLL)
+                turn = False  # one comes between two polls, however long live took
     delays.sort()
     assert len(delays) > 20
     # Whenever live is due the step in hand is ended first, and nothing else is begun.

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sandbox.kafka import Broker
-from sandbox.processes import until
+from sandbox.processes import promptly, until
 from tests.harness import rig, tell
 
 CHATS, EACH = 400, 500
@@ -54,7 +54,7 @@ async def test_200_000_messages_closed_in_one_second(kafka: Broker, tmp_path: Pa
 
         await until(on_time, 30, "live goes on")
         with suppress(TimeoutError):  # then the figures below say by how much
-            await until(lambda: publisher.rss_mb < peak / 2, 5, "memory to be given back")
+            await promptly(lambda: publisher.rss_mb < peak / 2, 5, "memory to be given back")
         rest = publisher.rss_mb
         tell(f"{took:.1f} s; {cut['rows']} rows; {peak:.0f} MB at most, {rest:.0f} MB afterwards")
         assert await publisher.metric("messages_published_total") == MESSAGES

@@ -43,4 +43,4 @@ class SideBySide(LoadScopeScheduling):  # type: ignore[misc]
         if name in WAITING:
             return 2, WAITING.index(name)
         text = (self.config.rootpath / file).read_text(encoding="utf-8")
-        return (1 if re.search(r"\bBroker\b", text) else 3), 0
+        return (1 if re.search(r"\b(Broker|Cluster)\b", text) else 3), 0

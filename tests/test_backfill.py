@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from typing import ClassVar
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from publisher.edges import words
 from publisher.errors import Reason, Stage, Transient
 from publisher.flow import run
-from publisher.job import Job
+from publisher.job import Job, Memory
 from publisher.model import Answer, Backfill, Instant, Progress, Request, Standing, Window
 from publisher.rules import state
 from publisher.rules.backfill import (
@@ -29,9 +30,11 @@ from publisher.rules.backfill import (
     obeyed,
     outlived,
 )
+from publisher.rules.confirmation import Second
 from publisher.rules.records import Entry
-from publisher.rules.schedule import Read, Wait
+from publisher.rules.schedule import Read, Wait, passes_of
 from publisher.rules.state import Successor
+from publisher.rules.tries import REST, TRIES
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings
 from publisher.signals import HintGiven, RepairFailed, Signal, StepFailed, WindowPublished
@@ -52,7 +55,7 @@ from tests.test_flow import OPERATION, known, values
 HOUR = timedelta(hours=1)
 POLL = timedelta(minutes=5)
 SEED = os.environ.get("BACKFILL_SEED")
-TRIALS = int(os.environ.get("BACKFILL_TRIALS", "30"))
+TRIALS = int(os.environ.get("BACKFILL_TRIALS", "12"))
 
 
 class MemoryOrders:
@@ -302,6 +305,35 @@ async def test_live_is_on_time_beside_it() -> None:
     assert max(one.window.width for one in history) == 2 * HOUR
 
 
+async def test_an_answer_that_takes_a_poll_starves_neither_history_nor_re_reads() -> None:
+    """Live and the others take turns where live is due again as soon as it is answered."""
+    trial = Trial(7, faults=0.0)
+    poll_every = timedelta(seconds=10)
+    trial.settings = trial.settings.model_copy(
+        update={"poll_every": poll_every, "overlap": poll_every}
+    )
+    at_once = trial.report.read
+
+    async def slowly(request: Request) -> Answer:
+        sent_at = trial.clock.now()
+        answer = await at_once(request)
+        trial.clock.advance(poll_every.total_seconds())
+        took = answer.took + poll_every.total_seconds()
+        return replace(answer, sent_at=sent_at, received_at=trial.clock.now(), took=took)
+
+    trial.report.read = slowly  # type: ignore[method-assign]
+    end = NOON + 2 * HOUR
+    await trial.run(end)
+    assert trial.backfill.standing is Standing.DONE
+    turn = poll_every + timedelta(seconds=5)
+    windows = [one for one in trial.signals if isinstance(one, WindowPublished)]
+    for one in windows[3:]:
+        assert one.committed_at - one.covered_until <= 3 * turn
+    for pass_ in passes_of(trial.settings)[1:]:
+        done = known(trial.kafka).checkpoint.passes[pass_.name]
+        assert end - pass_.delay - done.covered_until <= pass_.cadence + 3 * turn, pass_.name
+
+
 async def test_cancelled_it_ends_where_it_is() -> None:
     """What it has published stays; nothing more is asked; resuming changes nothing."""
     trial = Trial(7, faults=0.0)
@@ -369,9 +401,89 @@ async def test_a_window_that_fails_is_told_and_read_later() -> None:
     await trial.run(NOON + 4 * HOUR)
     heard = [one for one in trial.signals if isinstance(one, RepairFailed)]
     assert 4 <= len(failed) == len(heard) <= 8
-    assert words.told(heard[0])[1] == "Window of a backfill failed, tried again later"
+    assert words.told(heard[0])[1] == "Window of a backfill failed; trying again later"
     assert [one for one in trial.signals if isinstance(one, StepFailed)] == []
     assert trial.backfill.standing is Standing.DONE
+
+
+async def test_history_goes_on_soon_after_the_report_answers_again() -> None:
+    """It failed at more polls than a backfill has requests a day; live was answered all along."""
+    trial = Trial(7, faults=0.0)
+    poll, recovered = timedelta(minutes=1), NOON + 9 * HOUR
+    trial.settings = trial.settings.model_copy(update={"poll_every": poll})
+    asked: list[tuple[Instant, bool]] = []
+
+    def trouble(request: Request) -> Answer | None:
+        if request.date_end < "20261120060000":
+            asked.append((trial.clock.true, trial.clock.true >= recovered))
+            if trial.clock.true < recovered:
+                raise Transient(Stage.READ, Reason.SERVER_ERROR, "busy")
+        return None
+
+    trial.report = FakeReport(trial.clock, trial.chats, trial.rng, trouble=trouble)
+    await trial.run(recovered + HOUR)
+    assert trial.backfill.standing is Standing.DONE
+    answered = [at for at, answers in asked if answers]
+    assert answered[0] - recovered <= 12 * poll
+    failed = [at for at, answers in asked if not answers]
+    assert max(b - a for a, b in pairwise(failed)) <= 12 * poll + timedelta(seconds=10)
+    assert len(failed) <= TRIES + 9 * HOUR / (REST * poll) + 1
+
+
+@pytest.mark.parametrize("polls", [1, 30, 288, 3000])
+def test_failures_in_a_row_do_not_use_up_the_day(polls: int) -> None:
+    """Of whoever shares the day's requests: a backfill, and what is read a second time."""
+    stride = Stride.starting(PublisherSettings())
+    other = Second.starting(PublisherSettings(), stride).stride
+    window, now = Window(NOON - HOUR, NOON), NOON
+    tried: dict[int, list[Instant]] = {id(stride): [now], id(other): [now]}
+    while now < NOON + polls * POLL:
+        for each in (stride, other):
+            wake = each.wake(now)
+            assert wake is not None, "the day is spent"
+            if wake <= now:
+                each.failed(window, now, halve=False)
+                tried[id(each)].append(now)
+        now += POLL
+    for moments in tried.values():
+        assert max(later - earlier for earlier, later in pairwise([*moments, now])) <= 12 * POLL
+    for _ in range(298):
+        assert stride.wake(now) is not None
+        stride.answered(window, now, 0, 0.1)
+    for _ in range(2):
+        stride.answered(window, now, 0, 0.1)
+    assert stride.wake(now) is None
+    assert other.wake(now) is None
+    assert stride.wake(now - 2 * HOUR) is not None, "the clock has gone back"
+
+
+def test_windows_that_fail_now_and_then_cost_the_day_s_requests() -> None:
+    """Too large, half of it, twice as much again, too large: tries are for what fails for long."""
+    stride, now, requests = Stride.starting(PublisherSettings()), NOON, 0
+    while now < NOON + 24 * HOUR:
+        if stride.wake(now) == now:
+            requests += 1
+            if requests % 2:
+                stride.failed(Window(NOON - HOUR, NOON), now, halve=True)
+            else:
+                stride.answered(Window(NOON - HOUR, NOON), now, 0, 0.1)
+        now += POLL / 2
+    assert requests == 300
+
+
+def test_an_api_that_answers_again_brings_the_next_request_forward() -> None:
+    memory = Memory.starting(PublisherSettings())
+    strides = memory.stride, memory.second.stride
+    for stride in strides:
+        for number in range(40):
+            if stride.wake(NOON + number * POLL) == NOON + number * POLL:
+                stride.failed(Window(NOON - HOUR, NOON), NOON + number * POLL, halve=False)
+    now = NOON + 40 * POLL
+    assert all(stride.wake(now) != now for stride in strides)
+    memory.attempt = 1
+    live = Read(memory.passes[0], Window(NOON, NOON + POLL), ends_round=True)
+    memory.published(live, now, 0, 0.1)
+    assert [stride.wake(now) for stride in strides] == [now, now]
 
 
 def one_of(**more: object) -> Backfill:

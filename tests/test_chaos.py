@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from sandbox.kafka import Broker
+from sandbox.processes import until
 from tests.harness import Differences, Publisher, Rig, rig, tell
 
 ROUNDS: Final = int(os.environ.get("CHAOS_ROUNDS", "0"))
@@ -96,10 +97,19 @@ async def test_kills_and_freezes_of_the_broker(broker: Broker, tmp_path: Path) -
 async def _work_goes_on(one: Rig, publisher: Publisher) -> float:
     """Wait for the next commit; the seconds it took."""
     began = time.time()
-    count = sum(line.get("event") == "Window published" for line in publisher.lines)
-    while sum(line.get("event") == "Window published" for line in publisher.lines) == count:
-        assert time.time() < began + 75, publisher.child.output[-3000:]
-        await asyncio.sleep(0.1)
+
+    def published() -> int:
+        return sum(line.get("event") == "Window published" for line in publisher.lines)
+
+    count = published()
+
+    def more() -> bool:
+        return published() > count
+
+    try:
+        await until(more, 75, "a window", every=0.1)
+    except TimeoutError:
+        raise AssertionError(publisher.child.output[-3000:]) from None
     return time.time() - began
 
 

@@ -13,19 +13,23 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 from publisher.commands.check.checklist import State
 from publisher.edges.kafka import Cluster, partition_of
+from publisher.edges.kafka_durability import one_broker_hint
 from publisher.settings import load
 from sandbox.kafka import USERS, Broker
 from sandbox.kafka.config import free_ports
 from sandbox.kafka.tls import issue
 from sandbox.wolkvox import Simulator, World
+from tests import kafka_tools
 from tests.fakes import Author, event
 from tests.kafka_tools import awake, configure, create, end_offsets, open_transactions
 from tests.test_kafka_security import MINIMUM, WRONG_PASSWORD, Env, grant, through
@@ -60,8 +64,13 @@ class Outcome:
         [found] = [check for check in self.checks if check["state"] == State.FAILED]
         return found
 
-    def states(self, group: str) -> set[str]:
-        return {check["state"] for check in self.checks if check["group"].startswith(group)}
+    def states(self, group: str = "") -> set[str]:
+        """Of all checks of these groups but the hint that one broker is no cluster."""
+        return {
+            check["state"]
+            for check in self.checks
+            if check["group"].startswith(group) and one_broker_hint() not in check["text"]
+        }
 
 
 async def command(
@@ -141,7 +150,11 @@ async def test_all_is_well(env: Env, api: Simulator) -> None:
     """Before the first start: exit code 0, every line ok, one request."""
     told = await check(env)
     assert told.code == 0
-    assert {c["state"] for c in told.checks} == {State.OK}
+    assert told.states() == {State.OK}
+    brokers = told.of("brokers")
+    assert brokers["state"] == State.HINT
+    assert "Kafka has one broker only: acknowledged messages are lost if" in brokers["text"]
+    assert told.of("version")["text"].startswith("Kafka 4.")
     assert re.match(r"\d+ minutes old, by America/Bogota", told.of("newest row")["text"])
     assert (
         "will create it" in told.of("rights", f"Kafka topic {env['PUBLISHER_STATE_TOPIC']}")["text"]
@@ -165,6 +178,28 @@ async def test_a_running_service_is_not_disturbed(kafka: Broker, env: Env, api: 
         await log.commit(author.window([event("1", b"one")]))  # by the same producer
     finally:
         await cluster.close()
+
+
+async def test_what_holds_the_service_fails(kafka: Broker, env: Env) -> None:
+    """A state that cannot be restored is told in the service's own words, without a takeover."""
+    settings = load({"WOLKVOX_SERVER": "0010", "WOLKVOX_TOKEN": TOKEN, **env})
+    cluster, author = Cluster(settings, lambda _: None), Author("wv0010")
+    try:
+        log = cluster.log("wv0010")
+        await log.restore()
+        await log.commit(author.first())
+        await log.commit(author.window([event("1", b"one")]))
+    finally:
+        await cluster.close()
+    state = (await check(env)).of("wv0010", "Kafka state")
+    assert state["state"] == State.OK
+    assert "can be restored" in state["text"]
+    await kafka_tools.delete(kafka.bootstrap, env[STATE])
+    told = await check(env)
+    assert told.code == 1
+    lost = told.of("wv0010", "Kafka state")
+    assert lost["state"] == State.FAILED
+    assert "is empty, but the messages topic holds events" in lost["text"]
 
 
 async def everything_in(kafka: Broker) -> dict[Any, int]:
@@ -315,7 +350,9 @@ async def test_an_empty_hour(env: Env, api: Simulator) -> None:
     told = await check(env)
     assert told.code == 0
     assert "404" in told.of(REPORT)["text"]
-    assert told.of("newest row")["text"] == "none in the last hour"
+    assert told.of("newest row")["state"] == State.HINT
+    assert "nothing to compare America/Bogota with" in told.of("newest row")["text"]
+    assert len(api.stats.requests) == 2
 
 
 async def test_a_server_that_nobody_knows(env: Env) -> None:
@@ -402,6 +439,34 @@ async def test_a_wrong_time_zone_shows(env: Env, api: Simulator) -> None:
     assert "minutes in the future by America/Bogota: is WOLKVOX_TIMEZONE" in told["text"]
 
 
+@pytest.mark.parametrize(
+    ("real", "told_zone"),
+    [
+        ("America/Bogota", "UTC"),
+        ("America/Bogota", "America/Los_Angeles"),
+        ("America/Bogota", "Asia/Tokyo"),
+        ("Asia/Kolkata", "America/Bogota"),
+        ("Europe/Madrid", "Asia/Kolkata"),
+        ("Pacific/Kiritimati", "America/Bogota"),
+        ("America/Bogota", "America/Lima"),
+        ("Asia/Kolkata", "Asia/Kolkata"),
+    ],
+)
+async def test_the_zone_that_fits_is_named(topics: Env, real: str, told_zone: str) -> None:
+    """Rows of just now, whichever side of them the zone of the settings is on."""
+    async with Simulator(World(history=3600.0, rate=600.0, zone=real), token=TOKEN) as api:
+        env = {**topics, "WOLKVOX_URL": api.url, "WOLKVOX_TIMEZONE": told_zone}
+        newest = (await check(env)).of("newest row")
+    now = datetime.now(UTC)
+    away, by_settings = (now.astimezone(ZoneInfo(zone)).utcoffset() for zone in (real, told_zone))
+    if away == by_settings:
+        assert newest["state"] == State.OK
+        return
+    assert newest["state"] == State.HINT
+    offset = f"UTC{now.astimezone(ZoneInfo(real)).isoformat()[-6:]}"
+    assert f"rows look like {offset}; WOLKVOX_TIMEZONE=" in newest["text"]
+
+
 # --- Kafka's doors ------------------------------------------------------------------------
 
 
@@ -469,10 +534,15 @@ async def test_a_broker_that_cannot_be_reached(env: Env, server: str) -> None:
 
 
 async def test_one_server_of_two(kafka: Broker, env: Env) -> None:
-    """The other one is a hint."""
+    """The other one is a hint; beside topics that are missing it would be waited for."""
     dead = NOBODY.removeprefix("http://")
-    told = await check({**env, "KAFKA_BOOTSTRAP_SERVERS": f"{dead}, {kafka.bootstrap}"})
-    assert told.code == 0
+    both = {**env, "KAFKA_BOOTSTRAP_SERVERS": f"{dead}, {kafka.bootstrap}"}
+    first = (await check(both)).of("rights", f"Kafka topic {env[MESSAGES]}")
+    assert first["state"] == State.FAILED
+    assert "too few brokers are up" in first["text"]
+    await made(kafka, env)
+    told = await check(both)
+    assert told.code == 0, told.out
     connection = told.of("connection", KAFKA_GROUPS)
     assert connection["state"] == State.HINT
     assert "1 of 2 servers let us in" in connection["text"]
@@ -554,6 +624,11 @@ async def test_the_minimal_rights(kafka: Broker, env: Env) -> None:
     assert told.code == 0
     unseen = "cannot be seen without DESCRIBE_CONFIGS"
     assert unseen in told.of("transaction time")["text"]
+    log = told.of("transaction log")
+    assert (
+        "replicas of topic __transaction_state cannot be checked: grant DESCRIBE and" in log["text"]
+    )
+    assert log["command"].endswith("--operation DescribeConfigs --topic __transaction_state")
     group = f"Kafka topic {env['PUBLISHER_STATE_TOPIC']}"
     assert "DESCRIBE_CONFIGS" in told.of("settings", group)["text"]
 
@@ -700,7 +775,7 @@ async def test_orders_that_could_not_be_read(kafka: Broker, ordering: Env) -> No
     kafka.allow("bob", "DESCRIBE_CONFIGS", "TOPIC", topic)
     told = await check(bob)
     assert of_orders(told, ordering, "rights")["text"].endswith("we may read and write")
-    assert of_orders(told, ordering, "settings")["text"] == "cleanup.policy=compact"
+    assert "cleanup.policy=compact, replicas=1" in of_orders(told, ordering, "settings")["text"]
 
 
 async def test_a_commands_topic_that_is_missing(kafka: Broker, ordering: Env) -> None:

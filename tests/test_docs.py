@@ -15,6 +15,8 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel
 
 from publisher import __version__
+from publisher.edges import textfile
+from publisher.edges.gauges import PREFIX
 from publisher.edges.kafka_topics import (
     _STATE_CONFIG,
     DEAD_LETTERS_PARTITIONS,
@@ -22,7 +24,7 @@ from publisher.edges.kafka_topics import (
     MESSAGES_PARTITIONS,
     STATE_PARTITIONS,
 )
-from publisher.edges.metrics import PREFIX, Metrics
+from publisher.edges.metrics import Metrics
 from publisher.edges.status import Status
 from publisher.errors import PublisherError, Reason
 from publisher.rules import upstream
@@ -35,6 +37,7 @@ from publisher.rules.upstream import Verdict
 from publisher.settings import KafkaSettings, PublisherSettings, Settings, load
 from publisher.settings.groups import OperationSettings
 from tests.parsing import parsed
+from tests.test_signals import RESTORED
 
 ROOT: Final = Path(__file__).parents[1]
 DOCS: Final = ROOT / "docs"
@@ -197,6 +200,10 @@ def test_every_setting_that_is_named_anywhere_exists() -> None:
 METRICS: Final = {
     names(row[0])[0]: names(row[1]) for row in table(page("docs/reference/metrics.md"), "Metric")
 }
+VERIFIED: Final = {
+    names(row[0])[0]: names(row[1])
+    for row in table(page("docs/reference/metrics.md"), "Metric of verify")
+}
 RULES: Final = page("deploy/prometheus/alerts.yml")
 ALERTS: Final = re.split(r"^      - alert: ", RULES, flags=re.MULTILINE)[1:]
 
@@ -219,12 +226,15 @@ def registered() -> dict[str, list[str]]:
 
 def test_every_metric_stands_in_the_table_and_the_other_way_round() -> None:
     assert registered() == METRICS
+    assert {
+        family.name: list(family._labelnames) for family in textfile.families([], datetime.now(UTC))
+    } == VERIFIED
 
 
 def test_every_metric_that_is_named_anywhere_exists() -> None:
     for document in DOCUMENTS:
         told = set(re.findall(rf"`({PREFIX}_\w+)", page(str(document))))
-        assert {re.sub(r"_(bucket|count|sum)$", "", name) for name in told} <= METRICS.keys()
+        assert {re.sub(r"_(bucket|count|sum)$", "", name) for name in told} <= {*METRICS, *VERIFIED}
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.splitlines()[0])
@@ -234,7 +244,7 @@ def test_every_alert_speaks_of_what_exists(alert: str) -> None:
     [rule] = re.findall(r"^        expr: (.+?)^        \w", alert, re.MULTILINE | re.DOTALL)
     used = set(re.findall(rf"{PREFIX}_\w+", rule))
     assert used
-    assert used <= METRICS.keys()
+    assert used <= {*METRICS, *VERIFIED}
     series = "\n".join(shown())
     for metric, label, value in re.findall(rf'({PREFIX}_\w+){{(\w+)="([^"]+)"', rule):
         assert re.search(rf'^{metric}{{[^}}]*{label}="{value}"', series, re.MULTILINE)
@@ -262,14 +272,18 @@ def test_the_dashboard_shows_what_exists() -> None:
     assert used
     # Each is shown, but these: they say the same as others, or nothing that changes.
     assert used == METRICS.keys() - {
+        f"{PREFIX}_pass_cadence_seconds",
+        f"{PREFIX}_row_seen",
         f"{PREFIX}_last_success_timestamp_seconds",
         f"{PREFIX}_transactions_total",
     }
 
 
 def shown() -> list[str]:
-    """The series at the start, one line each."""
-    metrics = Metrics(Status(["wv0010"], "0", lambda: datetime.now(UTC)))
+    """The series once the state is restored, one line each."""
+    status = Status(["wv0010"], "0", lambda: datetime.now(UTC))
+    metrics = Metrics(status)
+    status(RESTORED)
     return generate_latest(metrics.registry).decode().splitlines()
 
 
@@ -339,11 +353,15 @@ def test_every_reason_that_needs_a_person_has_a_cure() -> None:
     assert sorted(told) == sorted(needing_a_person())
 
 
+LOG_LINES: Final = {Reason.ONLY_NOT_FOUND, Reason.DATES_OFF, Reason.DATE_MISSING}
+"""Nothing raises these."""
+
+
 def test_every_other_reason_is_explained() -> None:
     rows = table(page("docs/runbook.md"), "Heals by itself")
     told = {name for row in rows for name in names(row[0])}
-    # Nothing raises it: what it was meant for is a log line of its own.
-    assert told == set(Reason) - needing_a_person() - {Reason.ONLY_NOT_FOUND, Reason.DATES_OFF}
+    # What these were meant for is a log line of its own.
+    assert told == set(Reason) - needing_a_person() - LOG_LINES
 
 
 # --- the event ------------------------------------------------------------------------------------
@@ -479,7 +497,7 @@ def test_the_readme_fits_on_a_screen() -> None:
 def test_every_decision_stands_in_the_index_with_its_title() -> None:
     index = (DECISIONS / "README.md").read_text(encoding="utf-8")
     files = sorted(path for path in DECISIONS.glob("*.md") if path.name != "README.md")
-    assert [path.name[:4] for path in files] == [f"{n:04}" for n in range(1, len(files) + 1)]
+    assert len({path.name[:4] for path in files}) == len(files), "a number twice"
     for path in files:
         number, title = (
             path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(". ", 1)

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import AsyncMock
+from zoneinfo import ZoneInfo
 
 import aiohttp
 import pytest
@@ -47,11 +49,20 @@ from publisher.errors import (
 from publisher.rules import journal, records, state
 from publisher.rules.upstream import ROW_CAP, judge
 from publisher.settings import Settings, load
-from publisher.signals import DatesOff, NothingFound, ServiceStopped, Signal, ZoneChanged
+from publisher.signals import (
+    DateMissing,
+    DatesOff,
+    EventsGone,
+    NothingFound,
+    ServiceStopped,
+    Signal,
+    ZoneChanged,
+)
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.fakes import Author, ids_of
 from tests.messages import ROOT, Entry, catalogue, spoken_by, template, texts_of
+from tests.test_docs import LOG_LINES
 from tests.test_signals import NOON, PUBLISHED
 from tests.test_upstream import CHAT, answer, envelope, said
 
@@ -67,6 +78,9 @@ SILENT: Final = {
     "publisher/cli/caring.py": "help texts",
     "publisher/cli/proving.py": "help texts",
     "publisher/cli/measuring.py": "help texts",
+    "publisher/edges/gauges.py": "descriptions of metrics",
+    "publisher/edges/textfile.py": "descriptions of metrics",
+    "publisher/edges/operation.py": "what the page and `status` say beside the state",
     "publisher/edges/metrics.py": "descriptions of metrics",
     "publisher/edges/page.py": "the page, which shows messages of others",
     "publisher/rules/dead_letters.py": "mistakes of ours, told as unexpected",
@@ -77,13 +91,18 @@ SILENT: Final = {
 
 NO_MESSAGES: Final = {
     # the events that carry a message, which stand in the introduction
-    "Something looks wrong", "Step failed, somebody must act",
+    "Something looks wrong", "Step failed: action required",
     # what went well
-    "Parked window repaired",
+    "Parked window repaired", "Backfill requests applied",
+    "missing; Kafka will create it for the first transaction",
+    "a release before 3.0, or another product",
     "First start, state created", "Request not answered",
     # words of the vendor, and of asyncio, that are looked for
     "does not exist", "Future exception was never retrieved",
     # pieces of other things
+    "rows look like {}; WOLKVOX_TIMEZONE={} has it",
+    # what aiokafka asks of a request, which is sent to newer brokers only
+    "Kafka is older than 2.5",
     "Value error, ", r"\(at line \d+, column \d+\)|\(at end of document\)",
     "an instant needs an offset",
     # what `status` prints
@@ -94,7 +113,7 @@ NO_MESSAGES: Final = {
     "backfill     {} {}, {} to {}: read until {}, {} rows, {} new",
     "published    {} events since the service started", "{}, next attempt in {}",
     # what `backfill` prints
-    "{}  ordered: {} to {} of {}", "{}  {}  {} {}  {} to {}{}: {} rows, {} new",
+    "{}  ordered: {} to {} of {}", "{}  {}  {} {}  {} to {}{}: {} rows, {} new{}",
     ", {} rows/s, {} to go", "No backfill was ordered",
     # what `check` prints
     "Checking, at most 15 seconds ...", "Nothing failed, hints: {}. ", "{}The service can run.",
@@ -127,10 +146,11 @@ NO_MESSAGES: Final = {
     " this report says)",
     "the token is accepted; the last hour holds more rows than one answer may {}: the service asks"
     " for less at a time",
-    "the server's and ours differ by {} s", "none in the last hour", "{} minutes old, by {}",
+    "the server's and ours differ by {} s", "{} minutes old, by {}",
     "it speaks Kafka, {}", "{}: each as it names itself", "the right ones, when it is created",
     "rights are not told", "we may write as {}", "the brokers allow {} s, {} s are needed",
     "missing; the service will create it at its first start (partitions {}, replicas {})",
+    "can be restored; live goes on at {}", "none yet; the first start will create it",
     "missing, so nothing was ordered; the first backfill will create it"
     " (partitions {}, replicas {})", "we may read and write", "{}, before a backfill is ordered",
     "there (partitions {}); we may read, others order backfills",
@@ -158,7 +178,12 @@ NO_MESSAGES: Final = {
     "{}: {} events of the last {}{}, from {} rows in {} requests, {} s",
     "{}: {} to the dead letters ({})", "{}: possibly cut by the report: {}",
     # what `verify` and `state rebuild` print
-    "{}: {}, {} to {}: {} rows, {} events; {} missing ({} repaired), {} extra, {} changed",
+    "nothing could be compared",
+    "{} to {}: {} rows, {} events; {} missing ({} repaired), {} doubled, {} extra,"
+    " {} changed",
+    "NOT JUDGED in whole",
+    "not vouched for, and not repaired, from {} to {}: what was published of that time is not"
+    " remembered",
     "not judged before {}: the topic has deleted older events",
     "not judged after {}: live has not settled it yet", "nothing before {} was ever asked for",
     "  and {} more: --json shows them all", "would be rebuilt (add --yes)",
@@ -235,7 +260,7 @@ def test_every_exemption_is_needed() -> None:
 def test_every_reason_has_an_entry() -> None:
     found = {reason for entry in ENTRIES for reason in entry.reasons}
     # Nothing raises this one: what it was meant for is a log line of its own.
-    assert found == set(Reason) - {Reason.ONLY_NOT_FOUND, Reason.DATES_OFF}
+    assert found == set(Reason) - LOG_LINES
 
 
 # --- provoked here --------------------------------------------------------------------------------
@@ -266,7 +291,7 @@ SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
     "{} cannot be used as it is": {"toml": "[publisher]\nhttp_port = inf\n"},
     "{} is not a duration": {"PUBLISHER_POLL_EVERY": "5"},
     "{} is too long": {"PUBLISHER_OVERLAP": "9999d"},
-    "{} must be longer than nothing": {"PUBLISHER_POLL_EVERY": "0s"},
+    "{} must be greater than zero": {"PUBLISHER_POLL_EVERY": "0s"},
     "is not a list of durations": {"toml": "[publisher]\nrereads = 1\n"},
     "{} is not a start": {"PUBLISHER_START": "yesterday"},
     "{} is not a topic name": {"PUBLISHER_STATE_TOPIC": "a topic"},
@@ -291,7 +316,7 @@ SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
         '[[operations]]\nserver = "0025"\ntoken = "a"\n',
     },
     "PUBLISHER_HORIZON must be": {"PUBLISHER_HORIZON": "1d"},
-    "an age must be longer": {"PUBLISHER_REREADS": "0s"},
+    "an age must be greater": {"PUBLISHER_REREADS": "0s"},
     "PUBLISHER_MAX_WINDOW must be at least 1s": {"PUBLISHER_MAX_WINDOW": "10ms"},
     "PUBLISHER_MAX_WINDOW must be at most 31d": {
         "PUBLISHER_MAX_WINDOW": "40d", "PUBLISHER_HORIZON": "90d",
@@ -450,7 +475,7 @@ CLIENT: Final[Mapping[str, PublisherError]] = {
     "Kafka refused ({})": translated(PolicyViolationError(), Stage.RESTORE),
     "a topic takes smaller records": outcome_unknown(MessageSizeTooLargeError()),
     "Kafka did not take a transaction": outcome_unknown(KafkaTimeoutError()),
-    "Kafka aborted our transaction": outcome_unknown(ProducerFenced()),
+    "Kafka has ended our transaction": outcome_unknown(ProducerFenced()),
 }
 """Which error a real broker answers with, tests/test_kafka.py finds out."""
 
@@ -497,7 +522,9 @@ def test_a_state_that_cannot_be_used(words: str) -> None:
 
 
 EVENTS: Final[Mapping[str, Signal]] = {
-    "Nothing but 404": NothingFound("wv0010", NOON),
+    "every answer was 404": NothingFound("wv0010", NOON),
+    "gone from their topic": EventsGone("wolkvox.messages"),
+    "no usable Date header": DateMissing("wv0010", NOON),
     "far off the server's clock": DatesOff("wv0010", -21_600.0),
     "Time zone changed": ZoneChanged("wv0010", "America/Bogota", "Europe/Madrid", ()),
     "possibly cut by the report": replace(PUBLISHED, possibly_cut=True),
@@ -521,7 +548,7 @@ def test_an_event_of_the_log(words: str) -> None:
 ON_KAFKA: Final = (
     "names no broker that can be reached",
     "is missing and could not be created",
-    "the log has moved on",
+    "the state changed since",
     "another process has taken over",
 )
 
@@ -572,7 +599,33 @@ async def no_date(check: Check) -> None:
 
 async def strange_date(check: Check) -> None:
     found = answer(200, envelope(data=[{"conversation": [{"date": "today"}]}]))
-    check_api._look_at_rows(check, settings_of().operations[0], found, judge(found))
+    check_api._look_at_rows(check, settings_of().operations[0], (found, judge(found)), None)
+
+
+def dated(by: timedelta) -> Callable[[Check], Awaitable[None]]:
+    """The newest row lies so far from now, by the zone of the settings."""
+
+    async def look(check: Check) -> None:
+        now = NOON.astimezone(ZoneInfo("America/Bogota")) + by
+        found = answer(200, envelope(data=[{"conversation": [{"date": f"{now:%F %T}"}]}]))
+        check_api._look_at_rows(check, settings_of().operations[0], (found, judge(found)), None)
+
+    return look
+
+
+async def no_row(check: Check) -> None:
+    found = answer(404, envelope(code="404", msg="Validate dates entered"))
+    asked = found, judge(found)
+    check_api._look_at_rows(check, settings_of().operations[0], asked, asked)
+
+
+async def too_many_ahead(check: Check) -> None:
+    many, none = (
+        replace(answer(200, b""), oversized=True),
+        answer(404, envelope(code="404", msg="Validate dates entered")),
+    )
+    asked = (many, judge(many)), (none, judge(none))
+    check_api._look_at_rows(check, settings_of().operations[0], *asked)
 
 
 def shown(code: int) -> Inside:
@@ -580,7 +633,7 @@ def shown(code: int) -> Inside:
     topics = {TOPIC: kafka_probe.Topic(code, 0, None)}
     cluster = kafka_probe.Cluster({1: "host:9092"}, 1, topics)
     given = settings_of()
-    return Inside(given, wanted_topics(given, "wv0010"), cluster, None, None)
+    return Inside(given, wanted_topics(given, "wv0010"), cluster, None, None, 1, 1)
 
 
 async def no_leader(check: Check) -> None:
@@ -603,6 +656,10 @@ CHECKS: Final[Mapping[str, Callable[[Check], Awaitable[None]]]] = {
     "the other side hangs, or is very slow": time_is_over,
     "has no Date header": no_date,
     "is not of the form that the report": strange_date,
+    "minutes in the future by": dated(timedelta(hours=8)),
+    "either nobody has written since": dated(timedelta(hours=-3)),
+    "none in the last day": no_row,
+    "many lie in the future": too_many_ahead,
     "Kafka cannot say anything of topic": no_leader,
     "only the controller knows": no_controller,
     "Kafka is older than 2.3": old_kafka,
@@ -621,10 +678,18 @@ async def test_what_a_check_finds(words: str) -> None:
 # --- provoked elsewhere ---------------------------------------------------------------------------
 
 ELSEWHERE: Final = {
+    "of its range: what was published of it is forgotten": (
+        "test_forgotten.py::test_a_backfill_skips_what_is_forgotten_and_says_so"
+    ),
+    "has not shown one row": "test_lag.py::test_an_operation_without_a_row_is_told_of",
     "FROM must lie before TO": "test_verify.py::test_what_cannot_be_meant",
+    "--metrics-file: {} cannot be written": (
+        "test_verify.py::test_the_result_is_written_as_metrics"
+    ),
     "nothing was published yet, or its state is lost": (
         "test_verify.py::test_before_anything_was_published"
     ),
+    "its messages topic {} is not there": "test_verify.py::test_before_anything_was_published",
     "lost its state, too, and": ("test_rebuild_together.py::test_operations_that_share_a_topic"),
     "its state is whole, there is nothing to rebuild": (
         "test_rebuild.py::test_a_lost_state_is_rebuilt"
@@ -633,6 +698,18 @@ ELSEWHERE: Final = {
     "earlier ones may come again": "test_rebuild.py::test_a_topic_that_has_deleted_events",
     "an event that this version did not write": "test_rebuild.py::test_an_event_of_somebody_else",
     "PUBLISHER_START is ignored": "test_flow.py::test_a_changed_start_is_ignored_and_said_so",
+    "a part of the window lies in the server's future": (
+        "test_request_limits.py::test_a_fast_clock_at_the_first_start"
+    ),
+    "no rows in nearly 31 days": (
+        "test_request_limits.py::test_nothing_in_a_month_is_asked_for_in_less"
+    ),
+    "found more records than they hold": (
+        "test_counts.py::test_a_counter_that_lies_costs_next_to_nothing"
+    ),
+    "the hour's share of its quota": (
+        "test_quota.py::test_nothing_spends_more_than_its_share_of_an_hour"
+    ),
     "shows rows again": (
         "test_silence.py::test_a_server_without_the_report_for_two_days_loses_nothing"
     ),
@@ -665,19 +742,22 @@ ELSEWHERE: Final = {
     ": its loop hangs, ": "test_ops.py::test_healthz_names_the_loop_that_hangs",
     ": state not restored": "test_ops.py::test_readyz_waits_for_every_operation",
     "the service is stopping": "test_ops.py::test_readyz_ends_with_a_stop",
-    "Service ended by a mistake of its own": (
+    "Service crashed because of a bug": (
         "test_signals.py::test_what_nobody_caught_is_told_by_class_and_place"
     ),
-    "Mistake while cleaning up": (
+    "Bug during cleanup": (
         "test_signals.py::test_an_error_in_a_finalizer_is_told_by_class_and_place"
     ),
-    "Window parked, the others are read on": (
+    "Window parked; continuing with the others": (
         "test_signals.py::test_a_parked_window_and_its_repair_are_told"
     ),
     "Parked window failed again": "test_signals.py::test_a_parked_window_and_its_repair_are_told",
+    "Second reading of a window failed; trying again later": (
+        "test_signals.py::test_a_second_reading_that_fails_is_logged"
+    ),
     "to have backfills": "test_check.py::test_orders_that_could_not_be_read",
     "orders cannot be read": ("test_backfill.py::test_orders_that_cannot_be_read_do_not_stop_live"),
-    "Window of a backfill failed, tried again later": (
+    "Window of a backfill failed; trying again later": (
         "test_backfill.py::test_a_window_that_fails_is_told_and_read_later"
     ),
     "that this version cannot read": (
@@ -692,11 +772,22 @@ ELSEWHERE: Final = {
     "order its range anew": "test_backfill_kafka.py::test_history_beside_live_over_a_kill",
     "no answer on port": "test_container.py::test_no_service_is_unhealthy_with_one_line",
     "does NTP run here?": "test_check.py::test_clocks_that_differ",
-    "minutes in the future by": "test_check.py::test_a_wrong_time_zone_shows",
     "servers let us in": "test_check.py::test_one_server_of_two",
     "Kafka says that its brokers are at": (
         "test_check.py::test_nothing_is_made_where_brokers_make_topics_by_themselves"
     ),
+    "was set back to transaction": (
+        "test_log_contract.py::test_a_state_that_was_set_back_is_noticed"
+    ),
+    "set back cannot be noticed": (
+        "test_secure_kafka.py::test_each_look_at_the_settings_is_needed"
+    ),
+    "too few brokers are up": "test_replicas.py::test_the_text_names_brokers",
+    "may lose acknowledged records": "test_replicas.py::test_what_endangers_records",
+    "Kafka has one broker only": "test_check.py::test_all_is_well",
+    "cannot be checked: grant DESCRIBE and": "test_check.py::test_the_minimal_rights",
+    "can be restored, but the messages topic": "test_check_state.py::test_events_that_are_gone",
+    "a single node of": "test_replicas.py::test_the_release_of_a_broker",
     "the brokers allow transactions of": (
         "test_check.py::test_nothing_is_made_where_brokers_make_topics_by_themselves"
     ),
@@ -716,8 +807,8 @@ ELSEWHERE: Final = {
     "this answer is as old as its begin": (
         "test_status.py::test_an_undecided_transaction_does_not_keep_the_answer_back"
     ),
-    "{} cannot be had: {}": "test_coverage.py::test_what_the_commands_refuse",
-    "is no instant: write": "test_coverage.py::test_what_the_commands_refuse",
+    "{} cannot be read: {}": "test_coverage.py::test_what_the_commands_refuse",
+    "is not a date with offset: write": "test_coverage.py::test_what_the_commands_refuse",
     "has not begun: there is nothing to tell": "test_coverage.py::test_what_the_commands_refuse",
     "days: choose a later --from": "test_coverage.py::test_what_the_commands_refuse",
     "there is no dead letter": "test_replayed_letters.py::test_what_is_wrong_is_said",

@@ -141,7 +141,7 @@ async def test_of_what_a_service_has_published(kafka: Broker, tmp_path: Path) ->
         refused = {**one.settings, "KAFKA_BOOTSTRAP_SERVERS": "localhost:1"}
         code, out, err = await command(refused, "lateness")
         assert (code, out, err.count("\n")) == (1, "", 1)
-        assert err.startswith("wolkvox-publisher: the messages cannot be had: ")
+        assert err.startswith("wolkvox-publisher: the messages cannot be read: ")
 
 
 async def test_each_operation_by_itself(

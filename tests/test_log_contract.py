@@ -1,6 +1,6 @@
 """What the flow relies on in a log, for the log in memory and for Kafka alike."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -8,10 +8,12 @@ import pytest
 
 from publisher.edges import kafka_client
 from publisher.edges.kafka import Cluster, partition_of
-from publisher.errors import Fenced, OutcomeUnknown, Reason
+from publisher.errors import Fenced, Held, OutcomeUnknown, Reason
 from publisher.job import Log
 from publisher.model import Record
-from publisher.rules import state
+from publisher.rules import state, wire
+from publisher.rules.events import SEQUENCE_HEADER
+from publisher.rules.restored import restored_state
 from tests import kafka_tools
 from tests.fakes import (
     Author,
@@ -46,6 +48,14 @@ class Backend(Protocol):
         """Somebody empties the state topic."""
         ...
 
+    async def back_up(self) -> Callable[[], Awaitable[None]]:
+        """Copy the state topic; what is returned puts the copy in its place."""
+        ...
+
+    async def lose_events(self, operation: str) -> None:
+        """Somebody deletes the messages topic, and makes a new one."""
+        ...
+
     def next_commit(self, *, kept: bool) -> None:
         """The next commit's outcome stays unknown."""
         ...
@@ -73,6 +83,18 @@ class InMemory:
 
     async def lose_state(self) -> None:
         self._kafka.state.clear()
+
+    async def back_up(self) -> Callable[[], Awaitable[None]]:
+        copy = dict(self._kafka.state)
+
+        async def put_back() -> None:
+            self._kafka.state.clear()
+            self._kafka.state.update(copy)
+
+        return put_back
+
+    async def lose_events(self, operation: str) -> None:
+        self._kafka.events[operation].clear()
 
     def next_commit(self, *, kept: bool) -> None:
         self._next = Fate.KEPT if kept else Fate.LOST
@@ -104,6 +126,15 @@ class OnKafka:
             self._settings.kafka.bootstrap_servers, self._settings.publisher.state_topic
         )
 
+    async def back_up(self) -> Callable[[], Awaitable[None]]:
+        servers = self._settings.kafka.bootstrap_servers
+        return await kafka_tools.back_up(servers, self._settings.publisher.state_topic)
+
+    async def lose_events(self, operation: str) -> None:
+        topic = self._settings.messages_topic(operation)
+        await kafka_tools.delete(self._settings.kafka.bootstrap_servers, topic)
+        await kafka_tools.create(self._settings.kafka.bootstrap_servers, topic, 6)
+
     def next_commit(self, *, kept: bool) -> None:
         kafka_tools.Shaky.kept = kept
 
@@ -121,12 +152,13 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-@pytest.fixture(params=["memory", "kafka"])
+@pytest.fixture(params=["memory", "kafka", "cluster"])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes a backend; with True each operation has a messages topic of its own."""
     if request.param == "memory":
         return InMemory
-    topics: dict[str, str] = request.getfixturevalue("topics")
+    given = {"kafka": "topics", "cluster": "cluster_topics"}[request.param]
+    topics: dict[str, str] = request.getfixturevalue(given)
     stack: AsyncExitStack = request.getfixturevalue("stack")
     monkeypatch.setattr(kafka_client, "AIOKafkaProducer", kafka_tools.Shaky)
     monkeypatch.setattr(kafka_tools.Shaky, "kept", None)
@@ -353,3 +385,79 @@ async def test_with_topics_of_their_own_each_operation_answers_for_itself(make: 
     assert not (await again.log("wv0012").restore()).history_lost
     await again.log("wv0012").commit(b.first())
     assert (await again.log("wv0010").restore()).history_lost
+
+
+def numbered(author: Author, text: str) -> list[Record]:
+    """An event that says which transaction of its operation publishes it."""
+    sequence = author.state.checkpoint.sequence + 1
+    headers = [("ce_source", author.operation.encode()), (SEQUENCE_HEADER, str(sequence).encode())]
+    return [wire.record(sequence, None, text.encode(), wire.headers(headers))]
+
+
+async def test_a_state_that_was_set_back_is_noticed(backend: Backend) -> None:
+    """A backup of the state is not believed once events were published after it."""
+    author = Author()
+    process = backend.process("wv0010")
+    log = process.log("wv0010")
+    await begun(log, author)
+    await log.commit(author.window(numbered(author, "one")))
+    author.committed()
+    told = await log.restore()
+    assert told.newest_published == 1
+    assert restored_state("wv0010", told) is not None
+    put_back = await backend.back_up()
+    await log.commit(author.window(numbered(author, "two")))
+    author.committed()
+    await process.close()
+    await put_back()
+    for _ in range(2):
+        told = await backend.process("wv0010").log("wv0010").restore()
+        assert told.newest_published == 2
+        with pytest.raises(Held, match="was set back to transaction 1") as held:
+            restored_state("wv0010", told)
+        assert held.value.reason is Reason.STATE_LOST
+
+
+async def test_events_of_others_say_nothing_of_a_state(backend: Backend) -> None:
+    """Two operations share the topic: each is compared with its own events."""
+    a = Author("wv0010")
+    process = backend.process("wv0010", "wv0012")
+    await begun(process.log("wv0010"), a)
+    for text in ("one", "two"):
+        await process.log("wv0010").commit(a.window(numbered(a, text)))
+        a.committed()
+    assert (await process.log("wv0012").restore()).newest_published == -1
+    assert (await process.log("wv0010").restore()).newest_published == 2
+
+
+async def test_an_aborted_event_says_nothing_of_a_state(backend: Backend) -> None:
+    """Its transaction has not happened."""
+    author = Author()
+    log = backend.process("wv0010").log("wv0010")
+    await begun(log, author)
+    backend.next_commit(kept=False)
+    with pytest.raises(OutcomeUnknown):
+        await log.commit(author.window(numbered(author, "lost")))
+    assert (await log.restore()).newest_published == -1
+
+
+async def test_a_topic_that_was_made_anew_is_unused(backend: Backend) -> None:
+    """It holds no record, whatever the state says, and although a transaction was aborted there."""
+    author = Author()
+    process = backend.process("wv0010")
+    log = process.log("wv0010")
+    await begun(log, author)
+    assert (await log.restore()).topic_unused
+    await log.commit(author.window(numbered(author, "one")))
+    author.committed()
+    assert not (await log.restore()).topic_unused
+    await process.close()
+    await backend.lose_events("wv0010")
+    log = backend.process("wv0010").log("wv0010")
+    await log.restore()
+    backend.next_commit(kept=False)
+    with pytest.raises(OutcomeUnknown):
+        await log.commit(author.window(numbered(author, "lost")))
+    told = await log.restore()
+    assert told.topic_unused
+    assert told.newest_published == -1

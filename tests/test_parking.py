@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from publisher.errors import Held, OutcomeUnknown, PublisherError, Reason, Stage, Transient
 from publisher.model import Answer, Instant, Progress, Request, Window
-from publisher.rules.gaps import NEAR, added, before_next, beyond, near, removed
+from publisher.rules.gaps import FAR, NEAR, added, before_next, beyond, near, removed
 from publisher.rules.parking import Next, Suspect, own
+from publisher.rules.publication import Limits, prepare
 from publisher.rules.records import Entry
-from publisher.rules.repair import DAILY_REQUESTS, Repair
-from publisher.rules.schedule import Read, passes_of
+from publisher.rules.repair import Repair
+from publisher.rules.schedule import REPAIRING, Read, passes_of
 from publisher.rules.state import State, first, restore
+from publisher.rules.tries import REST, TRIES
+from publisher.rules.upstream import Judgement, Verdict
+from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings
 from publisher.signals import (
     RepairFailed,
@@ -172,6 +176,9 @@ def test_which_reasons_are_a_windows_own(reason: Reason) -> None:
 # --- repair ----------------------------------------------------------------------------
 
 
+A_DAY = DAY // (REST * POLL)
+
+
 class Repaired:
     """Gaps, a report in which some seconds fail, and the requests it took."""
 
@@ -180,6 +187,7 @@ class Repaired:
         self.now = max(gap.end for gap in gaps) + HOUR
         self.repair = Repair(15 * MINUTE, POLL, DAY)
         self.asked: list[Instant] = []
+        self.vain: list[Instant] = []
 
     def go_on(self, duration: timedelta, *bad: float) -> None:
         """Let time pass; windows within their padding of a bad second fail."""
@@ -195,6 +203,7 @@ class Repaired:
                     )
                     if broken:
                         self.repair.failed(piece, self.now, halve=True)
+                        self.vain.append(self.now)
                     else:
                         self.gaps = removed(self.gaps, piece.start, piece.end)
                         self.repair.answered(piece, self.now)
@@ -204,11 +213,11 @@ class Repaired:
                     return
                 case wake:
                     assert wake > self.now
-                    self.now = wake
+                    self.now = min(wake, until)
 
     @property
-    def most_in_a_day(self) -> int:
-        return max(sum(one <= other < one + DAY for other in self.asked) for one in self.asked)
+    def most_in_vain_in_a_day(self) -> int:
+        return max(sum(at <= other < at + DAY for other in self.vain) for at in self.vain)
 
 
 def test_what_can_be_read_at_once_takes_one_request() -> None:
@@ -221,7 +230,7 @@ def test_what_can_be_read_at_once_takes_one_request() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(300, 86_400), st.integers(0, 2**32))
 def test_a_gap_shrinks_to_seconds_around_one_that_fails(width: int, seed: int) -> None:
-    """Within a day or two; it stays for ever, within the budget; then it closes."""
+    """Within a day or two; it stays for ever, at 48 tries a day; then it closes within an hour."""
     bad = Random(seed).randrange(width)
     one = Repaired(window(0, width))
     one.go_on(2 * DAY, bad)
@@ -229,8 +238,10 @@ def test_a_gap_shrinks_to_seconds_around_one_that_fails(width: int, seed: int) -
     assert timedelta() < left <= 15 * SECOND
     assert one.gaps[0].start <= at(bad) < one.gaps[-1].end + 5 * SECOND
     one.go_on(10 * DAY, bad)
-    assert one.most_in_a_day <= DAILY_REQUESTS
-    one.go_on(DAY)
+    assert one.most_in_vain_in_a_day <= A_DAY + TRIES
+    assert sum(at > one.now - DAY for at in one.vain) <= A_DAY + 1
+    assert len(one.asked) - len(one.vain) <= 40, "what was read is not asked for again"
+    one.go_on(REST * POLL + MINUTE)
     assert not one.gaps
 
 
@@ -240,9 +251,43 @@ def test_a_dead_stretch_does_not_keep_the_rest_from_being_read() -> None:
     one.go_on(4 * DAY, *range(0, 600, 5))
     assert sum((gap.width for gap in one.gaps), timedelta()) <= 15 * MINUTE, one.gaps
     assert one.gaps[-1].end < at(3600)
-    assert one.most_in_a_day <= DAILY_REQUESTS
-    one.go_on(DAY)
+    assert one.most_in_vain_in_a_day <= A_DAY + TRIES
+    one.go_on(2 * REST * POLL)
     assert not one.gaps
+
+
+@pytest.mark.parametrize("polls", [1, 30, 90, 288, 2000])
+def test_two_tries_are_never_further_apart_than_an_hour(polls: int) -> None:
+    """However long it has failed: the next try is near, and what has recovered is read at once."""
+    one = Repaired(window(0, 3600))
+    one.go_on(polls * POLL, *range(0, 3600, 5))
+    assert one.gaps == (window(0, 3600),)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(one.vain)]
+    assert max(gaps, default=POLL) <= 12 * POLL
+    one.go_on(12 * POLL + MINUTE)
+    assert not one.gaps
+
+
+def test_an_api_that_answers_again_brings_the_next_try_forward() -> None:
+    """By the try that is kept for that; a report that flaps gets no more of them a day."""
+    one = Repaired(window(0, 3600))
+    dead = range(0, 3600, 5)
+    one.go_on(DAY, *dead)
+    before = len(one.vain)
+    one.repair.hurry()
+    one.go_on(MINUTE, *dead)
+    assert len(one.vain) == before + 1
+    for _ in range(288):
+        one.repair.hurry()
+        one.go_on(POLL, *dead)
+    assert len(one.vain) - before <= A_DAY + 2
+
+
+def test_a_clock_that_goes_back_does_not_keep_repair_waiting() -> None:
+    repair = Repair(15 * MINUTE, POLL, DAY)
+    gaps = (window(0, 300),)
+    repair.failed(gaps[0], at(2 * DAY.total_seconds()), halve=True)
+    assert isinstance(repair.next(gaps, at(7200)), Window)
 
 
 def test_failures_that_say_nothing_about_a_piece_halve_nothing() -> None:
@@ -298,7 +343,7 @@ def test_near_a_gap_nothing_is_forgotten_and_elsewhere_as_before() -> None:
     for number in range(1, 1001):
         commit(number, (gap,) if number > 11 else ())
     young = set(range(952, 1001))
-    around = {8, 9, 10, 11, 12, 13, 14}
+    around = set(range(1, 11 + FAR // HOUR))
     assert remembered(state) >= young | around
     assert len(remembered(state)) <= len(young | around) + 4
     again = restore(OPERATION, dict(topic))
@@ -381,7 +426,7 @@ async def test_a_second_that_always_fails(how: str) -> None:
     missing = set(range(5000)) - set(world.published)
     assert missing <= {180, 181}
     assert len(world.published) == len(set(world.published))
-    assert world.asked <= 1.25 * (288 + 48 + 10) * 30 / 24 + DAILY_REQUESTS * 2
+    assert world.asked <= 1.25 * (288 + 48 + 10) * 30 / 24 + A_DAY * 2 + TRIES
     world.bad.clear()
     await world.start().run_for(HOUR)
     assert world.gaps == ()
@@ -433,7 +478,7 @@ async def test_a_row_that_repair_publishes_long_after_does_not_come_twice() -> N
     world.settings = world.settings.model_copy(update={"horizon": DAY / 2})
     world.start()
     world.fails_at(NOON + HOUR + 7 * SECOND)
-    await world.life.run_for(2 * DAY)
+    await world.life.run_for(3 * DAY)
     assert world.gaps
     journal = known(world.kafka).journal
     world.bad.clear()
@@ -441,7 +486,45 @@ async def test_a_row_that_repair_publishes_long_after_does_not_come_twice() -> N
     assert world.gaps == ()
     assert sorted(world.published) == list(range(540))
     assert journal[0].end < NOON + 5 * HOUR
-    assert all(one.end < NOON + 5 * HOUR or one.end > NOON + DAY for one in journal)
+    spared, young = NOON + HOUR + FAR, NOON + 3 * DAY - DAY / 2 - NEAR
+    assert all(one.start < spared + HOUR or one.end > young - HOUR for one in journal)
+
+
+async def test_a_gap_closes_when_the_report_recovers() -> None:
+    """After 90 polls in which one second failed; once by itself, once because of a restart."""
+    for restarted in (False, True):
+        world = World("server_error", 12)
+        world.fails_at(NOON + HOUR + 7 * SECOND)
+        await world.life.run_for(90 * POLL)
+        assert world.gaps
+        world.bad.clear()
+        recovered = world.clock.true
+        if restarted:
+            world.start()
+        await world.life.run_for(13 * POLL)
+        assert world.gaps == ()
+        read = [told for told in world.life.heard(WindowPublished) if told.pass_label == "repair"]
+        assert read[-1].committed_at - recovered <= (2 if restarted else 12) * POLL + MINUTE
+        assert len(world.published) == len(set(world.published))
+
+
+async def test_a_gap_shrinks_only_by_what_was_read() -> None:
+    """Of a piece that reaches beyond the answer's own date the rest stays a gap."""
+    world = World("server_error", 3)
+    world.settings = world.settings.model_copy(update={"overlap": timedelta(), "rereads": ()})
+    world.start()
+    await world.life.run_for(HOUR)
+    told, until = known(world.kafka), world.clock.true
+    gap = Window(until - HOUR / 2, until)
+    told.checkpoint = replace(told.checkpoint, gaps=(gap,))
+    piece = Read(REPAIRING, gap, ends_round=True)
+    answered = answer(world.clock, b"{}")
+    middle = gap.start + HOUR / 4
+    done = prepare(
+        told, piece, answered, Judgement(Verdict.EMPTY), Zone("America/Bogota"),
+        Limits.of(world.settings), now=until, covered_until=middle, possibly_cut=False,
+    )  # fmt: skip
+    assert done.successor.checkpoint.gaps == (Window(middle, gap.end),)
 
 
 async def test_what_no_strict_decoder_takes_is_read_by_repair() -> None:

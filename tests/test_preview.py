@@ -131,7 +131,7 @@ async def test_a_token_in_use_for_a_moment(api: Simulator) -> None:
     ("arguments", "settings", "cure"),
     [
         (["--last", "5"], {}, "number with a unit"),
-        (["--last", "0s"], {}, "longer than nothing"),
+        (["--last", "0s"], {}, "greater than zero"),
         (["--operation", "sales"], {}, "--operation: there is no sales; there are: wv0010"),
         ([], {"WOLKVOX_TOKEN": ""}, "WOLKVOX_TOKEN is missing"),
     ],

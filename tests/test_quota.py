@@ -1,8 +1,10 @@
 """The daily quota is watched, shared fairly, and its end is survived."""
 
+from bisect import bisect_left
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import orjson
@@ -10,13 +12,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from publisher.edges.status import Status
 from publisher.model import Answer, Request
-from publisher.rules.quota import EVERY_POLLS, FIRST_POLLS, SCARCE_POLLS, Quota, told_by
+from publisher.rules.quota import EVERY_POLLS, FIRST_POLLS, SCARCE_POLLS, Bucket, Quota, told_by
 from publisher.settings import PublisherSettings
-from publisher.signals import QuotaTold, StepFailed
+from publisher.signals import HintGiven, QuotaTold, RequestAnswered, Signal, StepFailed
 from sandbox.kafka import Broker
 from sandbox.processes import until
-from tests.fakes import NOON, FakeClock, MemoryCluster, MemoryKafka, answer, error, found
+from tests.fakes import (
+    NOON,
+    FakeClock,
+    FakeReport,
+    MemoryCluster,
+    MemoryKafka,
+    ScriptedSource,
+    answer,
+    conversation,
+    error,
+    found,
+    nothing,
+    row,
+)
 from tests.harness import rig
 from tests.test_flow import OPERATION, POLL, Life, slow
 
@@ -164,6 +180,119 @@ async def test_the_end_of_the_quota_is_survived() -> None:
     assert alive.clock.true - source.read_at[-1][0] <= POLL
     covered = [s.covered_until for s in alive.signals if hasattr(s, "covered_until")][-1]
     assert alive.clock.true - covered <= POLL + timedelta(seconds=5)
+
+
+def test_a_bucket_comes_back_one_by_one() -> None:
+    bucket = Bucket.of(3, 10.0)
+    for _ in range(3):
+        assert bucket.wait(100.0) == 0
+        bucket.spend(100.0)
+    assert bucket.wait(100.0) == 10
+    assert bucket.wait(104.0) == pytest.approx(6)
+    assert bucket.wait(104.0, kept=1) == pytest.approx(16)
+    assert bucket.wait(50.0) == pytest.approx(6), "a clock that goes back takes nothing away"
+    assert bucket.wait(10_000.0, kept=2) == 0
+    assert bucket.wait(10_000.0, kept=3) == 10
+
+
+def most_in_an_hour(asked_at: list[Any]) -> int:
+    hour = timedelta(hours=1)
+    return max(bisect_left(asked_at, at + hour) - number for number, at in enumerate(asked_at))
+
+
+STORMS = {
+    "always too large": lambda clock: answer(clock, oversized=True),
+    "the counter lies more and more": lambda clock: found(
+        clock, [conversation("1", row("2026-11-20 07:00:00"))], says=int(clock.elapsed()) + 2
+    ),
+    "a cap of one row": lambda clock: found(
+        clock, [conversation("1", row("2026-11-20 07:00:00"))], says=10**6
+    ),
+    "many windows": nothing,
+    "not understood": lambda clock: answer(clock, b"{}"),
+    "the future": lambda clock: error(
+        clock, 404, "Validate dates entered", headers={"date": "Fri, 20 Nov 2026 11:59:00 GMT"}
+    ),
+}
+
+
+@pytest.mark.parametrize("storm", STORMS)
+async def test_nothing_spends_more_than_its_share_of_an_hour(storm: str) -> None:
+    """A quarter of 1000, beside the polls; live goes on once a poll, and it is told once."""
+    clock = FakeClock()
+    source = ScriptedSource(clock, then=STORMS[storm])
+    told = PublisherSettings(start="-20d", max_window="5m")  # type: ignore[arg-type]
+    alive = Life(clock, source, MemoryCluster(MemoryKafka()).log(OPERATION), told)
+    await alive.run_for(timedelta(hours=3))
+    assert most_in_an_hour(source.asked_at) <= 250 + 13
+    if len(source.asked_at) > 300:
+        hints = [
+            hint for hint in alive.heard(HintGiven) if "the hour's share of its quota" in hint.text
+        ]
+        assert len(hints) == 1
+        assert max(b - a for a, b in pairwise(source.asked_at)) <= POLL + timedelta(seconds=5)
+
+
+async def test_the_gauge_says_that_an_hour_is_used_up_and_when_it_is_not() -> None:
+    """As `/metrics` shows it: whole at first, 0 in a catch-up, whole again behind it."""
+    clock = FakeClock()
+    source = ScriptedSource(clock, then=nothing)
+    settings = PublisherSettings.model_validate(
+        {"start": "-16h", "rereads": "", "max_window": "5m"}
+    )
+    alive = Life(clock, source, MemoryCluster(MemoryKafka()).log(OPERATION), settings)
+    status = Status([OPERATION], "1", clock.now)
+    told = list[int | None]()
+
+    def listen(signal: Signal) -> None:
+        status(signal)
+        told.append(status.operations[OPERATION].requests_left(clock.now()))
+
+    alive.listener = listen
+    await alive.run_for(timedelta(minutes=10))
+    assert told[0] is None
+    assert told[-1] == 0
+    await alive.run_for(timedelta(hours=3))
+    assert told[-1] in range(120, 125)
+
+
+async def test_a_large_quota_is_asked_for_before_a_catch_up_waits() -> None:
+    """Also after a restart, which knows the last hour but not the limit."""
+    clock, kafka, asked_at = FakeClock(), MemoryKafka(), []
+    for _ in range(2):
+        report = FakeReport(clock, [], Random(1), kindly=True, quota=20_000)
+        told = PublisherSettings.model_validate(
+            {"start": "-20d", "rereads": "", "max_window": "5m"}
+        )
+        alive = Life(clock, report, MemoryCluster(kafka).log(OPERATION), told)
+        alive.listener = lambda signal: (
+            asked_at.append(clock.true) if isinstance(signal, RequestAnswered) else None
+        )
+        await alive.run_for(timedelta(minutes=10))
+    assert len(asked_at) > 1500
+
+
+async def test_a_restart_does_not_give_the_hour_s_share_anew() -> None:
+    """Killed again and again in a catch-up: what the journal tells of the last hour counts."""
+    clock, kafka, asked = FakeClock(), MemoryKafka(), []
+    for _ in range(20):
+        source = ScriptedSource(clock, then=nothing)
+        told = PublisherSettings(start="-20d", rereads=(), max_window="5m")  # type: ignore[arg-type]
+        alive = Life(clock, source, MemoryCluster(kafka).log(OPERATION), told)
+        await alive.run_for(timedelta(minutes=2))
+        asked += source.asked_at
+    assert most_in_an_hour(asked) <= 250 + 13 + 20
+
+
+def test_the_share_follows_the_limit_and_the_polls() -> None:
+    """A service that polls each second needs more than 1000 a day, and has it."""
+    assert Quota(POLL).hour.size == 124
+    assert Quota(timedelta(seconds=1)).hour.size > 10_000
+    quota = Quota(POLL)
+    quota.asked(NOON, (0, 10_000))
+    assert quota.hour.size == 1249
+    quota.asked(NOON, (0, 0))
+    assert quota.hour.size == 1
 
 
 async def test_a_server_that_does_not_tell_is_left_alone() -> None:

@@ -16,8 +16,12 @@ from publisher.model import Standing, Window
 from publisher.rules import state
 from publisher.rules.backfill import Order
 from publisher.rules.events import Encoder, Provenance
+from publisher.rules.forgetting import forgotten_with
+from publisher.rules.gaps import NEAR, near
+from publisher.rules.ledger import Ledger
 from publisher.rules.rebuild import MOST_TWINS, Published, Rebuilt, ids_of
-from publisher.rules.rows import read_rows
+from publisher.rules.rows import portions, read_rows
+from publisher.rules.screening import Screen
 from publisher.rules.wire import value_of
 from publisher.rules.zone import Zone
 from publisher.settings import load
@@ -55,7 +59,14 @@ def published(data: list[Any], largest: int = 1_000_000) -> tuple[list[int], lis
 def test_the_id_is_found_by_the_fields(data: list[Any]) -> None:
     """Twins, placeholders, odd fields: what the event says leads to what the ledger knew."""
     ids, values = published(data)
-    assert ids_of("wv0010", ZONE, values) == [[id_] for id_ in ids]
+    rebuilt = ids_of("wv0010", ZONE, values)
+    assert [first for first, *_ in rebuilt] == ids
+    screen = Screen(Ledger())
+    for reading in portions([*data], "wv0010", ZONE):
+        screen.fresh(reading)
+    # What else is remembered of customers under a placeholder included.
+    remembered = {id_ for bucket in screen.ids().values() for id_ in bucket}
+    assert {id_ for told in rebuilt for id_ in told} == remembered
 
 
 @pytest.mark.parametrize("field", ["message", "note"])
@@ -100,6 +111,52 @@ def test_half_a_rebuild_is_refused() -> None:
     assert restored is not None
     assert len(restored.ledger) == 600_001
     assert restored.read_until(cursor, NOON - NOON) == cursor, "it claims that time was read"
+    [entry] = restored.journal
+    assert restored.read_until(entry.start, NOON - NOON) == entry.start
+
+
+DAY = timedelta(days=1)
+
+
+def rebuilt_of(*dates: str) -> Rebuilt:
+    """From events of these local dates, all read by live at noon."""
+    rebuilt = Rebuilt("wv0010", ZONE)
+    for date in dates:
+        _, values = published([{"conn_id": "1", "conversation": [{"date": date}]}])
+        rebuilt.add([Published(value, NOON, "live") for value in values])
+    return rebuilt
+
+
+def made(rebuilt: Rebuilt, kept: Any = None) -> Any:
+    settings = load({"WOLKVOX_SERVER": "0010", "WOLKVOX_TOKEN": "t"}).publisher
+    cursor = rebuilt.cursor(settings, kept)
+    assert cursor is not None
+    log: dict[bytes, bytes] = {}
+    for _, records in rebuilt.transactions(settings, cursor, kept_since=kept):
+        log |= {record.key: record.value or b"" for record in records}
+    return state.restore("wv0010", log)
+
+
+def test_what_a_rebuilt_state_forgets_is_all_that_it_remembered() -> None:
+    """Its entries lie where they were read; their messages are of any time before."""
+    known = made(rebuilt_of("2026-10-20 06:00:00", "2026-11-20 06:00:00"))
+    assert known.checkpoint.forgotten == ()
+    old = datetime(2026, 10, 20, 11, tzinfo=UTC)
+    assert near(forgotten_with((), known.journal), old, old + timedelta(seconds=1))
+    assert near(forgotten_with((), known.journal), NOON - DAY, NOON)
+
+
+@pytest.mark.parametrize("kept", [NOON - 20 * DAY, NOON - DAY, NOON - timedelta(hours=2), NOON])
+def test_what_the_topic_has_deleted_is_forgotten(kept: datetime) -> None:
+    """Neither live nor a re-read asks for it; live never goes on later than it was."""
+    known = made(rebuilt_of("2026-11-20 06:59:00"), kept)
+    assert near(known.checkpoint.forgotten, kept - 900 * DAY, kept - 899 * DAY)
+    plain = made(rebuilt_of("2026-11-20 06:59:00")).checkpoint.live.cursor
+    newest = datetime(2026, 11, 20, 11, tzinfo=UTC)
+    cursor = known.checkpoint.live.cursor
+    assert cursor == max(plain, min(kept + NEAR, newest))
+    for name, progress in known.checkpoint.passes.items():
+        assert name == "live" or progress.cursor >= kept + NEAR
 
 
 @pytest.fixture
@@ -150,7 +207,7 @@ async def test_a_lost_state_is_rebuilt(lost: Rig) -> None:
     assert "its state is whole, there is nothing to rebuild" in again.err
     publisher = lost.start()
     restored = await publisher.logged(event="State restored")
-    assert restored["ledger_ids"] == before
+    assert restored["ledger_ids"] >= before  # more where customers are told under a placeholder
     assert restored["backfills"] == [f"1 cancelled {Window(order.start, order.end)}"]
     found = await lost.settled(60)
     assert found.none, found

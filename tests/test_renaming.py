@@ -39,7 +39,7 @@ class Log:
         self.sequences = {name: told.sequence for name, told in found.items() if told}
 
     def commit(self, batch: Batch) -> None:
-        assert self.sequences.get(batch.operation) == batch.follows, "the log has moved on"
+        assert self.sequences.get(batch.operation) == batch.follows, "the state changed since"
         assert batch.state, "an empty transaction would be committed for a fenced owner, too"
         assert {operation_of(record.key) for record in batch.state} == {batch.operation}
         for key, value in batch.state:
@@ -168,7 +168,7 @@ def test_what_another_window_has_moved_meanwhile_is_refused() -> None:
     looked = renaming("one", "two", log.of("one"), log.of("two"))
     publishing(log, 1, author)
     log.commit(looked.beginning[0])
-    with pytest.raises(AssertionError, match="moved on"):
+    with pytest.raises(AssertionError, match="state changed"):
         log.commit(looked.beginning[1])
     assert log.going_on() == ["one"]
 

@@ -318,12 +318,49 @@ def test_a_damaged_answer_has_been_published_already() -> None:
     assert replayed(known, letters)[:2] == ([Outcome.DUPLICATE], [])
 
 
+PHONE: Final = {"customer_phone": "573001112233"}
+
+
+@pytest.mark.parametrize("order", [({}, PHONE), (PHONE, {})])
+def test_what_came_out_with_more_or_less_told_of_its_customer_is_a_duplicate(
+    order: tuple[dict[str, str], dict[str, str]],
+) -> None:
+    """A damaged answer that was kept, and its window read again later with another column."""
+    kept, later = (body_of(chat({**ROW, **who}, conn_id="0")) for who in order)
+    known = begun()
+    one = replayed(known, read_back(written([dead_letters.of_answer(later)])))
+    assert one[0] == [Outcome.PUBLISHED]
+    other = replayed(known, read_back(written([dead_letters.of_answer(kept)])))
+    assert other[:2] == ([Outcome.DUPLICATE], [])
+
+
+def test_two_customers_in_one_answer_both_come_out() -> None:
+    """Although one of them tells all that the other does, and more."""
+    kept = body_of(*(chat({**ROW, **who}, conn_id="0") for who in ({}, PHONE)))
+    outcomes, events, _, _ = replayed(begun(), read_back(written([dead_letters.of_answer(kept)])))
+    assert (outcomes, len(events)) == ([Outcome.PUBLISHED], 2)
+
+
 @pytest.mark.parametrize(("days", "outcome"), [(30, Outcome.PUBLISHED), (32, Outcome.TOO_OLD)])
 def test_what_lies_beyond_the_horizon_stays(days: int, outcome: Outcome) -> None:
     """There nobody knows any more whether a re-read has published it."""
     letters = read_back(written(dead_letters.cut_out(
         body_of(chat(ROW)), [Reject(RejectReason.DATE_INVALID, 0, 0)])))  # fmt: skip
     known = begun(START + days * DAY)
+    assert replayed(known, letters)[0] == [outcome]
+
+
+@pytest.mark.parametrize(
+    ("hours", "outcome"), [(2, Outcome.TOO_OLD), (-2, Outcome.TOO_OLD), (4, Outcome.PUBLISHED)]
+)
+def test_of_forgotten_time_nothing_comes_out(hours: int, outcome: Outcome) -> None:
+    """However near: its row may have been published by a window of that time."""
+    letters = read_back(written(dead_letters.cut_out(
+        body_of(chat(ROW)), [Reject(RejectReason.DATE_INVALID, 0, 0)])))  # fmt: skip
+    known = begun()
+    at = WINDOW.end + timedelta(hours=hours)
+    forgotten = (Window(at, at + timedelta(minutes=1)),)
+    known.checkpoint = replace(known.checkpoint, forgotten=forgotten)
     assert replayed(known, letters)[0] == [outcome]
 
 

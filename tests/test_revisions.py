@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from unittest.mock import patch
-from uuid import UUID
 
 import orjson
 import pytest
@@ -18,9 +17,9 @@ from publisher.model import Answer, Window
 from publisher.rules import dead_letters, replay, state
 from publisher.rules.comparison import Comparison
 from publisher.rules.fingerprints import MOST_REVISIONS, version
+from publisher.rules.ledger import Ledger
 from publisher.rules.publication import Limits, Publication, prepare
 from publisher.rules.rebuild import Published, Rebuilt
-from publisher.rules.reopened import Reopened
 from publisher.rules.revisions import fingerprints_of
 from publisher.rules.rows import RejectReason, digest_of, read_rows
 from publisher.rules.schedule import Read, passes_of
@@ -588,7 +587,7 @@ def test_revisions_come_in_the_order_of_dates() -> None:
     assert [value_of(one)["date"] for one in told] == sorted(dates)
 
 
-def test_key_and_headers_are_those_of_the_message_but_for_three() -> None:
+def test_key_and_headers_are_those_of_the_message_but_for_four() -> None:
     service = Service()
     service.read(chat(row()))
     [event] = service.events
@@ -600,6 +599,7 @@ def test_key_and_headers_are_those_of_the_message_but_for_three() -> None:
         "ce_id",
         "ce_type",
         "ce_dataschema",
+        "wolkvox_sequence",
     }
 
 
@@ -704,8 +704,7 @@ def test_published_again_a_message_is_remembered_as_it_is_then() -> None:
     service = Service()
     service.read(chat(row(feeling="a")))
     service.read(chat(row(feeling="b")))
-    ids = {UUID(value_of(event)["event_id"]).bytes for event in service.events}
-    service.state.ledger = Reopened(service.state.ledger, ids)
+    service.state.ledger = Ledger()
     assert service.read(chat(row(feeling="c"))) == []
     assert [value_of(event)["feeling"] for event in service.events] == ["a", "c"]
     assert service.read(chat(row(feeling="c"))) == []

@@ -1,8 +1,10 @@
 """A message's identity is what the design says, whatever the answer around it looks like."""
 
 import json
+import re
 from collections import Counter
 from copy import deepcopy
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -11,11 +13,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from publisher.rules.rows import Reading, Reject, RejectReason, Row, format_changed, read_rows
+from publisher.rules.format import format_changed
+from publisher.rules.records import Entry
+from publisher.rules.rows import Reading, Reject, RejectReason, Row, read_rows
 from publisher.rules.zone import Zone
 
 ZONE = Zone("America/Bogota")
 DATE = "2026-11-20 10:00:01"
+NOW = datetime(2026, 11, 20, 15, tzinfo=UTC)
 NAMESPACE = uuid5(NAMESPACE_URL, "urn:wolkvox:chat_2")
 
 
@@ -60,11 +65,10 @@ def oracle(data: list[Any], operation: str = "wv0010") -> set[UUID]:
         for message in element["conversation"]:
             name = [as_text(operation), conn_id, message["date"]]
             name += [as_text(message.get("from")), as_text(message.get("message"))]
-            if conn_id in ("", "0", "-"):
-                name += [
-                    as_text(message.get(field))
-                    for field in ("channel", "customer_id", "customer_phone")
-                ]
+            if not set("123456789") & set(conn_id) or conn_id.startswith("-"):
+                name += [as_text(message.get(field)) for field in ("channel", "customer_id")]
+                phone = as_text(message.get("customer_phone"))
+                name.append("".join(re.findall(r"\d", phone)) or phone)
             counted[tuple(name)] += 1
         for name_, count in counted.items():
             for number in range(1, count + 1):
@@ -75,10 +79,10 @@ def oracle(data: list[Any], operation: str = "wv0010") -> set[UUID]:
 MISSING = object()
 VALUES = st.sampled_from(
     [MISSING, None, "", "Hola", "1", 1, 1.5, "1.5", True, "true", "Ho\0la", "Ho\ufffdla",
-     "0", 0, "é", "e\u0301", "\U0001f600", ["Hola"], {"b": 1, "a": "é"}]
+     "0", 0, "é", "e\u0301", "\U0001f600", ["Hola"], {"b": 1, "a": "é"}, "+57 (300) 1", "573001"]
 )  # fmt: skip
 CONN_IDS = st.sampled_from(
-    [MISSING, None, "", "0", 0, "-", "1", 1, "186067512", "a\0b", "a\ufffdb", -5, "é", " "]
+    [MISSING, None, "", "0", 0, "-", "1", 1, "186067512", "a1\0b", "a1\ufffdb", -5, "é", " ", "é7"]
 )
 
 
@@ -302,7 +306,37 @@ def test_whatever_data_holds_is_rows_or_rejects(data: list[Any]) -> None:
 def test_when_most_rows_are_bad_the_format_has_changed(bad: int, good: int, changed: bool) -> None:
     """More than half of at least 20 rows: not bad rows, another format."""
     reading = read([chat(*[None] * bad, *[row(str(number)) for number in range(good)])])
-    assert format_changed(len(reading.rows), len(reading.rejects)) == changed
+    told = format_changed(len(reading.rows), len(reading.rejects))
+    assert told == ((bad, bad + good) if changed else None)
+
+
+def entry(bad: int, new_letters: int, good: int = 0) -> Entry:
+    return Entry(1, "live", NOW, NOW, NOW, bad + good, 0, good, new_letters)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "before", "changed"),
+    [
+        (0, 15, [entry(15, 15)], (30, 30)),  # the same 15, and the cursor moved on once
+        (0, 5, [entry(5, 0), entry(5, 0), entry(5, 5)], (20, 20)),
+        (0, 1, [entry(1, 1)] * 18, None),
+        (0, 1, [entry(1, 1)] * 19, (20, 20)),
+        (0, 1, [entry(0, 0), entry(1, 1)] * 19, (20, 20)),  # at night there is nothing between
+        (0, 1, [entry(1, 0)] * 5_000 + [entry(1, 1)], None),  # one bad row, for weeks
+        (0, 3, [entry(3, 0)] * 50 + [entry(3, 3)], None),
+        (0, 3, [entry(3, 0, good=8)] * 50 + [entry(3, 3)], None),  # old ones among good ones
+        (4, 6, [entry(6, 6, good=4)], (12, 20)),
+        (6, 4, [entry(19, 19)], None),  # it is good again
+        (0, 0, [entry(19, 19)], None),
+        (0, 3, [entry(0, 0, good=20), *[entry(19, 19)] * 9], None),
+        (0, 10, [entry(9, 9)], None),
+    ],
+)
+def test_windows_of_few_rows_are_counted_together(
+    good: int, bad: int, before: list[Entry], changed: tuple[int, int] | None
+) -> None:
+    """A quiet operation shows another format in windows of a few rows; the youngest first."""
+    assert format_changed(good, bad, before) == changed
 
 
 def test_ids_never_change_between_releases() -> None:

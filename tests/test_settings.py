@@ -429,7 +429,7 @@ URL = "is not a base URL such as https://wv0010.wolkvox.com"
     ("name", "text", "said"),
     [
         ("PUBLISHER_MAX_WINDOW", "500ms", "must be at least 1s, the report's resolution"),
-        ("PUBLISHER_MAX_WINDOW", "0s", "must be longer than nothing"),
+        ("PUBLISHER_MAX_WINDOW", "0s", "must be greater than zero"),
         ("PUBLISHER_POLL_EVERY", "300", DURATION),
         ("PUBLISHER_OVERLAP", "99999999999d", "is too long: write at most 3650d"),
         ("PUBLISHER_REREADS", "1h,6", DURATION),
@@ -465,7 +465,7 @@ def test_what_each_problem_says(name: str, text: str, said: str) -> None:
         ),
         (
             {"PUBLISHER_REREADS": "0s,1h"},
-            "PUBLISHER_REREADS: an age must be longer than nothing",
+            "PUBLISHER_REREADS: an age must be greater than zero",
         ),
         (
             {"PUBLISHER_STATE_TOPIC": "wolkvox.messages"},

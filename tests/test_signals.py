@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from publisher import signals
 from publisher.edges import logs
+from publisher.edges.gauges import BACKFILL_STANDINGS
 from publisher.edges.metrics import (
-    BACKFILL_STANDINGS,
     DELAY_BUCKETS,
     ERRORS,
     LATENESS_BUCKETS,
@@ -31,10 +31,21 @@ from publisher.edges.metrics import (
 )
 from publisher.edges.status import Status
 from publisher.errors import Reason, Stage
-from publisher.model import Backfill, Progress, Standing, Window, iso
+from publisher.model import (
+    Backfill,
+    HourShare,
+    Progress,
+    Rhythm,
+    Standing,
+    Unconfirmed,
+    Window,
+    iso,
+)
 from publisher.rules.rows import RejectReason
 from publisher.signals import (
+    DateMissing,
     DatesOff,
+    EventsGone,
     HintGiven,
     NothingFound,
     OffsetsCompared,
@@ -104,6 +115,7 @@ RESTORED = StateRestored(
     journal_entries=300,
     ledger_ids=1_234_567,
     took_seconds=0.5,
+    rhythms={"live": Rhythm(timedelta(), 5 * MINUTE)},
 )
 HISTORY = Backfill(
     "20261120T100000-ab12",
@@ -145,6 +157,8 @@ CASES: list[tuple[Signal, int]] = [
     (WindowNarrowed("wv0010", Reason.TOO_LARGE, WINDOW, MINUTE), logging.INFO),
     (NothingFound("wv0010", NOON), logging.ERROR),
     (DatesOff("wv0010", -21_600.0), logging.ERROR),
+    (EventsGone("wolkvox.messages", "wv0010"), logging.ERROR),
+    (DateMissing("wv0010", NOON), logging.ERROR),
     (QuotaTold("wv0010", 300, 1000), logging.DEBUG),
     (
         ZoneChanged("wv0010", "America/Bogota", "Europe/Madrid", (WINDOW,)),
@@ -247,13 +261,14 @@ def test_no_signal_has_room_for_what_people_wrote() -> None:
     }
     assert free == {
         ("ServiceStarted", "version"), ("HintGiven", "text"), ("HintGiven", "operation"),
-        ("TopicCreated", "topic"), ("StateRestored", "operation"),
+        ("TopicCreated", "topic"), ("EventsGone", "topic"), ("EventsGone", "operation"),
+        ("StateRestored", "operation"),
         ("RequestAnswered", "operation"), ("RequestAnswered", "verdict"),
         ("TransactionEnded", "operation"), ("TransactionEnded", "result"),
         ("WindowPublished", "operation"), ("WindowPublished", "pass_label"),
         ("StepFailed", "operation"), ("StepFailed", "text"), ("WindowNarrowed", "operation"),
         ("NothingFound", "operation"), ("DatesOff", "operation"), ("QuotaTold", "operation"),
-        ("ZoneChanged", "operation"),
+        ("DateMissing", "operation"), ("ZoneChanged", "operation"),
         ("ZoneChanged", "before"), ("ZoneChanged", "after"), ("StopRequested", "by"),
         ("WindowParked", "operation"), ("WindowParked", "pass_label"),
         ("RepairFailed", "operation"), ("RepairFailed", "text"),
@@ -295,7 +310,7 @@ def test_a_parked_window_and_its_repair_are_told(log: Callable[..., Log]) -> Non
     )
     parked, repaired, failed = written.lines
     bounds = {"from": "2026-11-20T11:40:00Z", "to": "2026-11-20T12:00:00Z"}
-    assert parked["event"] == "Window parked, the others are read on"
+    assert parked["event"] == "Window parked; continuing with the others"
     assert bounds.items() <= parked.items()
     assert parked["gaps"] == [
         "2026-11-20T07:00:00Z/2026-11-20T08:00:00Z", "2026-11-20T11:40:00Z/2026-11-20T12:00:00Z"
@@ -307,14 +322,25 @@ def test_a_parked_window_and_its_repair_are_told(log: Callable[..., Log]) -> Non
     assert {**bounds, "reason": "server_error", "problem": "of its own"}.items() <= failed.items()
 
 
-def test_gaps_are_gauges_from_the_start() -> None:
-    """Zero before anything is known; a restore, a parked window and a repair set them."""
+def test_a_second_reading_that_fails_is_logged(log: Callable[..., Log]) -> None:
+    """It is tried again by itself, so nobody is woken up for it."""
+    written = log()
+    logs.record(
+        RepairFailed("wv0010", WINDOW, Stage.READ, Reason.SERVER_ERROR, "of its own", "reread")
+    )
+    [line] = written.lines
+    assert line["event"] == "Second reading of a window failed; trying again later"
+    assert (line["level"], line["problem"]) == ("info", "of its own")
+
+
+def test_gaps_are_not_known_before_the_state_is() -> None:
+    """Absent until then; a restore, a parked window and a repair set them."""
     scraped = Scraped()
 
     def shown() -> tuple[float | None, float | None]:
         return scraped.value("parked_windows"), scraped.value("gap_seconds")
 
-    assert shown() == (0, 0)
+    assert shown() == (None, None)
     scraped.tell(replace(RESTORED, gaps=PARKED.gaps[:1]))
     assert shown() == (1, 3600)
     scraped.tell(PARKED)
@@ -324,7 +350,7 @@ def test_gaps_are_gauges_from_the_start() -> None:
     assert shown() == (0, 0)
 
 
-def test_backfills_are_a_gauge_from_the_start() -> None:
+def test_backfills_are_a_gauge_once_the_state_is_known() -> None:
     """Zero where there are none, and again once all have ended; the paused ones apart."""
     scraped = Scraped()
 
@@ -333,7 +359,7 @@ def test_backfills_are_a_gauge_from_the_start() -> None:
         return tuple(scraped.value(name, standing=one) for one in ("running", "paused"))
 
     hour = 3_600
-    assert shown() == (0, 0)
+    assert shown() == (None, None)
     scraped.tell(replace(RESTORED, backfills=(HISTORY,)))
     assert shown() == (5 * hour, 0)
     other = replace(HISTORY, id="other", cursor=HISTORY.start, standing=Standing.PAUSED)
@@ -351,7 +377,7 @@ def test_what_people_want_of_backfills_is_told(log: Callable[..., Log]) -> None:
     written = log()
     logs.record(OrdersObeyed("wv0010", (HISTORY,)))
     [line] = written.lines
-    assert line["event"] == "Orders obeyed"
+    assert line["event"] == "Backfill requests applied"
     assert line["backfills"] == [
         "20261120T100000-ab12 running 2026-11-20T03:00:00Z/2026-11-20T09:00:00Z"
     ]
@@ -575,7 +601,7 @@ def test_what_nobody_caught_is_told_by_class_and_place(log: Callable[..., Log]) 
     sys.excepthook(*raised(ValueError(SECRET)))
     [line] = written.lines
     assert (line["level"], line["exception"]) == ("error", "ValueError")
-    assert line["event"] == "Service ended by a mistake of its own, please report it"
+    assert line["event"] == "Service crashed because of a bug; please report it"
     assert SECRET not in written.text
 
 
@@ -588,7 +614,7 @@ def test_an_error_in_a_finalizer_is_told_by_class_and_place(log: Callable[..., L
     Clumsy()
     [line] = written.lines
     assert (line["level"], line["exception"]) == ("warning", "ValueError")
-    assert line["event"] == "Mistake while cleaning up, please report it"
+    assert line["event"] == "Bug during cleanup; please report it"
     assert SECRET not in written.text
 
 
@@ -596,6 +622,9 @@ def test_an_error_in_a_finalizer_is_told_by_class_and_place(log: Callable[..., L
 
 PROMISED = {
     "lag_seconds": {"operation"},
+    "pass_lag_seconds": {"operation", "pass"},
+    "pass_cadence_seconds": {"operation", "pass"},
+    "row_seen": {"operation"},
     "gap_seconds": {"operation"},
     "parked_windows": {"operation"},
     "backfill_remaining_seconds": {"operation", "standing"},
@@ -681,7 +710,7 @@ def test_labels_are_closed_sets(scraped: Scraped) -> None:
         "operation": {"wv0010"},
         "topic": {"wolkvox.messages"},
         "version": {"0.1.0"},
-        "pass": {*PASSES, ""},
+        "pass": {*PASSES, "reread-late", ""},
         "result": {*TRANSACTION_RESULTS, "published", "possibly_cut", "narrowed", "parked"},
         "verdict": set(map(str, VERDICTS)),
         "standing": set(BACKFILL_STANDINGS),
@@ -729,7 +758,8 @@ def test_lag_is_there_from_the_restore_on_and_grows_by_itself(scraped: Scraped) 
     assert scraped.value("lag_seconds") == 60
 
 
-def test_lag_counts_by_the_servers_clock_and_is_never_negative(scraped: Scraped) -> None:
+def test_lag_counts_by_the_later_of_both_clocks_and_is_never_negative(scraped: Scraped) -> None:
+    """No date makes it smaller, and none that was refused makes it larger."""
     scraped.tell(RESTORED)
     scraped.tell(RequestAnswered("wv0010", "use", 1.0, 1, 30.0))
     assert scraped.value("lag_seconds") == 210
@@ -737,7 +767,73 @@ def test_lag_counts_by_the_servers_clock_and_is_never_negative(scraped: Scraped)
     scraped.tell(RequestAnswered("wv0010", "use", 1.0, 1, None))
     assert scraped.value("clock_skew_seconds") == 30
     scraped.tell(RequestAnswered("wv0010", "use", 1.0, 1, -500.0))
+    assert scraped.value("lag_seconds") == 180
+    scraped.tell(RequestAnswered("wv0010", "use", 1.0, 1, 86_400.0, clock_refused=True))
+    assert scraped.value("lag_seconds") == 180
+    assert scraped.value("clock_skew_seconds") == 86_400
+    scraped.tell(replace(RESTORED, covered_until=NOON + 5 * MINUTE))
     assert scraped.value("lag_seconds") == 0
+
+
+def test_what_nobody_tells_any_more_disappears(scraped: Scraped) -> None:
+    """A skew after an hour, or three polls; a quota after a day."""
+    scraped.tell(RESTORED)
+    scraped.tell(RequestAnswered("wv0010", "use", 1.0, 1, 2.0))
+    scraped.tell(QuotaTold("wv0010", 300, 1000))
+    scraped.now += timedelta(minutes=59)
+    assert scraped.value("clock_skew_seconds") == 2
+    scraped.now += timedelta(minutes=2)
+    assert scraped.value("clock_skew_seconds") is None
+    assert (scraped.value("quota_used"), scraped.value("quota_limit")) == (300, 1000)
+    scraped.now += timedelta(days=1)
+    assert (scraped.value("quota_used"), scraped.value("quota_limit")) == (None, None)
+
+
+def test_what_an_hour_may_still_cost_is_told_and_comes_back(scraped: Scraped) -> None:
+    """0 while others than polls wait; absent before the first request."""
+    asked = RequestAnswered("wv0010", "failed", 0.0, 0, None)
+    assert scraped.value("quota_hour_left") is None
+    scraped.tell(replace(asked, hour_share=HourShare(0.9, 124, 28.8)))
+    assert scraped.value("quota_hour_left") == 0
+    scraped.now += timedelta(seconds=3)
+    assert scraped.value("quota_hour_left") == 1
+    scraped.now += timedelta(seconds=28.8)
+    assert scraped.value("quota_hour_left") == 2
+    scraped.now -= timedelta(hours=5)
+    assert scraped.value("quota_hour_left") == 0, "a clock that goes back takes nothing away"
+    scraped.now += timedelta(days=1)
+    assert scraped.value("quota_hour_left") == 124
+
+
+def test_each_pass_has_its_own_lag(scraped: Scraped) -> None:
+    """Behind the distance that it keeps; repair is as far behind as the oldest gap is old."""
+    hour = timedelta(hours=1)
+    at = NOON - 10 * hour
+    passes = {"live": Progress(NOON, NOON), "reread-6h": Progress(at, at)}
+    rhythms = {"live": Rhythm(timedelta(), 5 * MINUTE), "reread-6h": Rhythm(6 * hour, 3 * hour)}
+    scraped.tell(replace(RESTORED, passes=passes, rhythms=rhythms, covered_until=NOON))
+    assert scraped.value("pass_lag_seconds", pass_="live") == 0
+    assert scraped.value("pass_lag_seconds", pass_="reread-6h") == 4 * 3600
+    assert scraped.value("pass_cadence_seconds", pass_="reread-6h") == 3 * 3600
+    assert scraped.value("pass_lag_seconds", pass_="repair") == 0
+    assert scraped.value("pass_lag_seconds", pass_="reread-late") == 0
+    scraped.now += hour
+    assert scraped.value("pass_lag_seconds", pass_="reread-6h") == 5 * 3600
+    assert scraped.value("pass_lag_seconds", pass_="repair") == 0
+    scraped.tell(PARKED)
+    assert scraped.value("pass_lag_seconds", pass_="repair") == 6 * 3600
+    late = Unconfirmed(WINDOW, NOON + hour / 2)
+    scraped.tell(replace(PUBLISHED, unconfirmed=(late, replace(late, due=NOON + 9 * hour))))
+    assert scraped.value("pass_lag_seconds", pass_="reread-late") == 1800
+
+
+def test_whether_a_row_was_ever_read_is_told(scraped: Scraped) -> None:
+    assert scraped.value("row_seen") is None
+    scraped.tell(replace(RESTORED, ledger_ids=0))
+    scraped.tell(replace(PUBLISHED, rows=0, new=0, duplicate=0))
+    assert scraped.value("row_seen") == 0
+    scraped.tell(PUBLISHED)
+    assert scraped.value("row_seen") == 1
 
 
 def test_a_window_is_counted_by_its_pass(scraped: Scraped) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publisher.model import Answer, Request
+from publisher.model import Answer, Request, Window
 from publisher.rules import state
 from publisher.rules.gaps import NEAR
 from publisher.rules.records import LIVE, REPLAY, Entry
@@ -64,7 +64,8 @@ def test_a_run_is_what_was_read_since_the_last_row(
     long = since and since[-1].read_at - since[0].read_at >= least * MINUTE
     run = silent_run(reversed(journal), least * MINUTE)
     assert run[::-1] == (since if long else [])
-    gaps, began = doubted((), run, NOON + remembered * MINUTE - NEAR)
+    forgotten = Window(NOON - HOUR * 99, NOON + remembered * MINUTE - NEAR)
+    gaps, began = doubted((), run, [forgotten])
     assert began == (since[0].read_at if long else None)
     for minute in range(115):
         at = NOON + minute * MINUTE

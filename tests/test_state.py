@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import Progress, StateRecord, Window
+from publisher.model import Progress, StateRecord, Unconfirmed, Window
 from publisher.rules import records
+from publisher.rules.forgetting import BEHIND, TOMBSTONES_PER_COMMIT
+from publisher.rules.gaps import NEAR
 from publisher.rules.journal import decode_journal, journal_parts
 from publisher.rules.ledger import REJECTED
 from publisher.rules.records import (
@@ -26,7 +28,7 @@ from publisher.rules.records import (
     encode_checkpoint,
     operation_of,
 )
-from publisher.rules.state import TOMBSTONES_PER_COMMIT, State, first, restore
+from publisher.rules.state import State, first, restore
 from tests.fakes import ids_of
 
 GOLDEN = Path(__file__).parent / "golden" / "state.v1.json"
@@ -110,7 +112,7 @@ def test_a_restore_equals_the_state_in_memory(seed: int) -> None:
             # Whole hours are forgotten: memory may know more, never less.
             assert state.ledger.knows(hour, id_) or not in_topic
             assert not state.ledger.knows("2026-11-01 99", id_)
-        bound = min(cursors["live"] - HORIZON, min(cursors.values()) - MINUTE)
+        bound = min(cursors["live"] - HORIZON, min(cursors.values()) - BEHIND) - NEAR
         assert state.journal[0].end >= bound
     assert state.checkpoint.journal_records == len(topic) - 1
 
@@ -130,16 +132,17 @@ def walk(
 
 
 def test_an_entry_goes_when_it_lies_a_horizon_behind_the_live_cursor() -> None:
-    """Exactly then: an entry that ends a horizon ago is still there, an older one is not."""
+    """And three hours more: one that ends exactly then is still there, an older one is not."""
     state, topic = begun()
-    walk(state, topic, 48 + 1, HOUR)
-    assert state.journal[0].sequence == 1  # its end lies exactly a horizon behind the cursor
+    walk(state, topic, 48 + 3 + 1, HOUR)
+    assert state.journal[0].sequence == 1  # its end lies exactly a horizon and `NEAR` behind
     walk(state, topic, 1, HOUR)
     assert state.journal[0].sequence == 2
     assert not state.ledger.knows(hour_of(START), 1000)
     assert state.ledger.knows(hour_of(START + HOUR), 2000)
     walk(state, topic, 100, HOUR)
-    assert len(state.journal) == len(topic) - 1 == 49
+    assert len(state.journal) == len(topic) - 1 == 52
+    assert state.checkpoint.forgotten == (Window(START, START + 101 * HOUR),)
     assert restored(topic).journal == state.journal
 
 
@@ -275,6 +278,8 @@ CHECKPOINTS = st.builds(
     journal_records=COUNTS,
     passes=st.dictionaries(st.sampled_from(["live", "reread-1h", "reread-3d"]), PROGRESS),
     gaps=st.lists(GAPS).map(tuple),
+    forgotten=st.lists(GAPS).map(tuple),
+    unconfirmed=st.lists(st.builds(Unconfirmed, GAPS, INSTANTS)).map(tuple),
 )
 ENTRIES = st.builds(
     Entry,

@@ -71,7 +71,7 @@ async def settled_rig(kafka: Broker, folder: Path) -> AsyncIterator[Rig]:
         yield one
 
 
-SERVICE_ONLY: Final = ("standing", "published")
+SERVICE_ONLY: Final = ("standing", "published", "missing", "pass_lags")
 
 
 async def test_the_service_tells_and_once_it_is_killed_its_state_topic(
@@ -97,7 +97,9 @@ async def test_the_service_tells_and_once_it_is_killed_its_state_topic(
         assert (topic["version"], topic["started_at"]) == (None, None)
         [live], [dead] = service["operations"], topic["operations"]
         assert live["standing"] == "publishing"
-        assert live["published"] == live["ids"] == live["last_window"]["new"] > 0
+        assert live["published"] == live["last_window"]["new"] > 0
+        # Of a message under a placeholder the ledger knows more than one form.
+        assert live["ids"] >= live["published"]
         assert dead["lag_seconds"] >= live["lag_seconds"] >= 0
         assert live["passes"].keys() == {"live", "reread-2h"}
         assert live["last_window"].pop("committed_at") is not None
@@ -107,7 +109,7 @@ async def test_the_service_tells_and_once_it_is_killed_its_state_topic(
             datetime.fromisoformat(told["last_window"].pop("to")) for told in (live, dead)
         )
         assert timedelta() <= asked - covered < timedelta(seconds=2)
-        assert [dead[name] for name in SERVICE_ONLY] == [None, None]
+        assert [dead[name] for name in SERVICE_ONLY] == [None] * len(SERVICE_ONLY)
         for told in (live, dead):
             for name in (*SERVICE_ONLY, "lag_seconds"):
                 del told[name]
@@ -269,7 +271,9 @@ async def test_a_cluster_without_our_topic_and_one_that_hangs(tmp_path: Path) ->
         finally:
             broker.thaw()
         assert (ended.code, ended.out) == (1, "")
-        assert f"Kafka at {broker.bootstrap} did not answer within 15 s" in ended.problems[-1]
+        # Either limit may be the first to end: that of the command or that of the connection.
+        hangs = r"did not answer within 15 s|cannot be reached \(no answer within 10 s: it hangs"
+        assert re.search(f"Kafka at {broker.bootstrap} ({hangs})", ended.problems[-1])
         assert ended.seconds < 30
 
 
@@ -302,6 +306,8 @@ FAILING: Final[report.OperationReport] = {
     "operation": "wv0010",
     "standing": "needs_person",
     "lag_seconds": 7_260.0,
+    "missing": ["live is more than two polls behind"],
+    "pass_lags": {"live": 7_260.0, "repair": 0.0},
     "covered_until": "2026-11-20T10:00:00Z",
     "cursor": "2026-11-20T09:45:00Z",
     "ids": 1_234_567,
@@ -364,9 +370,10 @@ def test_a_person_sees_the_last_error_and_when_it_is_tried_again() -> None:
 def test_the_shape_is_documented() -> None:
     """Every field of the JSON has a row in its table, and the other way round."""
     text = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    [section] = [part for part in text.split("\n## ") if part.startswith("status\n")]
     tables = [
-        set(re.findall(r"^\| `(\w+)` ", part.partition("\n## ")[0], re.MULTILINE))
-        for part in text.split("| Field |")[1:]
+        set(re.findall(r"^\| `(\w+)` ", part, re.MULTILINE))
+        for part in section.split("| Field |")[1:]
     ]
     shapes = (
         report.Report, report.OperationReport, report.GapReport, report.BackfillReport,

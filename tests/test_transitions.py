@@ -158,6 +158,8 @@ class World:
             zone=case.name,
             opens=self.rng.random() < 0.5,
             closes=self.rng.random() < 0.5,
+            refuses=self.rng.random() < 0.5,
+            quota=100_000,  # tight caps take more requests than an hour of a small quota has
             cap=cap,
             trouble=self.requests.append,  # looks on, and does nothing
         )

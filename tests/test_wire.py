@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import weakref
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from aiokafka import TopicPartition
@@ -73,6 +74,8 @@ def test_thousands_of_small_records_fill_one_batch() -> None:
 class Refusing:
     """A producer whose broker takes no batch."""
 
+    _txn_manager = SimpleNamespace(maybe_add_partition_to_txn=lambda _: None)
+
     async def begin_transaction(self) -> None:
         pass
 
@@ -93,7 +96,7 @@ async def test_what_could_not_be_sent_is_let_go_at_once() -> None:
         del batch
         failed = False
         try:
-            await send_and_commit(Refusing(), batches)
+            await send_and_commit(Refusing(), batches, TopicPartition("t", 0))
         except KafkaTimeoutError:
             failed = True
         del batches

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from publisher.model import SECOND, Window
-from publisher.rules.upstream import request_for
+from publisher.model import DAY, SECOND, Window
+from publisher.rules.request import request_for
 from publisher.rules.zone import NARROW, Zone
 
 NAMES = (
@@ -75,7 +75,7 @@ def local_time(bound: str) -> datetime:
 @lru_cache(maxsize=100)
 def asked(name: str, window: Window, padding: timedelta = PADDING) -> tuple[datetime, datetime]:
     """The bounds as local times."""
-    first, last = Zone(name).bounds(window, padding)
+    first, last = Zone(name).bounds(window, padding, window.end + DAY)
     return local_time(first), local_time(last)
 
 
@@ -269,9 +269,9 @@ def test_requests_are_padded_by_five_seconds_or_their_width() -> None:
     """The padding is min(5 s, width), so that a one-second window asks for three seconds."""
     zone = Zone("America/Bogota")
     start = datetime(2026, 11, 20, 15, 0, 1, tzinfo=UTC)
-    minute = request_for(Window(start, start + MINUTE), zone, 7)
+    minute = request_for(Window(start, start + MINUTE), zone, 7, start + HOUR)
     assert (minute.date_ini, minute.date_end) == ("20261120095956", "20261120100106")
-    second = request_for(Window(start, start + SECOND), zone, 7)
+    second = request_for(Window(start, start + SECOND), zone, 7, start + HOUR)
     assert (second.date_ini, second.date_end) == ("20261120100000", "20261120100003")
     assert minute.max_bytes == 7
 

@@ -1,7 +1,6 @@
 """Wrong zones and wrong clocks, in process: what they put off is published, once, and in time."""
 
 import random
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from publisher.errors import Reason
-from publisher.model import Answer, Instant, Request, iso
-from publisher.rules.records import Checkpoint
-from publisher.rules.rezoning import MARGIN, rezoned
+from publisher.model import Answer, Instant, Request, Window, iso
+from publisher.rules.gaps import FAR
+from publisher.rules.rezoning import rezoned
 from publisher.rules.skew import RESOLUTION, ServerClock
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings
@@ -128,21 +127,22 @@ async def test_only_the_zone_that_was_wrong_confirms_the_change(replaces: str) -
     assert known(world.kafka).checkpoint.timezone == BOGOTA
 
 
-async def test_what_is_read_again_ends_well_before_the_horizon() -> None:
-    """What the wrong zone has published there is still remembered when repair comes by."""
-    world = World(every(60, NOON, NOON + HOUR))
-    await world.live().run_for(HOUR)
-    old: Checkpoint = known(world.kafka).checkpoint
-    horizon = timedelta(minutes=40)
-    (gap,) = rezoned(old, MADRID, horizon).checkpoint.gaps
-    assert gap.end - gap.start == horizon / 2
-    (gap,) = rezoned(old, MADRID, MARGIN + horizon).checkpoint.gaps
-    assert gap.end - gap.start == max(horizon, (MARGIN + horizon) / 2, key=_within(old))
-
-
-def _within(old: Checkpoint) -> Callable[[timedelta], timedelta]:
-    whole = old.live.cursor - old.start
-    return lambda width: min(width, whole)
+async def test_what_is_read_again_begins_well_behind_forgotten_time() -> None:
+    """Whatever the horizon is now: what the wrong zone has published there is remembered."""
+    world = World(every(60, NOON, NOON + 4 * HOUR))
+    await world.live().run_for(40 * HOUR)
+    old = known(world.kafka).checkpoint
+    (gap,) = rezoned(old, MADRID).checkpoint.gaps
+    assert gap == Window(old.start, old.live.cursor)
+    for hours in (1, 8, 20):
+        gone = Window(old.start, old.start + hours * HOUR)
+        moved = rezoned(replace(old, forgotten=(gone,)), MADRID).checkpoint
+        begins = min(gone.end + FAR, old.live.cursor)
+        assert moved.gaps == (
+            (Window(begins, old.live.cursor),) if begins < old.live.cursor else ()
+        )
+        assert all(progress.cursor >= begins for progress in moved.passes.values())
+        assert moved.live == old.live
 
 
 async def test_a_zone_that_is_wrong_is_told_in_a_day_or_two_and_a_right_one_never() -> None:
@@ -255,7 +255,7 @@ async def test_rows_of_the_future_and_of_long_ago_move_no_cursor() -> None:
     life = world.live()
     await life.run_for(DAY + HOUR)
     assert world.published == world.promised
-    ends: Iterator[WindowPublished] = iter(life.heard(WindowPublished))
+    ends = iter(life.heard(WindowPublished))
     assert all(each.covered_until <= each.committed_at for each in ends)
     assert world.clock.true - known(world.kafka).checkpoint.live.cursor < HOUR
     assert life.heard(StepFailed) == []

@@ -65,7 +65,7 @@ def _changing(name: str, wanted: str, text: str) -> Any:
     return change
 
 
-_changing("pause", "paused", "Let it rest where it is.")
+_changing("pause", "paused", "Pause a backfill; it keeps its place.")
 _changing("resume", "running", "Let it go on.")
 _changing("cancel", "cancelled", "End it where it is; what it published stays.")
 

@@ -13,7 +13,7 @@ def state() -> None:
 
 @state.command()
 @click.option("--operation", metavar="NAME", help="One of several; all when not given.")
-@click.option("--yes", is_flag=True, help="Do it; without, only tell what would be done.")
+@click.option("--yes", is_flag=True, help="Apply the change (default: dry run).")
 @click.option("--take-over", is_flag=True, help="Also while the service runs.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def rebuild(operation: str | None, *, yes: bool, take_over: bool, as_json: bool) -> None:
@@ -32,7 +32,7 @@ def rebuild(operation: str | None, *, yes: bool, take_over: bool, as_json: bool)
 @state.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(*, as_json: bool) -> None:
-    """Tell of whom the state topic tells, removed operations included.
+    """List the operations in the state topic, including removed ones.
 
     Reads the state topic, and changes nothing there.
 
@@ -45,7 +45,7 @@ def show(*, as_json: bool) -> None:
 
 @state.command()
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do it; without, only tell what would be done.")
+@click.option("--yes", is_flag=True, help="Apply the change (default: dry run).")
 @click.option("--take-over", is_flag=True, help="Also while the service runs.")
 def forget(name: str, *, yes: bool, take_over: bool) -> None:
     """Forget an operation that was taken out of the settings.
@@ -63,7 +63,7 @@ def forget(name: str, *, yes: bool, take_over: bool) -> None:
 @state.command()
 @click.argument("old")
 @click.argument("new")
-@click.option("--yes", is_flag=True, help="Do it; without, only tell what would be done.")
+@click.option("--yes", is_flag=True, help="Apply the change (default: dry run).")
 @click.option("--take-over", is_flag=True, help="Also while the service runs.")
 def rename(old: str, new: str, *, yes: bool, take_over: bool) -> None:
     """Give an operation another name without publishing anything twice.

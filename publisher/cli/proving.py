@@ -18,8 +18,16 @@ _INSTANTS: Final = {"ignore_unknown_options": True, "help_option_names": ["--hel
 @click.option("--repair", is_flag=True, help="Publish exactly what is missing.")
 @click.option("--take-over", is_flag=True, help="With --repair: also while the service runs.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--metrics-file", metavar="FILE", help="Also write the result for node_exporter.")
 def verify(
-    start: str, end: str, operation: str | None, *, repair: bool, take_over: bool, as_json: bool
+    start: str,
+    end: str,
+    operation: str | None,
+    *,
+    repair: bool,
+    take_over: bool,
+    as_json: bool,
+    metrics_file: str | None,
 ) -> None:
     """Compare the topic with the report, from FROM to TO.
 
@@ -34,7 +42,15 @@ def verify(
     from publisher.commands import verify as command  # noqa: PLC0415
 
     sys.exit(
-        command.main(start, end, operation, repair=repair, take_over=take_over, as_json=as_json)
+        command.main(
+            start,
+            end,
+            operation,
+            repair=repair,
+            take_over=take_over,
+            as_json=as_json,
+            metrics_file=metrics_file,
+        )
     )
 
 

@@ -20,7 +20,7 @@ class Duration(click.ParamType[timedelta]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if found <= timedelta():
-            self.fail("must be longer than nothing", param, ctx)
+            self.fail("must be greater than zero", param, ctx)
         return found
 
 
@@ -36,6 +36,6 @@ class Moment(click.ParamType[str]):
         try:
             start_instant(value, datetime.now(UTC))
         except (ValueError, OverflowError):
-            text = "is no instant: write 2026-11-20T10:00:00-05:00, or -24h"
+            text = "is not a date with offset: write 2026-11-20T10:00:00-05:00, or -24h"
             self.fail(f"{value!r} {text}", param, ctx)
         return str(value)

@@ -16,7 +16,7 @@ from typing import Final, TypedDict
 import click
 import orjson
 
-from publisher.commands.frame import run, span
+from publisher.commands.frame import complain_all, run, span
 from publisher.edges.kafka_orders import KafkaOrders
 from publisher.edges.report_reader import NoAnswerError, read_states
 from publisher.errors import SettingsError, StepError
@@ -44,6 +44,7 @@ Told = TypedDict(
         "cursor": str,
         "rows": int,
         "new": int,
+        "skipped_seconds": int,
     },
 )
 
@@ -80,7 +81,9 @@ def show(operation: str | None, *, as_json: bool) -> int:
         names = [one.name for one in settings.operations]
         if operation is not None:
             names = [_operation(settings, operation)]
-        told = [one for name in names for one in await _told(settings, name)]
+        hidden: set[str] = set()
+        told = [one for name in names for one in await _told(settings, name, hidden)]
+        complain_all(hidden)
         if as_json:
             click.echo(orjson.dumps({"backfills": told}, option=orjson.OPT_INDENT_2))
             return 0
@@ -138,17 +141,22 @@ async def _watch(settings: Settings, name: str, id_: str) -> int:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _told(settings: Settings, name: str) -> list[Told]:
-    """Every order that stands, and how far the checkpoint says it is."""
+async def _told(settings: Settings, name: str, hidden: set[str] | None = None) -> list[Told]:
+    """Every order that stands, and how far the checkpoint says it is.
+
+    What makes that doubtful is put into `hidden`.
+    """
     orders = await KafkaOrders(settings, name).read()
-    found = await _state(settings, name)
+    found = await _state(settings, name, hidden)
     known = {one.id: one for one in found.checkpoint.backfills} if found else {}
     return [_of(name, order, known.get(order.id)) for order in orders or ()]
 
 
-async def _state(settings: Settings, name: str) -> State | None:
+async def _state(settings: Settings, name: str, hidden: set[str] | None = None) -> State | None:
     """None where the operation has not begun. Raises NoAnswerError, Transient or Held."""
-    states, _ = await read_states(settings)
+    states, hints = await read_states(settings)
+    if hidden is not None:
+        hidden.update(hints)
     found = states[name]
     if isinstance(found, StepError):
         raise found
@@ -167,6 +175,7 @@ def _of(name: str, order: Order, known: Backfill | None) -> Told:
         "cursor": iso(known.cursor if known else order.start),
         "rows": known.rows if known else 0,
         "new": known.new if known else 0,
+        "skipped_seconds": known.skipped_seconds if known else 0,
     }
 
 
@@ -177,9 +186,11 @@ def _share(told: Told) -> float:
 
 def _line(told: Told) -> str:
     again = ", again" if told["again"] else ""
+    skipped = f", {span(told['skipped_seconds'])} skipped" if told["skipped_seconds"] else ""
     return (
         f"{told['id']}  {told['operation']}  {told['standing']} {_share(told):.0%}"
         f"  {told['from']} to {told['to']}{again}: {told['rows']:,} rows, {told['new']:,} new"
+        f"{skipped}"
     )
 
 

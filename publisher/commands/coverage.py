@@ -127,7 +127,7 @@ def _look_at(
     name: str, state: State, start: Instant, end: Instant, told: PublisherSettings
 ) -> Look:
     ages = sorted({told.overlap, *told.rereads})
-    stretches = coverage.coverage(state, start, end, ages, told.horizon)
+    stretches = coverage.coverage(state, start, end, ages)
     return Look(name, state, Window(start, end) if start < end else None, stretches, ages)
 
 

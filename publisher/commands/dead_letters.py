@@ -16,7 +16,7 @@ from typing import Any, Final
 import click
 import orjson
 
-from publisher.commands.frame import RefusedError, chosen, run
+from publisher.commands.frame import RefusedError, chosen, complain_all, run
 from publisher.edges.letters_reader import letters
 from publisher.edges.report_reader import names_of
 from publisher.model import Instant, iso
@@ -42,9 +42,12 @@ def list_(operation: str | None, *, as_json: bool) -> int:
     """Print the table; the exit code."""
 
     async def doing(settings: Settings) -> int:
-        found = await indexed(settings, chosen(settings, operation))
+        hidden: set[str] = set()
+        found = await indexed(settings, chosen(settings, operation), hidden)
+        complain_all(hidden)
         if as_json:
-            click.echo(orjson.dumps({"dead_letters": [*_described(found)]}))
+            told = {"dead_letters": [*_described(found)], "hints": sorted(hidden)}
+            click.echo(orjson.dumps(told))
         else:
             for line in _table(found):
                 click.echo(line)
@@ -58,8 +61,12 @@ def show(id_: str, operation: str | None, *, show_text: bool) -> int:
 
     async def doing(settings: Settings) -> int:
         operations = chosen(settings, operation)
-        key = matching(await indexed(settings, operations), id_).key
-        async with aclosing(_all(settings, operations, lambda one: one.key == key)) as found:
+        hidden: set[str] = set()
+        index = await indexed(settings, operations, hidden)
+        complain_all(hidden)
+        key = matching(index, id_).key
+        wanted = _all(settings, operations, hidden, lambda one: one.key == key)
+        async with aclosing(wanted) as found:
             those = [one async for one in found if isinstance(one, Letter) and one.key == key]
         letter = matching(Index(those, {}), id_)
         for name, text in letter.headers.items():
@@ -78,12 +85,12 @@ def show(id_: str, operation: str | None, *, show_text: bool) -> int:
 
 
 async def indexed(
-    settings: Settings, operations: Iterable[Operation], *, to_end: bool = False
+    settings: Settings, operations: Iterable[Operation], hidden: set[str] | None = None
 ) -> Index:
-    """Read through the dead letters of these operations."""
+    """Read through the dead letters of these operations; `hidden` as in `topic_records`."""
     found: list[Letter] = []
     replayed: dict[Key, Replayed] = {}
-    async with aclosing(_all(settings, operations, to_end=to_end)) as those:
+    async with aclosing(_all(settings, operations, hidden)) as those:
         async for one in those:
             if isinstance(one, Replayed):
                 replayed[one.key] = one
@@ -95,12 +102,11 @@ async def indexed(
 async def _all(
     settings: Settings,
     operations: Iterable[Operation],
+    hidden: set[str] | None,
     wanted: Callable[[Letter], bool] = lambda _: False,
-    *,
-    to_end: bool = False,
 ) -> AsyncGenerator[Letter | Replayed, None]:
-    names = await names_of(settings, [one.name for one in operations])
-    async with aclosing(letters(settings, names, wanted=wanted, to_end=to_end)) as those:
+    names = await names_of(settings, [one.name for one in operations], hidden)
+    async with aclosing(letters(settings, names, wanted=wanted, hidden=hidden)) as those:
         async for one in those:
             yield one
 

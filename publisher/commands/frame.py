@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from publisher.edges.page import duration
@@ -19,7 +19,7 @@ class RefusedError(Exception):
 def run(doing: Callable[[Settings], Coroutine[Any, Any, int]], what: str = "") -> int:
     """Run a command with its settings; what it raises becomes a line and an exit code.
 
-    `what` is what cannot be had while Kafka gives no answer, where the failure does not say.
+    `what` is what cannot be read while Kafka gives no answer, where the failure does not say.
     """
     # What libraries say besides is in these lines, in our words.
     logging.root.addHandler(logging.NullHandler())
@@ -32,7 +32,7 @@ def run(doing: Callable[[Settings], Coroutine[Any, Any, int]], what: str = "") -
     except (RefusedError, NoAnswerError) as error:
         complain(str(error))
     except PublisherError as error:
-        complain(f"{what} cannot be had: {error}" if what else str(error))
+        complain(f"{what} cannot be read: {error}" if what else str(error))
     except KeyboardInterrupt:
         return 130
     return 1
@@ -46,6 +46,12 @@ def span(seconds: float) -> str:
 def complain(problem: str) -> None:
     """Say on standard error what is wrong."""
     sys.stderr.write(f"wolkvox-publisher: {problem}\n")
+
+
+def complain_all(problems: Iterable[str]) -> None:
+    """The same of several."""
+    for problem in sorted(problems):
+        complain(problem)
 
 
 def chosen(settings: Settings, name: str | None) -> list[Operation]:

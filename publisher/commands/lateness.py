@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 import orjson
 
-from publisher.commands.frame import run, span
+from publisher.commands.frame import complain_all, run, span
 from publisher.edges.headers_reader import headers
 from publisher.edges.kafka_client import Clients
 from publisher.rules import lateness as rules
@@ -26,9 +26,12 @@ def main(last: timedelta, *, as_json: bool) -> int:
     """Print what was measured and what it calls for; returns the exit code."""
 
     async def doing(settings: Settings) -> int:
-        together, each = await _measured(settings, last)
+        hidden: set[str] = set()
+        together, each = await _measured(settings, last, hidden)
+        complain_all(hidden)
         if as_json:
             told = described(together)
+            told["hints"] = sorted(hidden)
             told["operations"] = [{"operation": one, **described(each[one])} for one in each]
             click.echo(orjson.dumps(told))
             return 0
@@ -43,13 +46,15 @@ def main(last: timedelta, *, as_json: bool) -> int:
     return run(doing, what="the messages")
 
 
-async def _measured(settings: Settings, last: timedelta) -> tuple[Measured, dict[str, Measured]]:
+async def _measured(
+    settings: Settings, last: timedelta, hidden: set[str]
+) -> tuple[Measured, dict[str, Measured]]:
     """All operations together, since they share the settings, and each by itself."""
     together = Measured(settings.publisher)
     each = {one.name: Measured(settings.publisher) for one in settings.operations}
     topics = {settings.messages_topic(one) for one in each}
     since = datetime.now(UTC) - last
-    async with aclosing(headers(Clients(settings), topics, since)) as those:
+    async with aclosing(headers(Clients(settings), topics, since, hidden)) as those:
         async for one in those:
             try:
                 source, label = (one[name].decode() for name in ("ce_source", "wolkvox_pass"))

@@ -13,7 +13,7 @@ from typing import Final
 from publisher.commands.frame import RefusedError
 from publisher.edges import report_reader
 from publisher.edges.kafka import Cluster
-from publisher.edges.report_reader import NoAnswerError
+from publisher.edges.report_reader import NoAnswerError, SlowServiceError
 from publisher.rules.records import REPLAY
 from publisher.rules.state import State
 from publisher.settings import Settings
@@ -30,6 +30,8 @@ async def running(settings: Settings, states: Iterable[State]) -> str | None:
         url = f"http://localhost:{port}"
         try:
             await report_reader.from_service(url)
+        except SlowServiceError:
+            return f"something listens at {url}, and does not answer"
         except NoAnswerError:
             pass
         else:

@@ -16,6 +16,7 @@ from typing import Final, TextIO
 import orjson
 
 from publisher import flow
+from publisher.commands.check.api import ask_for_newest, newest_row
 from publisher.commands.frame import chosen, complain
 from publisher.commands.range_walk import Walker
 from publisher.edges.clock import MachineClock
@@ -127,9 +128,10 @@ async def _preview(
     """One operation; True = all of the time was read, or as much as was asked for."""
     told = _Told()
     began, printed, letters = time.monotonic(), printer.printed, printer.dead_letters
-    problem = ""
+    problem, fits, newest = "", True, ""
     async with open_session() as session:
         clock = MachineClock()
+        source = HttpSource(session, operation.url, operation.token, clock.now)
         job = Job(
             operation=operation.name,
             zone=Zone(operation.timezone),
@@ -137,7 +139,7 @@ async def _preview(
                 # Nothing is read twice: one walk from there to now.
                 update={"start": f"-{duration_text(last)}", "rereads": (), "overlap": timedelta()}
             ),
-            source=HttpSource(session, operation.url, operation.token, clock.now),
+            source=source,
             log=printer,
             clock=clock,
             emit=told,
@@ -146,6 +148,9 @@ async def _preview(
         memory = Memory.starting(job.settings)
         try:
             await _walk(job, memory, printer)
+            if not printer.full:
+                answers = await ask_for_newest(source, settings, operation)
+                fits, newest = newest_row(job.zone, *answers)
         except PublisherError as error:
             problem = str(error)
     progress = memory.state.checkpoint.live if memory.state else None
@@ -162,6 +167,8 @@ async def _preview(
         )
     for window in told.cut:
         complain(f"{operation.name}: possibly cut by the report: {window}")
+    if not fits:
+        complain(f"{operation.name}: newest row: {newest}")
     if printer.full and not problem:
         complain(f"{operation.name}: ended at --limit {printer.limit}")
     if problem:
@@ -174,6 +181,7 @@ async def _walk(job: Job, memory: Memory, printer: _Printer) -> None:
     state = memory.state = await flow.begin(job, memory)
     walker = Walker(job, memory, state)
     while not printer.full:
+        state = memory.state = await flow.begin_earlier(job, memory, state)
         now = memory.server.now(job.clock.now())
         step = schedule.next_step(
             memory.passes,
@@ -183,5 +191,9 @@ async def _walk(job: Job, memory: Memory, printer: _Printer) -> None:
             state.read_until,
             state.checkpoint.gaps,
         )
-        if not isinstance(step, Read) or (await walker.published(step) and step.ends_round):
+        if not isinstance(step, Read):
+            return
+        walker.known = state
+        done = await walker.published(step)
+        if done and done.ends_round:
             return

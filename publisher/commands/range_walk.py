@@ -1,19 +1,23 @@
 """Reads the report with the service's own flow, whatever log stands behind it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from publisher import flow
 from publisher.errors import Reason, StepError, TooLarge
 from publisher.job import Job, Memory
 from publisher.model import Window
-from publisher.rules.schedule import NARROWEST, Pass, Read, short_of_jump
+from publisher.rules.schedule import NARROWEST, Pass, Read, askable
 from publisher.rules.state import State
 
 BUSY_PAUSES: Final = (2.0, 5.0, 10.0)
-"""Seconds between two requests while somebody else, such as the service, uses the token."""
+"""Seconds between two requests while somebody else, such as the service, uses the token, or
+while our clock is ahead of the server's."""
+
+
+Publish: TypeAlias = Callable[[Job, Memory, State, Read], Awaitable[Read | None]]
 
 
 @dataclass(slots=True)
@@ -23,25 +27,26 @@ class Walker:
     job: Job
     memory: Memory
     known: State
+    publish: Publish = flow.publish
     pauses: list[float] = field(default_factory=lambda: [*BUSY_PAUSES])
 
-    async def published(self, step: Read) -> bool:
-        """Whether the window was published; if not, it must be tried again, perhaps narrower."""
+    async def published(self, step: Read) -> Read | None:
+        """What of the step was published; None = it must be tried again, perhaps narrower."""
         try:
-            await flow.publish(self.job, self.memory, self.known, step)
+            done = await self.publish(self.job, self.memory, self.known, step)
         except TooLarge:
             if step.window.width <= NARROWEST:
                 raise
             self.memory.pace.narrow(step.window)
-            return False
+            return None
         except StepError as error:
-            if error.reason is Reason.TOKEN_BUSY and self.pauses:
+            if error.reason in (Reason.TOKEN_BUSY, Reason.CLOCK_AHEAD) and self.pauses:
                 await asyncio.sleep(self.pauses.pop(0))
-            elif self.memory.puzzled != 1:  # a damaged answer is asked for again, once
+            else:
                 raise
-            return False
+            return None
         self.pauses = [*BUSY_PAUSES]
-        return True
+        return done
 
 
 async def walk(
@@ -54,7 +59,7 @@ async def walk(
     position = range_.start
     while position < range_.end:
         end = min(position + walker.memory.pace.width, range_.end)
-        step = short_of_jump(Read(pass_, Window(position, end), ends_round=False), walker.job.zone)
-        about_to_ask(step.window)
-        if await walker.published(step):
-            position = step.window.end
+        step = Read(pass_, Window(position, end), ends_round=False)
+        about_to_ask(askable(step, walker.job.zone, walker.memory.longest).window)
+        if done := await walker.published(step):
+            position = done.window.end

@@ -20,11 +20,12 @@ from publisher.edges.kafka_events import events_of, first_kept, revisions_of
 from publisher.edges.kafka_orders import KafkaOrders
 from publisher.errors import Reason, StepError
 from publisher.job import Log
-from publisher.model import Backfill, Batch, Instant, StateRecord, iso
-from publisher.rules import backfill, state
+from publisher.model import Backfill, Batch, Instant, Restored, StateRecord, iso
+from publisher.rules import backfill
 from publisher.rules.journal import placeholder
 from publisher.rules.rebuild import Rebuilt
 from publisher.rules.records import checkpoint_of
+from publisher.rules.restored import restored_state
 from publisher.rules.zone import Zone
 from publisher.settings import Operation, Settings
 
@@ -51,8 +52,16 @@ class _Lost:
     """What is left of its state."""
     rebuilt: Rebuilt
     cursor: Instant
+    kept_since: Instant | None
+    """Older events are deleted; None = the topic holds them all."""
     backfills: tuple[Backfill, ...]
     """What was ordered: it has ended."""
+
+    @property
+    def first_sequence(self) -> int:
+        """Above all that the topic and what is left tell: nothing of it is newer."""
+        broken = checkpoint_of(self.name, self.left)
+        return max(self.rebuilt.newest_sequence, broken.sequence if broken else -1) + 1
 
 
 async def _rebuild(
@@ -63,7 +72,7 @@ async def _rebuild(
     lost = [
         one
         for one in settings.operations
-        if not _usable(one.name, dict(await report_reader.records_of(settings, one.name)))
+        if not _usable(one.name, await report_reader.restored_of(settings, one.name))
     ]
     wanted = [one for one in operations if one in lost]
     if not wanted:
@@ -82,9 +91,7 @@ async def _rebuild(
                 await _begin(lost_one)
             for lost_one in those:
                 await _write(settings, lost_one)
-        return [
-            await _told(settings, one, yes=yes) if isinstance(one, _Lost) else one for one in found
-        ]
+        return [_told(one, yes=yes) if isinstance(one, _Lost) else one for one in found]
 
 
 async def _refuse_beside(settings: Settings, other: Operation, wanted: list[Operation]) -> None:
@@ -108,10 +115,11 @@ async def _look(
     log = cluster.log(name)
     if yes:
         # First of all: from here on nobody publishes anything that is not read below.
-        records = dict((await log.restore()).records)
+        restored = await log.restore()
     else:
-        records = await report_reader.records_of(settings, name)
-    if _usable(name, records.copy()):
+        restored = await report_reader.restored_of(settings, name)
+    records = dict(restored.records)
+    if _usable(name, restored):
         raise RefusedError(f"{name}: its state is whole, there is nothing to rebuild")
     rebuilt = Rebuilt(name, Zone(operation.timezone))
     async for published in events_of(settings, [name], once=True):
@@ -123,7 +131,8 @@ async def _look(
             rebuilt.add(published)
     async for published in revisions_of(settings, {name, *rebuilt.formerly}):
         rebuilt.revised(published)
-    cursor = rebuilt.cursor(told)
+    kept = await first_kept(settings, name, rebuilt.formerly)
+    cursor = rebuilt.cursor(told, kept)
     if cursor is None:
         complain(
             f"{name}: no events in {settings.messages_topic(name)}: nothing to rebuild; if it was"
@@ -131,17 +140,17 @@ async def _look(
         )
         return {"operation": name, "events": 0}
     orders = await KafkaOrders(settings, name).read_if_allowed()
-    return _Lost(name, log, records, rebuilt, cursor, backfill.lost(orders))
+    return _Lost(name, log, records, rebuilt, cursor, kept, backfill.lost(orders))
 
 
-async def _told(settings: Settings, one: _Lost, *, yes: bool) -> dict[str, Any]:
-    name, rebuilt, cursor = one.name, one.rebuilt, one.cursor
-    kept = await first_kept(settings, name, rebuilt.formerly)
+def _told(one: _Lost, *, yes: bool) -> dict[str, Any]:
+    name, rebuilt, cursor, kept = one.name, one.rebuilt, one.cursor, one.kept_since
     done = "rebuilt" if yes else "would be rebuilt (add --yes)"
     complain(f"{name}: {done} from {rebuilt.events} events; live goes on at {iso(cursor)}")
-    if kept is not None and cursor < kept:
+    if kept is not None:
         complain(
             f"{name}: the topic keeps events since {iso(kept)} only: earlier ones may come again"
+            " with backfill --again, nothing else reads that time"
         )
     if one.backfills:
         complain(f"{name}: backfills that were ordered before are ended: order them anew if wanted")
@@ -158,24 +167,26 @@ async def _begin(one: _Lost) -> None:
     """Replace what is left of the lost state by a record that keeps every service waiting."""
     broken = checkpoint_of(one.name, one.left)
     follows = broken.sequence if broken else None
-    record = placeholder(one.name, 1, one.cursor)  # replaced by the first of the rebuilt ones
+    record = placeholder(
+        one.name, one.first_sequence + 1, one.cursor
+    )  # replaced by the first of the rebuilt ones
     gone = [StateRecord(key, None) for key in one.left if key != record.key]
-    await one.log.commit(Batch(one.name, follows, 0, [*gone, record]))
+    await one.log.commit(Batch(one.name, follows, one.first_sequence, [*gone, record]))
 
 
 async def _write(settings: Settings, one: _Lost) -> None:
-    follows = 0
+    follows = one.first_sequence
     for sequence, records in one.rebuilt.transactions(
-        settings.publisher, one.cursor, one.backfills
+        settings.publisher, one.cursor, one.backfills, one.kept_since, follows=follows
     ):
         await one.log.commit(Batch(one.name, follows, sequence, records))
         follows = sequence
 
 
-def _usable(operation: str, records: dict[bytes, bytes]) -> bool:
+def _usable(operation: str, restored: Restored) -> bool:
     """Whether the service could go on from there. Raises where this version must not judge."""
     try:
-        return state.restore(operation, records) is not None
+        return restored_state(operation, restored) is not None
     except StepError as error:
         if error.reason is not Reason.STATE_LOST:
             raise

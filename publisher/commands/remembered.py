@@ -1,4 +1,4 @@
-"""`wolkvox-publisher state show` and `state forget`: of whom the state topic tells, and no more.
+"""`wolkvox-publisher state show` and `state forget`: which operations the state topic holds.
 
 Forgetting writes as the service would, under its transactional id (decision 0020).
 """
@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 import orjson
 
-from publisher.commands.frame import RefusedError, complain, run
+from publisher.commands.frame import RefusedError, complain, complain_all, run
 from publisher.commands.owning import owned, refuse_while_running
 from publisher.edges.report_reader import all_records
 from publisher.errors import StepError
@@ -26,7 +26,9 @@ def show(*, as_json: bool) -> int:
     """Print what is remembered of every operation; the exit code."""
 
     async def doing(settings: Settings) -> int:
-        found = await all_records(settings)
+        hidden: set[str] = set()
+        found = await all_records(settings, hidden)
+        complain_all(hidden)
         told = [_described(settings, name, records) for name, records in sorted(found.items())]
         if as_json:
             click.echo(orjson.dumps({"operations": told}))

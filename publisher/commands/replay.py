@@ -32,6 +32,7 @@ from publisher.rules import replay, state
 from publisher.rules.letters import Key, Letter
 from publisher.rules.publication import Limits
 from publisher.rules.replay import DONE, Result
+from publisher.rules.restored import restored_state
 from publisher.rules.rows import RejectReason
 from publisher.rules.state import State
 from publisher.rules.zone import Zone
@@ -112,9 +113,9 @@ async def _replay(
             known = states.pop(one.name)
             if cluster:
                 restored = await cluster.log(one.name).restore()
-                known = _begun(state.restore(one.name, restored.records), one.name)
-            # Once more, to the very end: nobody else can have written since the takeover.
-            index = await indexed(settings, [one], to_end=not dry)
+                known = _begun(restored_state(one.name, restored), one.name)
+            # Once more: nobody else can have written since the takeover.
+            index = await indexed(settings, [one])
             todo = wanted - index.replayed.keys()
             await _operation(settings, known, todo, results, cluster)
 
@@ -140,7 +141,7 @@ async def _operation(
     operation = known.checkpoint.operation
     names = dict.fromkeys(known.checkpoint.names, operation)
     zone, limits = Zone(known.checkpoint.timezone), Limits.of(told)
-    async with aclosing(_batches(settings, names, todo, to_end=cluster is not None)) as batches:
+    async with aclosing(_batches(settings, names, todo)) as batches:
         async for batch in batches:
             # Of a letter that stands in the topic twice the first counts.
             fresh = {one.key: one for one in reversed(batch) if one.key in todo}
@@ -157,12 +158,12 @@ async def _operation(
 
 
 async def _batches(
-    settings: Settings, names: Mapping[str, str], todo: set[Key], *, to_end: bool
+    settings: Settings, names: Mapping[str, str], todo: set[Key]
 ) -> AsyncGenerator[list[Letter], None]:
     """The letters with their bytes, in the topic's order; those of one batch have one window."""
     batch: list[Letter] = []
     size = 0
-    found = letters(settings, names, wanted=lambda one: one.key in todo, to_end=to_end)
+    found = letters(settings, names, wanted=lambda one: one.key in todo)
     async with aclosing(found):
         async for one in found:
             if not isinstance(one, Letter) or one.key not in todo:

@@ -101,7 +101,7 @@ def _color(operation: OperationReport) -> str | None:
     error = operation["last_error"]
     if error and not error["solved"]:
         return "red" if error["needs_person"] else "yellow"
-    return "red" if operation["standing"] == "hanging" else None
+    return {"hanging": "red", "incomplete": "yellow"}.get(operation["standing"] or "")
 
 
 def _details(operation: OperationReport) -> Iterator[str]:
@@ -117,6 +117,8 @@ def _details(operation: OperationReport) -> Iterator[str]:
         )
     if operation["published"] is not None:
         yield f"published    {operation['published']:,} events since the service started"
+    if operation["cursor"] is not None:
+        yield from (f"missing      {line}" for line in operation["missing"] or [])
     for gap in operation["gaps"]:
         yield f"parked       {_moment(gap['from'])} to {_moment(gap['to'])}: could not be read yet"
     for one in operation["backfills"]:

@@ -1,12 +1,14 @@
 """`wolkvox-publisher verify`: whether the topic holds what the report shows for a range.
 
 The report is read by the service's own flow, so a row is compared as the event that it would
-be. With --repair the same flow publishes what is missing, as the service would.
+be. With --repair exactly what is missing is published, in the transactions of the service.
 """
 
+import os
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -14,19 +16,22 @@ import orjson
 
 from publisher import flow
 from publisher.commands import owning
-from publisher.commands.frame import RefusedError, chosen, run
+from publisher.commands.frame import RefusedError, chosen, complain, run
 from publisher.commands.range_walk import Walker, walk
-from publisher.edges import report_reader
+from publisher.commands.repair import repair
+from publisher.edges import report_reader, textfile
 from publisher.edges.clock import MachineClock
-from publisher.edges.kafka_events import events_of, first_kept, revisions_of
+from publisher.edges.kafka_events import events_of, first_kept, published_until, revisions_of
 from publisher.edges.source import HttpSource, open_session
-from publisher.errors import SettingsError
+from publisher.errors import Reason, SettingsError, StepError
 from publisher.job import Job, Log, Memory
 from publisher.model import Batch, Instant, Restored, Window, iso
 from publisher.rules import state, wire
 from publisher.rules.comparison import Comparison, Finding
-from publisher.rules.reopened import Reopened
-from publisher.rules.schedule import REPAIRING
+from publisher.rules.forgetting import not_remembered
+from publisher.rules.records import checkpoint_of
+from publisher.rules.restored import refuse_set_back
+from publisher.rules.verdict import KINDS, Verdict
 from publisher.rules.zone import Zone
 from publisher.settings import Operation, Settings, start_instant
 
@@ -35,30 +40,72 @@ MARGINS: Final = (timedelta(hours=1), timedelta(days=1))
 second only when the topic holds what the first did not show."""
 PADDING: Final = timedelta(seconds=10)
 """Requests reach a little over their windows: a window that ends with what is settled must not."""
+LATE: Final = timedelta(minutes=10)
+"""So much later than it settles by itself live may be, and all until `now` counts as judged."""
 LINES: Final = 50
 """Differences printed for a person; --json holds all of them."""
 
 
 def main(
-    start: str, end: str, name: str | None, *, repair: bool, take_over: bool, as_json: bool
+    start: str,
+    end: str,
+    name: str | None,
+    *,
+    repair: bool,
+    take_over: bool,
+    as_json: bool,
+    metrics_file: str | None,
 ) -> int:
     """Compare, repair if asked to, and report; returns the exit code."""
+    metrics = Path(metrics_file) if metrics_file else None
 
     async def doing(settings: Settings) -> int:
-        range_ = _range(start, end)
-        told = [
-            await _verify(settings, one, range_, repair=repair, take_over=take_over)
-            for one in chosen(settings, name)
-        ]
-        complete = all(one["complete"] for one in told)
+        # Before all the requests, which cost the quota.
+        if metrics and (why := _unwritable(metrics)):
+            raise RefusedError(f"--metrics-file: {metrics} cannot be written: {why}")
+        asked = Asked(_range(start, end), end == "now", repair, take_over)
+        found = [await _verify(settings, one, asked) for one in chosen(settings, name)]
+        complete = all(one["complete"] for one in found)
+        if metrics:
+            _write(metrics, found)
         if as_json:
-            click.echo(orjson.dumps({"complete": complete, "operations": told}))
+            click.echo(orjson.dumps({"complete": complete, "operations": found}))
         else:
-            for one in told:
+            for one in found:
                 _print(one)
+        for one in found:
+            if one["problem"]:
+                complain(f"{one['operation']}: {one['problem']}")
         return 0 if complete else 1
 
     return run(doing)
+
+
+def _write(metrics: Path, found: list[dict[str, Any]]) -> None:
+    try:
+        textfile.write(metrics, found, datetime.now(UTC))
+    except OSError as error:
+        complain(f"--metrics-file: {metrics} cannot be written: {error.strerror}")
+
+
+def _unwritable(path: Path) -> str:
+    """Say why the file cannot be written; empty = it can, as far as can be seen."""
+    if path.is_dir():
+        return "it is a directory"
+    if not path.parent.is_dir():
+        return "there is no such directory"
+    return "" if os.access(path.parent, os.W_OK) else "its directory is not for us to write in"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command was asked for."""
+
+    range_: Window
+    until_now: bool
+    """As far as live has settled, if it keeps its rhythm."""
+    repair: bool
+    take_over: bool
 
 
 def _range(start: str, end: str) -> Window:
@@ -91,29 +138,34 @@ class _Reader:
         self.rejected += sum(1 for _ in batch.dead_letters)
 
 
-@dataclass(slots=True)
-class _Told:
-    """What is said of one operation."""
+async def _verify(settings: Settings, operation: Operation, asked: Asked) -> dict[str, Any]:
+    verdict = Verdict(operation.name, asked.range_)
+    try:
+        await _judge(settings, operation, asked, verdict)
+    except StepError as error:
+        if error.reason is not Reason.STATE_BLOCKED:
+            raise
+        verdict = Verdict(operation.name, asked.range_)
+        verdict.undecided(str(error))
+    return verdict.described()
 
-    notes: list[str] = field(default_factory=list)
-    repaired: int = 0
 
-
-async def _verify(
-    settings: Settings, operation: Operation, range_: Window, *, repair: bool, take_over: bool
-) -> dict[str, Any]:
-    told, name = _Told(), operation.name
-    revisions = bool(settings.publisher.revisions_topic)
+async def _judge(settings: Settings, operation: Operation, asked: Asked, verdict: Verdict) -> None:
+    name, revisions = operation.name, bool(settings.publisher.revisions_topic)
     known = _begun(name, await report_reader.records_of(settings, name))
-    if not repair:
-        return await _compare(settings, operation, range_, known, told, None)
-    if not take_over:
+    if not asked.repair:
+        await _compare(settings, operation, asked, known, verdict, None)
+        return
+    if not asked.take_over:
         await owning.refuse_while_running(settings, [known])
     async with owning.owned(settings) as cluster:
         log = cluster.log(name)
         # First of all: from here on nobody else publishes what is compared below.
-        known = _begun(name, (await log.restore()).records, revisions=revisions)
-        return await _compare(settings, operation, range_, known, told, log)
+        restored = await log.restore()
+        last = restored.newest_published
+        refuse_set_back(name, checkpoint_of(name, restored.records), last)
+        known = _begun(name, restored.records, revisions=revisions)
+        await _compare(settings, operation, asked, known, verdict, log)
 
 
 def _begun(
@@ -128,23 +180,30 @@ def _begun(
 async def _compare(
     settings: Settings,
     operation: Operation,
-    range_: Window,
+    asked: Asked,
     known: state.State,
-    told: _Told,
+    verdict: Verdict,
     log: Log | None,
-) -> dict[str, Any]:
-    settled = known.checkpoint.live.cursor - PADDING
-    kept = await first_kept(settings, operation.name, known.checkpoint.formerly)
-    start, end = max(range_.start, kept or range_.start), min(range_.end, settled)
-    if start > range_.start:
-        told.notes.append(f"not judged before {iso(start)}: the topic has deleted older events")
-    if end < range_.end:
-        told.notes.append(f"not judged after {iso(end)}: live has not settled it yet")
-    if known.checkpoint.start > range_.start:
-        told.notes.append(f"nothing before {iso(known.checkpoint.start)} was ever asked for")
-    if end <= start:
-        return _result(operation.name, None, told)
-    comparison = Comparison(start, end, settled)
+) -> None:
+    checkpoint, name = known.checkpoint, operation.name
+    # Before the report is asked: what is hidden, and what is published meanwhile.
+    until = await published_until(settings, checkpoint.names)
+    if settings.messages_topic(name) not in {place.topic for place in until}:
+        raise RefusedError(
+            f"{name}: its messages topic {settings.messages_topic(name)} is not there: check"
+            " PUBLISHER_MESSAGES_TOPIC, and that READ on it is granted"
+        )
+    kept = await first_kept(settings, name, checkpoint.formerly)
+    settled, told = checkpoint.live.cursor - PADDING, settings.publisher
+    rhythm = told.overlap + max(3 * told.poll_every, LATE)
+    forgotten = not_remembered(checkpoint, told.horizon)
+    range_ = verdict.bounds(kept, settled, forgotten, rhythm if asked.until_now else timedelta())
+    if checkpoint.start > asked.range_.start:
+        verdict.notes.append(f"nothing before {iso(checkpoint.start)} was ever asked for")
+    if range_ is None:
+        return
+    start, end = range_.start, range_.end
+    comparison = verdict.comparison = Comparison(start, end, settled)
     reader = _Reader(comparison)
     async with open_session() as session:
         # Read and compared as messages, whatever may have been told of changes.
@@ -153,36 +212,26 @@ async def _compare(
         job = _job(unrevised, operation, session, reader, start)
         memory = Memory.starting(job.settings)
         blank = await flow.begin(job, memory)
-        blank.checkpoint = replace(blank.checkpoint, formerly=known.checkpoint.formerly)
+        blank.checkpoint = replace(blank.checkpoint, formerly=checkpoint.formerly)
         pass_ = memory.passes[0]
         began = datetime.now(UTC)
         outer = Window(start - MARGINS[0], min(end + MARGINS[0], settled))
         await walk(Walker(job, memory, blank), pass_, outer, reader.about_to_ask)
-        async for revisions in revisions_of(settings, known.checkpoint.names):
+        async for revisions in revisions_of(settings, checkpoint.names, until=until):
             for revision in revisions:
-                comparison.revised(revision.value, later=revision.read_at >= began)
-        async for events in events_of(settings, known.checkpoint.names):
+                comparison.revised(revision.value, later=revision.later)
+        async for events in events_of(settings, checkpoint.names, until=until):
             for event in events:
-                comparison.published(event.value, later=event.read_at >= began)
+                comparison.published(event.value, later=event.later)
         if comparison.extra:
             before = Window(start - MARGINS[1], outer.start)
             await walk(Walker(job, memory, blank), pass_, before, reader.about_to_ask)
-            if outer.end < (until := min(end + MARGINS[1], began)):
-                after = Window(outer.end, until)
+            if outer.end < (latest := min(end + MARGINS[1], began)):
+                after = Window(outer.end, latest)
                 await walk(Walker(job, memory, blank), pass_, after, reader.about_to_ask)
-        result = _result(operation.name, comparison, told)
-        if log is not None and comparison.missing_ids:
-            reopened = Reopened(known.ledger, comparison.missing_ids)
-            known.ledger = reopened
+        if log is not None:
             job = _job(settings, operation, session, log, start)
-            memory = Memory.starting(job.settings)
-            for window in comparison.missing_windows:
-                # Answered at this width above; repairs do not widen by themselves.
-                memory.pace.width = window.width
-                await walk(Walker(job, memory, known), REPAIRING, window)
-            result["repaired"] = len(comparison.missing_ids) - len(reopened.missing)
-            result["complete"] = not (reopened.missing or comparison.extra or comparison.changed)
-    return result
+            verdict.repaired = await repair(job, known, comparison.missing_by_window())
 
 
 def _job(settings: Settings, operation: Operation, session: Any, log: Log, start: Instant) -> Job:
@@ -199,31 +248,18 @@ def _job(settings: Settings, operation: Operation, session: Any, log: Log, start
     )
 
 
-def _result(name: str, comparison: Comparison | None, told: _Told) -> dict[str, Any]:
-    findings = comparison.findings if comparison else []
-    return {
-        "operation": name,
-        "complete": comparison is not None and not findings,
-        "from": iso(comparison.start) if comparison else None,
-        "to": iso(comparison.end) if comparison else None,
-        "rows": comparison.rows if comparison else 0,
-        "events": comparison.events if comparison else 0,
-        "missing": len(comparison.missing) if comparison else 0,
-        "extra": len(comparison.extra) if comparison else 0,
-        "changed": len(comparison.changed) if comparison else 0,
-        "repaired": 0,
-        "notes": told.notes,
-        "findings": [finding._asdict() for finding in findings],
-    }
-
-
 def _print(one: dict[str, Any]) -> None:
-    standing = "complete" if one["complete"] else "NOT COMPLETE"
-    click.echo(
-        f"{one['operation']}: {standing}, {one['from']} to {one['to']}:"
-        f" {one['rows']:,} rows, {one['events']:,} events; {one['missing']:,} missing"
-        f" ({one['repaired']:,} repaired), {one['extra']:,} extra, {one['changed']:,} changed"
-    )
+    wrong = sum(one[kind] for kind in KINDS) - one["repaired"]
+    standing = "complete" if one["complete"] else "NOT COMPLETE" if wrong else "NOT JUDGED in whole"
+    found = "nothing could be compared"
+    if one["from"]:
+        found = (
+            f"{one['from']} to {one['to']}:"
+            f" {one['rows']:,} rows, {one['events']:,} events; {one['missing']:,} missing"
+            f" ({one['repaired']:,} repaired), {one['doubled']:,} doubled, {one['extra']:,} extra,"
+            f" {one['changed']:,} changed"
+        )
+    click.echo(f"{one['operation']}: {standing}, {found}")
     for note in one["notes"]:
         click.echo(f"  {note}")
     for told in one["findings"][:LINES]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from publisher.edges.kafka_client import Clients
+from publisher.edges.kafka_ends import Ends
 from publisher.edges.kafka_reader import reading
 from publisher.edges.kafka_shard import Shard
 from publisher.edges.kafka_topics import STATE_PARTITIONS, partitions_of
@@ -32,12 +33,13 @@ class Cluster:
         self._settings = settings
         self._emit = emit_hints_once
         self._shards: dict[int, Shard] = {}
+        self._ends = Ends(emit)
 
     def log(self, operation: str) -> "OperationLog":
         """The log as this operation sees it; fits `flow.Log`."""
         partition = partition_of(operation)
         if partition not in self._shards:
-            shard = Shard(partition, self._clients, self._settings, self._emit)
+            shard = Shard(partition, self._clients, self._settings, self._ends, self._emit)
             self._shards[partition] = shard
         return OperationLog(operation, self._shards[partition])
 
@@ -49,10 +51,13 @@ class Cluster:
         """High watermark minus last stable offset by topic, summed over its partitions."""
         # Not a consumer's `partitions_for_topic`: it knows only what it reads (measured).
         partitions = await partitions_of(self._clients, topics)
+        before = self._ends.now()
         unstable: Counter[str] = Counter()
         async with reading(self._clients) as reader:
-            for partition, offsets in (await reader.unstable_offsets(partitions)).items():
-                unstable[partition.topic] += offsets
+            behind, high = await reader.unstable_offsets(partitions)
+        for partition, offsets in behind.items():
+            unstable[partition.topic] += offsets
+        self._ends.reached(high, before)
         return dict(unstable)
 
 

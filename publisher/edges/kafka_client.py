@@ -5,6 +5,7 @@ runs against real brokers.
 """
 
 import asyncio
+import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -15,10 +16,12 @@ import aiokafka.admin.client
 import aiokafka.client
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
+from publisher.edges.kafka_connect import ANSWER_SECONDS, leave_lost_brokers
 from publisher.edges.kafka_errors import closed_door, no_broker, translated
 from publisher.errors import Held, Reason, SettingsError, Stage, StepError
 from publisher.settings import Settings
@@ -27,10 +30,19 @@ CALL_SECONDS: Final = 30.0
 """Longest wait for a client to be ready, and for whatever is asked of it while nothing is being
 published; aiokafka itself may wait for ever (aiokafka#1101)."""
 
-DIAGNOSIS_SECONDS: Final = 10.0
-"""Longest wait for a connection that is to tell why no client could start."""
+LOGIN_SECONDS: Final = 2 * ANSWER_SECONDS
+"""Longest wait for a connection, logged in: one or two of its steps may be slow."""
 
-REQUEST_MS: Final = 15_000
+NEXT_SERVER_SECONDS: Final = 0.5
+"""The next server is tried as well when those before it have not let us in for so long."""
+
+REQUEST_MS: Final = 10_000
+"""Longest wait for the answer to a request: longer than a cluster takes to notice that one of its
+brokers hangs (9 s by default), because before that no other one does its work."""
+
+LOST_BROKER_MS: Final = 2_000
+"""How often a producer asks which brokers there are."""
+
 TRANSACTION_MS: Final = 60_000
 """The broker aborts a transaction that is open for longer; its default limit is 15 minutes."""
 
@@ -65,11 +77,13 @@ class Clients:
         }
 
     def producer(self, transactional_id: str) -> AIOKafkaProducer:
-        return AIOKafkaProducer(
-            **self._common,
+        producer = AIOKafkaProducer(
+            **{**self._common, "metadata_max_age_ms": LOST_BROKER_MS},
             transactional_id=transactional_id,
             transaction_timeout_ms=TRANSACTION_MS,
         )
+        leave_lost_brokers(producer.client)
+        return producer
 
     def plain_producer(self) -> AIOKafkaProducer:
         """A producer without a transactional id: it takes over nothing from anybody."""
@@ -105,15 +119,19 @@ class Clients:
     async def start(self, client: Any) -> None:
         """Start a client within bounds. Raises Transient or Held, with the true cause.
 
-        Whatever the cause, aiokafka says "Unable to bootstrap" and tells more in
-        its log only (measured): one more connection by hand finds it out.
+        Where there are several servers, it begins with the first that lets us in: aiokafka would
+        try them in turn. Whatever the cause, aiokafka says "Unable to bootstrap" and tells more
+        in its log only (measured): one more connection by hand finds it out. Where the servers
+        name no broker at all, it fails with an assertion (measured).
         """
         try:
+            if len(self.servers) > 1:
+                connections(client)._bootstrap_servers = [await self._open_server()]  # noqa: SLF001
             await asyncio.wait_for(client.start(), CALL_SECONDS)
-        except (KafkaError, OSError, TimeoutError, ValueError) as error:
+        except (KafkaError, OSError, TimeoutError, ValueError, AssertionError) as error:
             await discard(client)
             told = translated(error, Stage.RESTORE)
-            if told.reason is Reason.KAFKA_UNREACHABLE:
+            if isinstance(error, AssertionError) or told.reason is Reason.KAFKA_UNREACHABLE:
                 told = await self._diagnosis()
             raise told from None
         except BaseException:
@@ -133,18 +151,41 @@ class Clients:
             )
 
     async def _diagnosis(self) -> StepError:
-        """Why no server of the list could be used: the most telling answer of them."""
-        found: list[StepError] = []
-        for server in self.servers:
-            try:
-                connection = await self.connect(server, DIAGNOSIS_SECONDS)
-            except Exception as error:  # whatever it is, it is the finding
-                found.append(closed_door(server, error, DIAGNOSIS_SECONDS))
-            else:
-                connection.close()
-        if found:
-            return min(found, key=lambda told: not isinstance(told, Held))
+        """Why no client could start."""
+        try:
+            await self._open_server()
+        except StepError as error:
+            return error
         return no_broker(self.servers)
+
+    async def _open_server(self) -> str:
+        """The first server that lets us in. Where none does, raises the most telling cause."""
+        shuffled = random.sample(self.servers, len(self.servers))
+        attempts = [
+            asyncio.create_task(self._enter(server, number * NEXT_SERVER_SECONDS))
+            for number, server in enumerate(shuffled)
+        ]
+        errors: list[StepError] = []
+        try:
+            for attempt in asyncio.as_completed(attempts):
+                try:
+                    return await attempt
+                except StepError as error:
+                    errors.append(error)
+        finally:
+            for task in attempts:
+                task.cancel()
+        raise min(errors, key=lambda error: not isinstance(error, Held))
+
+    async def _enter(self, server: str, delay: float) -> str:
+        """Look, after a delay, whether the server lets us in. Raises Transient or Held."""
+        await asyncio.sleep(delay)
+        try:
+            connection = await self.connect(server, LOGIN_SECONDS)
+        except Exception as error:  # whatever it is, it is the cause
+            raise closed_door(server, error, LOGIN_SECONDS) from None
+        connection.close()
+        return server
 
 
 def host_and_port(server: str) -> tuple[str, int]:
@@ -176,9 +217,13 @@ async def discard(client: Any, grace: float = 2.0) -> bool:
     sender = getattr(client, "_sender", None)
     if sender is not None and sender.sender_task is not None:
         sender.sender_task.cancel()
-    connections = getattr(client, "client", None) or client._client  # noqa: SLF001 - no other way
-    await asyncio.wait([stopping, asyncio.ensure_future(connections.close())], timeout=1)
+    await asyncio.wait([stopping, asyncio.ensure_future(connections(client).close())], timeout=1)
     return False
+
+
+def connections(client: Any) -> AIOKafkaClient:
+    """What the producer, consumer or admin client has open."""
+    return getattr(client, "client", None) or client._client  # noqa: SLF001 - no other way
 
 
 def report_unless_told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -204,7 +249,7 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext:
         except (OSError, ssl.SSLError):
             text = (
                 f"KAFKA_SSL_CERTFILE, KAFKA_SSL_KEYFILE: {told.ssl_certfile} and"
-                f" {told.ssl_keyfile} are no certificate with its key (PEM, no password)"
+                f" {told.ssl_keyfile} do not form a certificate and key pair (PEM, no password)"
             )
             raise SettingsError([text]) from None
     return context

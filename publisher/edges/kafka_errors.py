@@ -68,7 +68,8 @@ def outcome_unknown(error: Exception) -> OutcomeUnknown:
             return OutcomeUnknown(Reason.KAFKA_TIMEOUT, text, overloaded=True)
         case ProducerFenced():
             text = (
-                "Kafka aborted our transaction because it took too long: the window is made smaller"
+                "Kafka has ended our transaction: it took too long, an old request arrived late, or"
+                " a command took over"
             )
             return OutcomeUnknown(Reason.KAFKA_TIMEOUT, text, overloaded=True)
         case KafkaError() | IllegalOperation() | OSError():

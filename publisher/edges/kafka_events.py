@@ -1,65 +1,74 @@
 """Reads messages and revisions as consumers do, and changes nothing: no group, no takeover."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 import orjson
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 
-from publisher.edges.kafka_client import CALL_SECONDS, Clients
+from publisher.edges.kafka_client import Clients
+from publisher.edges.kafka_reader import COMMAND_SECONDS, Reader, ends_of, reading, topic_records
 from publisher.edges.kafka_topics import partitions_of
 from publisher.errors import Held, Reason, Stage
 from publisher.model import Instant
+from publisher.rules.events import SEQUENCE_HEADER
 from publisher.rules.rebuild import Published
 from publisher.settings import Settings
 
+Ends = Mapping[TopicPartition, int]
+
 
 def events_of(
-    settings: Settings, names: Collection[str], *, once: bool = False
+    settings: Settings, names: Collection[str], *, once: bool = False, until: Ends | None = None
 ) -> AsyncGenerator[list[Published], None]:
     """All events by now of the operation with these names, in pieces of bounded size.
 
-    With `once` also those of an operation that once had one of them, in the same topics.
-    A topic that does not exist holds nothing. Raises Transient or Held.
+    With `once` also those of an operation that once had one of them, in the same topics; those
+    behind `until` are `later`. A topic that does not exist holds nothing. Raises Transient or
+    Held, also while an undecided transaction hides the end.
     """
     topics = {settings.messages_topic(name) for name in names}
-    return _read(settings, names, topics, once=once)
+    return _read(settings, names, topics, once=once, until=until)
 
 
 def revisions_of(
-    settings: Settings, names: Collection[str]
+    settings: Settings, names: Collection[str], *, until: Ends | None = None
 ) -> AsyncGenerator[list[Published], None]:
     """The same of its revisions; those of one message in their order. None while they are off."""
-    return _read(settings, names, {settings.revisions_topic(name) for name in names} - {""})
+    topics = {settings.revisions_topic(name) for name in names} - {""}
+    return _read(settings, names, topics, until=until)
+
+
+async def published_until(settings: Settings, names: Collection[str]) -> Ends:
+    """Where the topics of messages and revisions end by now. Raises as `events_of` does."""
+    topics = {
+        of(name) for name in names for of in (settings.messages_topic, settings.revisions_topic)
+    }
+    return await ends_of(Clients(settings), topics - {""})
 
 
 async def _read(
-    settings: Settings, names: Iterable[str], topics: set[str], *, once: bool = False
+    settings: Settings,
+    names: Iterable[str],
+    topics: set[str],
+    *,
+    once: bool = False,
+    until: Ends | None = None,
 ) -> AsyncGenerator[list[Published], None]:
     if not topics:
         return
-    clients, sources = Clients(settings), {name.encode() for name in names}
-    partitions = await partitions_of(clients, topics)
-    consumer = clients.consumer("read_committed")
-    async with clients.using(consumer):
-        for partition in partitions:
-            consumer.assign([partition])
-            async with asyncio.timeout(CALL_SECONDS):
-                end = (await consumer.end_offsets([partition]))[partition]
-                await consumer.seek_to_beginning(partition)
-            while await _position(consumer, partition) < end:
-                async with asyncio.timeout(CALL_SECONDS):
-                    told = await consumer.getmany(timeout_ms=1000, max_records=2000)
-                found = [
-                    _published(headers, record.value)
-                    for records in told.values()
-                    for record in records
-                    if (headers := dict(record.headers)).get("ce_source") in sources
-                    or (once and not sources.isdisjoint(_former(headers)))
-                ]
-                if found:
-                    yield found
+    sources = {name.encode() for name in names}
+    async with aclosing(topic_records(Clients(settings), topics)) as pieces:
+        async for records in pieces:
+            found = [
+                _published(headers, record, until)
+                for record in records
+                if (headers := dict(record.headers)).get("ce_source") in sources
+                or (once and not sources.isdisjoint(_former(headers)))
+            ]
+            if found:
+                yield found
 
 
 async def first_kept(settings: Settings, name: str, formerly: Iterable[str]) -> Instant | None:
@@ -70,13 +79,14 @@ async def first_kept(settings: Settings, name: str, formerly: Iterable[str]) -> 
     clients, former = Clients(settings), {*formerly} - {name}
     topics = {settings.messages_topic(each) for each in (name, *former)}
     partitions = await partitions_of(clients, topics)
-    consumer = clients.consumer("read_committed")
     found: list[Instant] = []
     began: list[Instant | None] = []
     emptied = False
-    async with clients.using(consumer):
+    async with reading(clients) as reader:
+        begins = await reader.begins(partitions)
+        ends = await reader.ends(partitions, COMMAND_SECONDS)
         for partition in partitions:
-            begin, first = await _first(consumer, partition)
+            begin, first = begins[partition], await _first(reader, partition, ends[partition])
             at = first and datetime.fromtimestamp(first.timestamp / 1000, UTC)
             present = partition.topic == settings.messages_topic(name)
             if present and first:
@@ -93,37 +103,28 @@ async def first_kept(settings: Settings, name: str, formerly: Iterable[str]) -> 
     return max(found, default=None)
 
 
-async def _first(
-    consumer: AIOKafkaConsumer, partition: TopicPartition
-) -> tuple[int, ConsumerRecord | None]:
-    """Where the partition begins, and what stands there."""
-    consumer.assign([partition])
-    async with asyncio.timeout(CALL_SECONDS):
-        begin = (await consumer.beginning_offsets([partition]))[partition]
-        end = (await consumer.end_offsets([partition]))[partition]
-        if begin == end:
-            return begin, None
-        await consumer.seek_to_beginning(partition)
-        told = await consumer.getmany(timeout_ms=1000, max_records=1)
-    return begin, next((record for those in told.values() for record in those), None)
-
-
-async def _position(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
-    async with asyncio.timeout(CALL_SECONDS):
-        position: int = await consumer.position(partition)
-    return position
+async def _first(reader: Reader, partition: TopicPartition, end: int) -> ConsumerRecord | None:
+    """The first record that was committed there."""
+    async with aclosing(reader.records(partition, end)) as pieces:
+        async for records in pieces:
+            return records[0]
+    return None
 
 
 def _former(headers: dict[str, bytes]) -> list[bytes]:
     return [name for name in headers.get("wolkvox_formerly", b"").split(b",") if name]
 
 
-def _published(headers: dict[str, bytes], value: bytes) -> Published:
+def _published(headers: dict[str, bytes], record: ConsumerRecord, until: Ends | None) -> Published:
+    home = TopicPartition(record.topic, record.partition)
+    later = until is not None and record.offset >= until.get(home, 0)
     try:
         read_at = datetime.fromisoformat(headers["wolkvox_read_at"].decode()).astimezone(UTC)
         names = tuple(name.decode() for name in _former(headers))
         pass_label = headers["wolkvox_pass"].decode()
-        return Published(orjson.loads(value), read_at, pass_label, names)
+        sequence = int(headers[SEQUENCE_HEADER])
+        value = orjson.loads(record.value)
+        return Published(value, read_at, pass_label, names, later, sequence)
     except (LookupError, ValueError):
         raise Held(
             Stage.RESTORE,

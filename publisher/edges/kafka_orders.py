@@ -38,14 +38,18 @@ class KafkaOrders:
         self._there = False
 
     async def read(self) -> Sequence[Order] | None:
-        """All that stand, the oldest first; None where there is no topic."""
+        """All that stand, the oldest first; None where there is no topic.
+
+        Raises Held while an undecided transaction hides the latest.
+        """
         clients = self._ours()
         self._there = self._there or await stands(clients, self._partition)
         if not self._there:
             return None
         try:
             async with reading(clients) as reader:
-                live, _ = await reader.decided_records(self._partition)
+                # Nobody waits here, live least of all: what is undecided is looked at again.
+                live = await reader.live_records(self._partition, blocked_after=0)
         except StepError:
             self._there = False  # it may be gone: looking for it waits less than reading it
             raise

@@ -12,6 +12,7 @@ Rules of this file:
 import asyncio
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
@@ -32,6 +33,9 @@ from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 from publisher.edges import network
 from publisher.edges.kafka_client import Clients, host_and_port
 from publisher.edges.kafka_errors import closed_door, translated
+from publisher.edges.kafka_replicas import brokers_seen as replicas_on
+from publisher.edges.kafka_replicas import registered_brokers
+from publisher.edges.kafka_version import metadata_level, show_versions
 from publisher.errors import Reason, Stage, StepError, Transient
 
 CALL_SECONDS: Final = 3.0
@@ -87,6 +91,14 @@ async def enter(clients: Clients, server: str) -> AIOKafkaConnection:
         raise ClosedError(server, door, closed_door(server, error, CONNECT_SECONDS)) from None
 
 
+async def enter_any(clients: Clients) -> AIOKafkaConnection:
+    """Enter the first server that lets us in. Raises ClosedError, that of the last one."""
+    for server in clients.servers[:-1]:
+        with suppress(ClosedError):
+            return await enter(clients, server)
+    return await enter(clients, clients.servers[-1])
+
+
 def _door(error: Exception, *, secure: bool) -> Door:
     match error:
         case SaslAuthenticationFailed() | UnsupportedSaslMechanismError():
@@ -107,6 +119,8 @@ class Topic(NamedTuple):
     partitions: int
     rights: frozenset[str] | None
     """None = the broker does not tell."""
+    replicas: int = 0
+    """Of the partition that has the fewest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +204,26 @@ async def cluster(connection: AIOKafkaConnection, topics: Sequence[str]) -> Clus
         shown["controller_id"],
         {
             topic["name"]: Topic(
-                topic["error_code"], len(topic["partitions"]), _rights(topic["operations"])
+                topic["error_code"],
+                len(topic["partitions"]),
+                _rights(topic["operations"]),
+                min((len(each["replicas"]) for each in topic["partitions"]), default=0),
             )
             for topic in shown["topics"]
         },
     )
+
+
+async def brokers_seen(connection: AIOKafkaConnection) -> set[int]:
+    """The brokers that ever joined, or hold replicas of what we may see, up or not."""
+    registered = await _ask(connection, registered_brokers())
+    topics = (await _ask(connection, _ShowCluster(None, False, False, False))).to_object()
+    return {broker[0] for broker in registered.brokers} | replicas_on(topics["topics"])
+
+
+async def level_of(connection: AIOKafkaConnection) -> int | None:
+    """The highest level of metadata.version that this broker supports; see `kafka_version`."""
+    return metadata_level(await _ask(connection, show_versions()))
 
 
 async def could_create(connection: AIOKafkaConnection, topic: NewTopic) -> int:

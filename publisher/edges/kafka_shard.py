@@ -6,6 +6,8 @@ Rules of this file (each one a way in which exactly-once was seen to break):
 - A producer that saw any error is thrown away: its abort may send nothing, and
   its next commit would publish what was aborted.
 - An unknown outcome is never retried; the log tells what happened.
+- Every transaction has an epoch of its own: a request that arrives late belongs to an older
+  one and is refused (decision 0028).
 - Every wait is bounded.
 """
 
@@ -19,17 +21,24 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import ProducerFenced
 
 from publisher.edges.kafka_client import BATCH_BYTES, CALL_SECONDS, Clients, at_once, discard
+from publisher.edges.kafka_ends import Ends
+from publisher.edges.kafka_epoch import renew, renewable
 from publisher.edges.kafka_errors import outcome_unknown
-from publisher.edges.kafka_reader import Reader, read_live_records, reading
-from publisher.edges.kafka_topics import STATE_PARTITIONS, ensure
+from publisher.edges.kafka_first_start import (
+    begins_anew_hint,
+    checkpoints,
+    history_lost,
+    operations_in,
+)
+from publisher.edges.kafka_reader import BLOCKED_SECONDS, Reader, read_live_records, reading
+from publisher.edges.kafka_tail import NEVER, Tail
+from publisher.edges.kafka_topics import STATE_PARTITIONS, ensure, unseen_events
 from publisher.edges.kafka_transaction import build, send_and_commit
 from publisher.errors import Fenced, OutcomeUnknown, PublisherError, Reason, StepError
 from publisher.model import Batch, Restored, StateRecord
 from publisher.rules.records import (
     FORMAT,
-    Checkpoint,
     checkpoint_key,
-    decode_checkpoint,
     operation_of,
 )
 from publisher.settings import Settings
@@ -38,16 +47,16 @@ from publisher.signals import Emit, HintGiven
 CLOSE_SECONDS: Final = 2.0
 """Longest time for the end of a producer, with what must be settled before."""
 
-RECORDS_PER_PRODUCER: Final = 2**30
-"""aiokafka counts sequence numbers over 2**31 wrongly: a fresh producer long before."""
-
 
 class Shard:
     """One partition of the state topic, one transactional producer, its operations."""
 
-    def __init__(self, partition: int, clients: Clients, settings: Settings, emit: Emit) -> None:
+    def __init__(
+        self, partition: int, clients: Clients, settings: Settings, ends: Ends, emit: Emit
+    ) -> None:
         self._clients = clients
         self._settings = settings
+        self._ends = ends
         self._emit = emit
         self._state = TopicPartition(settings.publisher.state_topic, partition)
         self._transactional_id = f"{settings.publisher.transactional_id}-{partition}"
@@ -64,7 +73,8 @@ class Shard:
         self._owner_written = False
         self._unsettled = False
         """A transaction of ours may still be open."""
-        self._records = 0
+        self._owner_seen = ""
+        """Whom the owner record named when we last read or wrote it."""
 
     async def restore(self, operation: str) -> Restored:
         """Take over if need be, and read what the log holds of the operation."""
@@ -74,26 +84,53 @@ class Shard:
             async with reading(self._clients) as reader:
                 live = await self._read(reader)
                 records = {key: live[key] for key in live if operation_of(key) == operation}
-                first_start = checkpoint_key(operation) not in records
-                lost = first_start and await self._history_lost(reader, operation)
-                now = ""
-                if first_start and not lost:
-                    now = await self._look_for_it_elsewhere(reader, operation)
-            return Restored(records, lost, now)
+                lost, goes_on_as = False, ""
+                if checkpoint_key(operation) not in records:
+                    lost, goes_on_as = await self._first_start(reader, operation)
+                tail = await self._tail(reader, operation)
+            return Restored(
+                records, lost, tail.newest_published, tail.unused, goes_on_as, tail.readable
+            )
+
+    async def _tail(self, reader: Reader, operation: str) -> Tail:
+        """What was published last: it knows better than a state that was set back."""
+        topic = self._settings.messages_topic(operation)
+        written_at = reader.written_at.get(checkpoint_key(operation), NEVER)
+        before = self._ends.now()
+        tail = await reader.tail(await self._partitions(topic), operation, written_at)
+        if tail.unused:
+            self._ends.reset(tail.ends)  # who restores judges by the state, and tells
+        else:
+            self._ends.reached(tail.ends, before)
+        if not tail.readable:
+            self._emit(HintGiven(unseen_events(topic)))
+        return tail
+
+    async def _partitions(self, topic: str) -> list[TopicPartition]:
+        assert self._producer is not None
+        async with asyncio.timeout(CALL_SECONDS):
+            numbers = await self._producer.partitions_for(topic)
+        return [TopicPartition(topic, number) for number in sorted(numbers)]
 
     async def commit(self, batch: Batch) -> None:
         """One transaction. Raises Stop when only the log can tell what happened."""
         async with self._lock:
-            if self._producer is None:
-                # Another operation of this shard threw it away; our state may still be true.
+            thrown_away = self._producer is None
+            if thrown_away:
+                # By another operation of this shard, or on Kafka 2.4; our state may still be true.
                 await self._take_over()
             if not self._known:
                 async with reading(self._clients) as reader:
-                    await self._read(reader)
+                    expected = self._owner_seen
+                    live = await self._read(reader)
+                # A command that never looked before has nobody to be replaced by.
+                if thrown_away and expected and self._another_wrote(live, expected):
+                    self._throw_away()
+                    raise self._fenced()
             if self._sequences.get(batch.operation) != batch.follows:
                 raise OutcomeUnknown(
                     Reason.OUTCOME_UNKNOWN,
-                    "the log has moved on since this window was begun: restoring",
+                    "the state changed since this window started; reloading it",
                 )
             try:
                 await self._transact(self._producer, batch)
@@ -102,18 +139,15 @@ class Shard:
                 self._throw_away()
                 if fenced and await self._somebody_else_writes():
                     self._unsettled = False
-                    raise Fenced(
-                        f"another process has taken over {self._transactional_id}: only one may"
-                        " run; stop it, or give one of the two its own topics and"
-                        " PUBLISHER_TRANSACTIONAL_ID"
-                    ) from None
+                    raise self._fenced() from None
                 raise outcome_unknown(error) from None
             except BaseException:
                 self._throw_away()
                 raise
             self._sequences[batch.operation] = batch.sequence
-            self._owner_written = True
-            if self._records > RECORDS_PER_PRODUCER:
+            self._owner_written, self._owner_seen = True, self._instance
+            if not renewable(self._producer):
+                # Kafka 2.4: the epoch for the next transaction comes from a takeover.
                 self._throw_away()
 
     async def close(self) -> bool:
@@ -159,13 +193,13 @@ class Shard:
         await self._clients.start(producer)
         self._producer = producer
         self._owner_written = self._unsettled = self._known = False
-        self._records = 0
         return producer
 
     async def _read(self, reader: Reader) -> dict[bytes, bytes]:
         """All live records; from now on no batch passes that follows anything older."""
         live = await reader.live_records(self._state)
-        self._sequences = {told.operation: told.sequence for told in _checkpoints(live)}
+        self._sequences = {told.operation: told.sequence for told in checkpoints(live)}
+        self._owner_seen = self._owner_in(live)
         self._known = True
         return live
 
@@ -181,9 +215,12 @@ class Shard:
         batches = await build(producer, to, self._state, state, self._clients.compression, limit)
         # Nothing was sent so far. From here on the log may hold something of it.
         self._unsettled = True
-        await send_and_commit(producer, batches)
+        if renewable(producer):
+            await renew(producer)
+        before = self._ends.now()
+        offsets = await send_and_commit(producer, batches, self._state)
         self._unsettled = False
-        self._records += sum(b.record_count() for those in batches.values() for b in those)
+        self._ends.reached(offsets, before)
 
     def _owner(self) -> StateRecord:
         """Who writes here: how a fenced process tells a successor from its own slowness."""
@@ -194,54 +231,39 @@ class Shard:
     async def _somebody_else_writes(self) -> bool:
         try:
             live = await read_live_records(self._clients, self._state)
+        except StepError:
+            return False
+        return self._another_wrote(live, self._owner_seen)
+
+    def _another_wrote(self, live: Mapping[bytes, bytes], expected: str) -> bool:
+        """Whether another process has taken over and written, since we last looked."""
+        return self._owner_in(live) not in ("", expected, self._instance)
+
+    def _owner_in(self, live: Mapping[bytes, bytes]) -> str:
+        try:
             owner = orjson.loads(live[f"owner/{self._state.partition}".encode()])
-        except (StepError, LookupError, orjson.JSONDecodeError):
-            return False
-        return bool(owner.get("instance") != self._instance)
+        except (LookupError, orjson.JSONDecodeError):
+            return ""
+        return str(owner.get("instance"))
 
-    async def _history_lost(self, reader: Reader, operation: str) -> bool:
-        """Events without state: of nobody, or in a topic of its own not of this operation."""
-        assert self._producer is not None
-        told = self._settings.publisher
-        topic = self._settings.messages_topic(operation)
-        async with asyncio.timeout(CALL_SECONDS):
-            numbers = await self._producer.partitions_for(topic)
-        if not await reader.with_offsets(TopicPartition(topic, number) for number in numbers):
-            return False
-        if topic == told.messages_topic:
-            states = [TopicPartition(told.state_topic, n) for n in range(STATE_PARTITIONS)]
-            # Offsets alone prove nothing: aborted records and markers have some, too.
-            for state in await reader.with_offsets(states):
-                if await reader.live_records(state):
-                    return False
-        return True
+    def _fenced(self) -> Fenced:
+        return Fenced(
+            f"another process has taken over {self._transactional_id}: only one may"
+            " run; stop it, or give one of the two its own topics and"
+            " PUBLISHER_TRANSACTIONAL_ID"
+        )
 
-    async def _look_for_it_elsewhere(self, reader: Reader, operation: str) -> str:
-        """The name under which it goes on, or else a hint at who might be it."""
+    async def _first_start(self, reader: Reader, operation: str) -> tuple[bool, str]:
+        """Whether the state of an operation without a checkpoint is lost; its name by now."""
         topic = self._settings.publisher.state_topic
-        homes = [TopicPartition(topic, number) for number in range(STATE_PARTITIONS)]
-        known: set[str] = set()
-        for home in await reader.with_offsets(homes):
-            # Not to the true end: what hangs in the partition of others must not keep this one.
-            live, _ = await reader.decided_records(home)
-            for told in _checkpoints(live):
-                if told.renamed_to:
-                    continue
-                if operation in told.formerly:
-                    return told.operation
-                known.add(told.operation)
-        if strangers := known - {one.name for one in self._settings.operations}:
-            names = ", ".join(sorted(strangers))
-            self._emit(
-                HintGiven(
-                    f"{operation} begins anew, and {topic} knows {names}, too, of which the"
-                    " settings say nothing: if it is the same under a new name, stop, set the old"
-                    " name again, and run wolkvox-publisher state rename; if not, wolkvox-publisher"
-                    " state forget ends this hint",
-                    operation,
-                )
-            )
-        return ""
+        states = [TopicPartition(topic, number) for number in range(STATE_PARTITIONS)]
+        messages = await self._partitions(self._settings.messages_topic(operation))
+        if await history_lost(reader, self._settings, messages, states, BLOCKED_SECONDS):
+            return True, ""
+        goes_on_as, names = await operations_in(reader, states, operation)
+        if not goes_on_as and (hint := begins_anew_hint(self._settings, operation, names)):
+            self._emit(HintGiven(hint, operation))
+        return False, goes_on_as
 
     def _throw_away(self) -> None:
         """Never use this producer again; it ends beside us, within bounds."""
@@ -250,7 +272,3 @@ class Shard:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
             self._producer = None
-
-
-def _checkpoints(live: Mapping[bytes, bytes]) -> list[Checkpoint]:
-    return [decode_checkpoint(live[key]) for key in live if key.startswith(b"checkpoint/")]

@@ -9,6 +9,12 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from publisher.edges.kafka_client import CALL_SECONDS, Clients
+from publisher.edges.kafka_replicas import (
+    SAFE,
+    TOO_FEW_BROKERS,
+    replicas_wanted,
+    too_few_brokers,
+)
 from publisher.errors import Held, Reason, Stage
 from publisher.settings import Settings
 from publisher.signals import Emit, HintGiven, TopicCreated
@@ -68,7 +74,7 @@ async def ensure(
     state = settings.publisher.state_topic
     admin = clients.admin()
     async with clients.using(admin), asyncio.timeout(CALL_SECONDS):
-        topics = await _created(admin, wanted, emit)
+        topics = await _created(admin, clients.servers, wanted, emit)
         configs = await _configs(admin, wanted, emit)
     for problem in too_few_partitions(state, len(topics[state]["partitions"])):
         raise _wrong(problem)
@@ -84,7 +90,7 @@ async def ensure_commands(clients: Clients, settings: Settings, emit: Emit) -> N
     wanted = {topic: COMMANDS}
     admin = clients.admin()
     async with clients.using(admin), asyncio.timeout(CALL_SECONDS):
-        topics = await _created(admin, wanted, emit)
+        topics = await _created(admin, clients.servers, wanted, emit)
         configs = await _configs(admin, wanted, emit)
     partitions = len(topics[topic]["partitions"])
     for problem in wrong_commands(topic, partitions, configs.get(topic, {})):
@@ -139,13 +145,16 @@ async def stands(clients: Clients, partition: TopicPartition) -> bool:
 
 
 async def _created(
-    admin: AIOKafkaAdminClient, wanted: dict[str, Wanted], emit: Emit
+    admin: AIOKafkaAdminClient, servers: Iterable[str], wanted: dict[str, Wanted], emit: Emit
 ) -> dict[str, Any]:
     """All topics as Kafka describes them; what was missing is there now."""
     topics = await _described(admin, wanted)
     missing = [name for name in wanted if topics[name]["error_code"] == UNKNOWN_TOPIC]
     if missing:
-        await _create(admin, {name: wanted[name] for name in missing}, emit)
+        new = {name: wanted[name] for name in missing}
+        partitions = new[missing[0]].partitions
+        replicas = await replicas_wanted(admin, servers, missing[0], partitions)
+        await _create(admin, new, replicas, emit)
     # Kafka answers before the brokers know their new partitions.
     while not all(_ready(topics[name]) for name in missing):
         await asyncio.sleep(0.01)
@@ -169,20 +178,22 @@ def _ready(topic: dict[str, Any]) -> bool:
     return topic["error_code"] == 0 and all(each["leader"] >= 0 for each in topic["partitions"])
 
 
-async def _create(admin: AIOKafkaAdminClient, missing: dict[str, Wanted], emit: Emit) -> None:
-    brokers = len((await admin.describe_cluster())["brokers"])
-    response = await admin.create_topics(new_topics(missing, brokers))
+async def _create(
+    admin: AIOKafkaAdminClient, missing: dict[str, Wanted], replicas: int, emit: Emit
+) -> None:
+    response = await admin.create_topics(new_topics(missing, replicas))
     for name, code, *_ in response.topic_errors:
         if code == 0:
             emit(TopicCreated(name, missing[name].partitions))
+        elif code == TOO_FEW_BROKERS:  # one of them has just gone
+            raise too_few_brokers(name, replicas - 1, replicas)
         elif code != _EXISTS:
             raise not_created(name, code, missing[name])
 
 
-def new_topics(missing: Mapping[str, Wanted], brokers: int) -> list[NewTopic]:
-    """The topics as this cluster can hold them: on three brokers, where there are three."""
-    replicas = min(3, brokers)
-    safe = {"min.insync.replicas": "2"} if replicas == 3 else {}
+def new_topics(missing: Mapping[str, Wanted], replicas: int) -> list[NewTopic]:
+    """The topics with so many replicas, and what keeps these honest."""
+    safe = SAFE if replicas > 1 else {}
     return [
         NewTopic(name, new.partitions, replicas, topic_configs=new.config | safe)
         for name, new in missing.items()
@@ -209,6 +220,10 @@ async def _configs(
     asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
     found: dict[str, dict[str, str]] = {}
     [response] = await admin.describe_configs(asked)
+    while any(code == UNKNOWN_TOPIC for code, *_ in response.resources):
+        # Another broker answers than the one that knew the new topics already.
+        await asyncio.sleep(0.01)
+        [response] = await admin.describe_configs(asked)
     for code, _text, _kind, name, entries in response.resources:
         if code:
             emit(HintGiven(unseen_settings(name)))
@@ -254,6 +269,13 @@ def too_few_partitions(state: str, partitions: int) -> Iterator[str]:
 
 def unseen_orders(commands: str) -> str:
     return f"Kafka forbids READ on topic {commands}: grant READ on it to have backfills"
+
+
+def unseen_events(topic: str) -> str:
+    return (
+        f"a state that was set back cannot be noticed: grant READ on topic {topic} to have its end"
+        " read at every start"
+    )
 
 
 def unseen_settings(topic: str) -> str:

@@ -2,6 +2,8 @@
 
 Rules of this file (each one a way in which exactly-once was seen to break):
 - It begins only when every batch is built.
+- The state goes last, when everything else is acknowledged: a transaction that was cut in
+  spite of all rules would repeat messages instead of losing them.
 - Every batch's future is awaited before the commit: a failed batch does not
   stop aiokafka from committing the others.
 - No transaction is empty: an empty one "commits" even for an owner that was fenced.
@@ -20,10 +22,12 @@ from publisher.edges.kafka_batch import RecordBatch, pack
 from publisher.model import Record, StateRecord
 from publisher.rules import wire
 
-SEND_SECONDS: Final = 20.0
+SEND_SECONDS: Final = 16.0
+"""Longest wait until all events are acknowledged, and then until the state is."""
 COMMIT_SECONDS: Final = 15.0
-"""Long enough for another broker to take over, together far below the 60 s after which the
-broker aborts the transaction by itself. aiokafka alone would go on trying for ever."""
+"""Each is long enough for another broker to take over: a request is given up after 10 s. All of
+them are together below the 60 s after which the broker aborts the transaction by itself. aiokafka
+alone would go on trying for ever."""
 
 Batches: TypeAlias = dict[TopicPartition, list[RecordBatch]]
 
@@ -64,27 +68,48 @@ async def build(
     }
 
 
-async def send_and_commit(producer: AIOKafkaProducer, batches: Batches) -> None:
-    """All or nothing. After any error only the log can tell which."""
+async def send_and_commit(
+    producer: AIOKafkaProducer, batches: Batches, state_partition: TopicPartition
+) -> dict[TopicPartition, int]:
+    """All or nothing. After any error only the log can tell which.
+
+    Returns where each partition was written to, but for the state's.
+    """
+    state = {state_partition: batches.pop(state_partition)}
     async with asyncio.timeout(SEND_SECONDS):
         await producer.begin_transaction()
-        sent: list[asyncio.Future[Any]] = []
-        failures = await _failures(
-            _send(producer, where, those, sent) for where, those in batches.items()
-        )
-        if failures and sent:
-            # Once a batch is refused no other is taken; the refused one tells why.
-            sent = list((await asyncio.wait(sent, timeout=1.0))[0])
-        failures += await _failures(sent)
-        if failures:
-            try:
-                raise min(failures, key=lambda failure: isinstance(failure, _CONSEQUENCES))
-            finally:
-                # The error holds this frame, and this frame the error: with them the batches of
-                # each failed window would wait for a garbage collection.
-                failures, sent = [], []
+        if batches:
+            # Announced with the partitions of the events, which saves the coordinator a request.
+            # Alone it is not: what refuses it is told by the batch that is sent there.
+            producer._txn_manager.maybe_add_partition_to_txn(state_partition)  # noqa: SLF001
+        offsets = await _send_all(producer, batches)
+    async with asyncio.timeout(SEND_SECONDS):
+        await _send_all(producer, state)
     async with asyncio.timeout(COMMIT_SECONDS):
         await producer.commit_transaction()
+    return offsets
+
+
+async def _send_all(producer: AIOKafkaProducer, batches: Batches) -> dict[TopicPartition, int]:
+    """Send these, and return when all are acknowledged: the first offset of each partition."""
+    sent: list[asyncio.Future[Any]] = []
+    failures = await _failures(
+        _send(producer, where, those, sent) for where, those in batches.items()
+    )
+    if failures and sent:
+        # Once a batch is refused no other is taken; the refused one tells why.
+        sent = list((await asyncio.wait(sent, timeout=1.0))[0])
+    failures += await _failures(sent)
+    if failures:
+        try:
+            raise min(failures, key=lambda failure: isinstance(failure, _CONSEQUENCES))
+        finally:
+            # The error holds this frame, and this frame the error: with them the batches of
+            # each failed window would wait for a garbage collection.
+            failures, sent = [], []
+    stored = [future.result() for future in reversed(sent)]
+    # Below 0 where a repeated batch was recognised: that answer does not say where it lies.
+    return {batch.topic_partition: batch.offset for batch in stored if batch.offset >= 0}
 
 
 async def _send(

@@ -1,12 +1,11 @@
 """Reads the dead letters back. Nothing here writes or takes over a transactional id."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 
-from publisher.edges.kafka_client import CALL_SECONDS, Clients
-from publisher.edges.kafka_reader import records_before
-from publisher.edges.kafka_topics import partitions_of
+from publisher.edges.kafka_client import Clients
+from publisher.edges.kafka_reader import topic_records
 from publisher.rules.letters import Letter, Letters, Replayed
 from publisher.settings import Settings
 
@@ -16,31 +15,20 @@ async def letters(
     names: Mapping[str, str],
     *,
     wanted: Callable[[Letter], bool],
-    to_end: bool,
+    hidden: set[str] | None = None,
 ) -> AsyncGenerator[Letter | Replayed, None]:
     """All of these operations (see `Letters`), oldest first; with their bytes the wanted ones.
 
-    With `to_end` up to the high watermark, waiting for transactions that are open; else up to the
-    first of those. A topic that does not exist holds nothing. Raises Transient or Held.
+    For `hidden`, and what is raised, see `topic_records`.
     """
-    clients = Clients(settings)
-    partitions = await partitions_of(clients, {settings.dead_letters_topic(name) for name in names})
-    committed, uncommitted = (
-        clients.consumer("read_committed"),
-        clients.consumer("read_uncommitted"),
-    )
+    topics = {settings.dead_letters_topic(name) for name in names}
     found = Letters(names, wanted)
-    async with clients.using(committed, uncommitted):
-        telling = uncommitted if to_end else committed
-        async with asyncio.timeout(CALL_SECONDS):
-            ends = await telling.end_offsets(partitions) if partitions else {}
-        for partition in sorted(ends):
-            committed.assign([partition])
-            async for records in records_before(committed, partition, ends[partition]):
-                for record in records:
-                    at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
-                    letter = found.add(record.headers, record.value, at)
-                    if letter is not None:
-                        yield letter
+    async with aclosing(topic_records(Clients(settings), topics, hidden=hidden)) as pieces:
+        async for records in pieces:
+            for record in records:
+                at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+                letter = found.add(record.headers, record.value, at)
+                if letter is not None:
+                    yield letter
     for incomplete in found.incomplete():
         yield incomplete

@@ -201,9 +201,9 @@ def _uncaught(kind: type[BaseException], error: BaseException, where: TracebackT
         sys.__excepthook__(kind, error, where)
         return
     fields = exception(kind, where)
-    _LOG.error("Service ended by a mistake of its own, please report it", extra={"fields": fields})
+    _LOG.error("Service crashed because of a bug; please report it", extra={"fields": fields})
 
 
 def _unraisable(caught: "sys.UnraisableHookArgs") -> None:
     fields = exception(caught.exc_type, caught.exc_traceback)
-    _LOG.warning("Mistake while cleaning up, please report it", extra={"fields": fields})
+    _LOG.warning("Bug during cleanup; please report it", extra={"fields": fields})

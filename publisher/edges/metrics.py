@@ -14,21 +14,22 @@ from itertools import accumulate, product
 from typing import Final
 
 from prometheus_client import disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics import Counter, Gauge, Info
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from publisher.edges.gauges import PREFIX, Gauges
 from publisher.edges.status import Status
 from publisher.errors import Reason, Stage
 from publisher.rules.records import LIVE, REPAIR
 from publisher.rules.rows import RejectReason
 from publisher.rules.upstream import Verdict
 from publisher.signals import (
+    DateMissing,
     DatesOff,
     NothingFound,
     OffsetsCompared,
-    QuotaTold,
     RepairFailed,
     RequestAnswered,
     Signal,
@@ -39,10 +40,7 @@ from publisher.signals import (
     WindowPublished,
 )
 
-PREFIX: Final = "wolkvox_publisher"
-
 PASSES: Final = (LIVE, "reread", REPAIR, "backfill")
-BACKFILL_STANDINGS: Final = ("running", "paused")
 NO_PASS: Final = ""
 """An empty label is an absent one: the signals of failures do not tell the pass."""
 VERDICTS: Final = (*Verdict, "failed")
@@ -108,48 +106,6 @@ class BulkHistogram(Collector):
         yield family
 
 
-class Standing(Collector):
-    """What `Status` knows, read when asked, so that the lag grows while we hang."""
-
-    def __init__(self, status: Status) -> None:
-        self._status = status
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Leave out what is not known yet."""
-
-        def gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
-            return GaugeMetricFamily(
-                f"{PREFIX}_{name}", documentation, labels=["operation", *labels]
-            )
-
-        lag = gauge(
-            "lag_seconds",
-            "Now, by the server's clock, minus the end of what is read and committed.",
-        )
-        ids = gauge("ledger_ids", "Ids remembered against publishing twice.")
-        success = gauge(
-            "last_success_timestamp_seconds", "When a window was last committed, Unix time."
-        )
-        parked = gauge("parked_windows", "Recorded gaps: windows that failed and were set aside.")
-        missing = gauge("gap_seconds", "Time that lies in parked windows.")
-        history = gauge(
-            "backfill_remaining_seconds", "Time that backfills have still to read.", "standing"
-        )
-        now = self._status.now()
-        for name, operation in self._status.operations.items():
-            behind = operation.lag_seconds(now)
-            if behind is not None:
-                lag.add_metric([name], behind)
-                ids.add_metric([name], operation.ledger_ids)
-            if operation.window:
-                success.add_metric([name], operation.window.committed_at.timestamp())
-            parked.add_metric([name], len(operation.gaps))
-            missing.add_metric([name], operation.gap_seconds)
-            for standing in BACKFILL_STANDINGS:
-                history.add_metric([name, standing], operation.backfill_seconds(standing))
-        yield from (lag, ids, success, parked, missing, history)
-
-
 class Metrics:
     """A listener: call it with each signal. Everything is in `registry`."""
 
@@ -181,7 +137,7 @@ class Metrics:
         )
         timed = (self._request_seconds, self._transaction_seconds)
         self._histograms = (self._delay, self._lateness, *timed)
-        for collector in (Standing(status), *self._histograms):
+        for collector in (Gauges(status), *self._histograms):
             self.registry.register(collector)
         self._published = counter("messages_published_total", "Events committed.", "pass")
         self._duplicate = counter(
@@ -197,19 +153,6 @@ class Metrics:
         self._windows = counter("windows_total", "Windows by how they ended.", "pass", "result")
         self._transactions = counter("transactions_total", "Kafka transactions.", "result")
         self._errors = counter("errors_total", "Steps that failed.", "stage", "reason")
-        self._clock_skew = Gauge(
-            f"{PREFIX}_clock_skew_seconds",
-            "The server's clock minus ours.",
-            ("operation",),
-            registry=self.registry,
-        )
-        self._quota = {
-            name: Gauge(f"{PREFIX}_quota_{name}", text, ("operation",), registry=self.registry)
-            for name, text in (
-                ("used", "Requests of the day that all tokens of the operation have made."),
-                ("limit", "Requests that the operation may make in a day."),
-            )
-        }
         self._unstable = Gauge(
             f"{PREFIX}_unstable_offsets",
             "High watermark minus last stable offset, over a topic's partitions.",
@@ -249,8 +192,6 @@ class Metrics:
                 self._requests.labels(operation, signal.verdict).inc()
                 if signal.verdict != "failed":
                     self._request_seconds.observe(operation, signal.took_seconds)
-                if signal.clock_skew_seconds is not None:
-                    self._clock_skew.labels(operation).set(signal.clock_skew_seconds)
             case TransactionEnded(operation=operation):
                 self._transactions.labels(operation, signal.result).inc()
                 self._transaction_seconds.observe(operation, signal.took_seconds)
@@ -268,9 +209,8 @@ class Metrics:
                 self._errors.labels(operation, Stage.READ, Reason.DATES_OFF).inc()
             case NothingFound(operation=operation):
                 self._errors.labels(operation, Stage.READ, Reason.ONLY_NOT_FOUND).inc()
-            case QuotaTold(operation=operation):
-                self._quota["used"].labels(operation).set(signal.used)
-                self._quota["limit"].labels(operation).set(signal.limit)
+            case DateMissing(operation=operation):
+                self._errors.labels(operation, Stage.READ, Reason.DATE_MISSING).inc()
             case OffsetsCompared():
                 for topic, count in signal.unstable.items():
                     self._unstable.labels(topic).set(count)

@@ -8,12 +8,15 @@ from datetime import UTC
 from html import escape
 from typing import Final
 
-from publisher.edges.status import OperationStatus, Standing, Status
+from publisher.edges.operation import OperationStatus, Standing
+from publisher.edges.status import Status
 from publisher.model import Instant
+from publisher.rules.records import LIVE
 from publisher.signals import WindowPublished
 
 REFRESH_SECONDS: Final = 5
 _UNKNOWN: Final = "&ndash;"
+_NOT_KNOWN: Final = "not known yet"
 _GAPS_SHOWN: Final = 5
 HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -53,7 +56,7 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 .facts { display: grid; grid-template-columns: 13rem 1fr; gap: 1.5rem 2.5rem;
   padding: 1.25rem 1.5rem 1.4rem; }
 .lag b { display: block; font-size: 2rem; line-height: 1.2; font-weight: 650;
-  letter-spacing: -.025em; white-space: nowrap; }
+  letter-spacing: -.025em; }
 dl { margin: 0; display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.5rem;
   align-items: baseline; }
 dt, .label { color: var(--soft); font-size: .875rem; }
@@ -79,6 +82,7 @@ _WORDS: Final = {
     Standing.RETRYING: ("Trying again", "wait"),
     Standing.RESTORING: ("Restoring its state", "calm"),
     Standing.STARTING: ("Starting", "calm"),
+    Standing.INCOMPLETE: ("Data missing", "wait"),
     Standing.PUBLISHING: ("Publishing", "good"),
 }
 
@@ -118,24 +122,24 @@ def render(status: Status, overdue: Collection[str], now: Instant) -> str:
 
 
 def _operation(operation: OperationStatus, now: Instant, *, hangs: bool, stopping: bool) -> str:
-    word, tone = _WORDS[operation.standing(hangs=hangs, stopping=stopping)]
+    word, tone = _WORDS[operation.standing(now, hangs=hangs, stopping=stopping)]
     lag = operation.lag_seconds(now)
-    behind = _UNKNOWN if lag is None else duration(lag)
+    behind = _NOT_KNOWN if lag is None else duration(lag)
     rows = [
         ("Covered until", _moment(operation.covered_until)),
-        ("Cursor, settled until", _moment(operation.cursor)),
+        ("Final up to", _moment(operation.cursor)),
         ("Last window", _window(operation.window, now)),
         ("Published", f"{operation.published:,} <small>since the start of this process</small>"),
-        ("Remembered ids", f"{operation.ledger_ids:,}"),
+        ("Remembered ids", f"{operation.ledger_ids:,}" if lag is not None else _UNKNOWN),
+        ("Passes behind", _passes(operation, now)),
+        ("Parked", _gaps(operation)),
     ]
-    if operation.gaps:
-        rows.append(("Parked", _gaps(operation)))
     if any(one.active for one in operation.backfills):
         rows.append(("Backfills", _backfills(operation)))
     facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>\n" for name, value in rows)
     return f"""<article>
 <div class="top"><h2>{escape(operation.name)}</h2><span class="state {tone}">{word}</span></div>
-{_problem(operation, now)}<div class="facts">
+{_problem(operation, now)}{_missing(operation, now)}<div class="facts">
 <div class="lag"><span class="label">Behind now</span><b>{behind}</b></div>
 <dl>
 {facts}</dl>
@@ -157,6 +161,25 @@ def _problem(operation: OperationStatus, now: Instant) -> str:
         f'<p class="problem {tone}">{text}'
         f"<span>{failure.stage} / {failure.reason}, {attempts}, {again}</span></p>\n"
     )
+
+
+def _missing(operation: OperationStatus, now: Instant) -> str:
+    lines = operation.missing(now) if operation.covered_until else []
+    text = "<br>".join(escape(line[:1].upper() + line[1:]) for line in lines)
+    return f'<p class="problem wait">{text}</p>\n' if lines else ""
+
+
+def _passes(operation: OperationStatus, now: Instant) -> str:
+    """How far each re-read is behind the distance that it keeps."""
+    lags = operation.pass_lags(now)
+    if not lags:
+        return _NOT_KNOWN
+    shown = [
+        f"{escape(name)} {duration(seconds)}"
+        for name, seconds in lags.items()
+        if name in operation.rhythms and name != LIVE
+    ]
+    return ", ".join(shown) or "no re-reads"
 
 
 def _past_problem(operation: OperationStatus, now: Instant) -> str:
@@ -187,6 +210,10 @@ def _window(window: WindowPublished | None, now: Instant) -> str:
 
 
 def _gaps(operation: OperationStatus) -> str:
+    if operation.covered_until is None:
+        return _NOT_KNOWN
+    if not operation.gaps:
+        return "nothing"
     shown = operation.gaps[-_GAPS_SHOWN:]
     lines = [f"{_moment(gap.start)} &ndash; {_moment(gap.end)}" for gap in shown]
     if len(shown) < len(operation.gaps):

@@ -9,7 +9,8 @@ from typing import Final, Literal, TypedDict
 
 import orjson
 
-from publisher.edges.status import OperationStatus, Status
+from publisher.edges.operation import OperationStatus
+from publisher.edges.status import Status
 from publisher.errors import StepError
 from publisher.model import Backfill, Instant, Progress, Window, iso
 from publisher.rules.state import State
@@ -71,6 +72,8 @@ class OperationReport(TypedDict):
     operation: str
     standing: str | None
     lag_seconds: float | None
+    missing: list[str] | None
+    pass_lags: dict[str, float] | None
     covered_until: str | None
     cursor: str | None
     ids: int | None
@@ -118,8 +121,10 @@ def _of_operation(
 ) -> OperationReport:
     return {
         "operation": operation.name,
-        "standing": operation.standing(hangs=hangs, stopping=stopping).value,
+        "standing": operation.standing(now, hangs=hangs, stopping=stopping).value,
         "lag_seconds": _seconds(operation.lag_seconds(now)),
+        "missing": operation.missing(now),
+        "pass_lags": {name: round(lag, 1) for name, lag in operation.pass_lags(now).items()},
         "covered_until": _iso(operation.covered_until),
         "cursor": _iso(operation.cursor),
         "ids": operation.ledger_ids if operation.covered_until else None,
@@ -187,6 +192,8 @@ def _of_state(name: str, found: State | StepError | None, now: Instant) -> Opera
         "operation": name,
         "standing": None,
         "lag_seconds": None,
+        "missing": None,
+        "pass_lags": None,
         "covered_until": None,
         "cursor": None,
         "ids": None,

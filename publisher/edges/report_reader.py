@@ -5,7 +5,7 @@ that runs elsewhere with the same settings notices nothing.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final, cast
 
@@ -16,12 +16,15 @@ from aiokafka import TopicPartition
 from publisher.edges import report
 from publisher.edges.kafka import partition_of
 from publisher.edges.kafka_client import Clients
-from publisher.edges.kafka_reader import reading
+from publisher.edges.kafka_first_start import history_lost, operations_in
+from publisher.edges.kafka_reader import COMMAND_SECONDS, Reader, hidden_hint, reading
+from publisher.edges.kafka_tail import NEVER
 from publisher.edges.kafka_topics import partitions_of
 from publisher.edges.report import Report
 from publisher.errors import StepError
+from publisher.model import Restored
 from publisher.rules import state
-from publisher.rules.records import checkpoint_of, operation_of
+from publisher.rules.records import checkpoint_key, checkpoint_of, operation_of
 from publisher.rules.state import State
 from publisher.settings import Settings
 
@@ -34,6 +37,10 @@ class NoAnswerError(Exception):
     """A source could not be had; the text says which, why, and what to do."""
 
 
+class SlowServiceError(NoAnswerError):
+    """Somebody listens there, and has not answered in time."""
+
+
 async def from_service(url: str) -> Report:
     """Ask the service at this base URL. Raises NoAnswerError."""
     try:
@@ -42,6 +49,8 @@ async def from_service(url: str) -> Report:
             session.get(f"{url}/status") as response,
         ):
             told = orjson.loads(await response.read())
+    except TimeoutError as error:
+        raise SlowServiceError(_service_problem(url, error)) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NoAnswerError(_service_problem(url, error)) from None
     if not isinstance(told, dict) or told.get("answered_by") != report.SERVICE:
@@ -103,46 +112,95 @@ async def _states(settings: Settings) -> tuple[dict[str, State | StepError | Non
         read = [await reader.decided_records(TopicPartition(topic, each)) for each in wanted]
     live = {number: records for number, (records, _) in zip(wanted, read, strict=True)}
     hints = [
-        f"an undecided transaction hides the end of {topic}-{number}: this answer is as old as its"
-        " begin; ask again in a minute, when Kafka has ended it"
+        hidden_hint(TopicPartition(topic, number))
         for number, (_, hidden) in zip(wanted, read, strict=True)
         if hidden
     ]
     return {name: _state(name, live.get(partition_of(name), {})) for name in names}, hints
 
 
-async def records_of(settings: Settings, operation: str) -> dict[bytes, bytes]:
-    """What is decided of the operation's state; nothing where there is no topic."""
+async def records_of(
+    settings: Settings, operation: str, hidden: set[str] | None = None
+) -> dict[bytes, bytes]:
+    """The operation's state; nothing where there is no topic.
+
+    For `hidden`, and what is raised, see `kafka_reader.topic_records`.
+    """
     clients = Clients(settings)
     home = TopicPartition(settings.publisher.state_topic, partition_of(operation))
     if home not in await partitions_of(clients, [home.topic]):
         return {}
     async with reading(clients) as reader:
-        live, _ = await reader.decided_records(home)
+        live = await _live(reader, home, hidden)
     return {key: value for key, value in live.items() if operation_of(key) == operation}
 
 
-async def names_of(settings: Settings, operations: Iterable[str]) -> dict[str, str]:
+async def restored_of(
+    settings: Settings, operation: str, blocked_after: float = COMMAND_SECONDS
+) -> Restored:
+    """What the service would restore, without a takeover. Raises Held where the end is hidden."""
+    clients = Clients(settings)
+    home = TopicPartition(settings.publisher.state_topic, partition_of(operation))
+    homes = await partitions_of(clients, [home.topic])
+    partitions = await partitions_of(clients, [settings.messages_topic(operation)])
+    async with reading(clients) as reader:
+        live = await reader.live_records(home, blocked_after) if home in homes else {}
+        since = reader.written_at.get(checkpoint_key(operation), NEVER)
+        tail = await reader.tail(partitions, operation, since)
+        if _sequence(live, operation) < tail.newest_published and home in homes:
+            # A service that runs may have published since the state was read.
+            live = await reader.live_records(home, blocked_after)
+        records = {key: value for key, value in live.items() if operation_of(key) == operation}
+        lost, goes_on_as = False, ""
+        if checkpoint_key(operation) not in records:
+            lost = await history_lost(reader, settings, partitions, homes, blocked_after)
+            goes_on_as, _ = await operations_in(reader, homes, operation)
+    return Restored(records, lost, tail.newest_published, tail.unused, goes_on_as, tail.readable)
+
+
+def _sequence(live: Mapping[bytes, bytes], operation: str) -> int:
+    """The number of the last transaction by the checkpoint; -1 = there is none that can be read."""
+    try:
+        return int(orjson.loads(live[checkpoint_key(operation)])["sequence"])
+    except (KeyError, TypeError, ValueError):
+        return -1
+
+
+async def names_of(
+    settings: Settings, operations: Iterable[str], hidden: set[str] | None = None
+) -> dict[str, str]:
     """How each of these operations is called now, by every name that it has borne."""
     found: dict[str, str] = {}
     for now in operations:
-        told = checkpoint_of(now, await records_of(settings, now))
+        told = checkpoint_of(now, await records_of(settings, now, hidden))
         found |= dict.fromkeys(told.names if told else (now,), now)
     return found
 
 
-async def all_records(settings: Settings) -> dict[str, dict[bytes, bytes]]:
+async def all_records(
+    settings: Settings, hidden: set[str] | None = None
+) -> dict[str, dict[bytes, bytes]]:
     """The same of every operation that the state topic tells of."""
     clients = Clients(settings)
     found: dict[str, dict[bytes, bytes]] = {}
     homes = await partitions_of(clients, [settings.publisher.state_topic])
     async with reading(clients) as reader:
         for home in sorted(homes):
-            live, _ = await reader.decided_records(home)
-            for key, value in live.items():
+            for key, value in (await _live(reader, home, hidden)).items():
                 if operation := operation_of(key):
                     found.setdefault(operation, {})[key] = value
     return found
+
+
+async def _live(
+    reader: Reader, home: TopicPartition, hidden: set[str] | None
+) -> dict[bytes, bytes]:
+    if hidden is None:
+        return await reader.live_records(home, COMMAND_SECONDS)
+    live, undecided = await reader.decided_records(home)
+    if undecided:
+        hidden.add(hidden_hint(home))
+    return live
 
 
 def _state(name: str, live: dict[bytes, bytes]) -> State | StepError | None:

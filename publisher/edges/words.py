@@ -8,18 +8,21 @@ from logging import DEBUG, ERROR, INFO, WARNING
 from typing import Any, Final, TypeAlias, assert_never
 
 from publisher import signals
-from publisher.model import Backfill, Window, iso
+from publisher.model import Backfill, Progress, Window, iso
 from publisher.rules.records import REPAIR
 from publisher.settings import duration_text
 from publisher.signals import Signal, WindowPublished
 
 Line: TypeAlias = dict[str, Any]
 
-_SAID_BY_THE_SENTENCE: Final = {"first_start", "needs_person", "clean", "possibly_cut", "lenient"}
-_NOT_WORTH_A_LINE: Final = {
-    "cursor", "gaps", "backfills", "ledger_ids", "committed_at", "occurred",
+_SAID_BY_THE_SENTENCE: Final = {
+    "first_start", "needs_person", "clean", "possibly_cut", "lenient", "rhythms", "clock_refused",
 }  # fmt: skip
-"""Of a window: there is such a line every few minutes."""
+_NOT_WORTH_A_LINE: Final = {
+    "cursor", "passes", "gaps", "backfills", "unconfirmed", "ledger_ids", "committed_at",
+    "occurred",
+}  # fmt: skip
+"""Of a window: there is such a line every few minutes, and /status has them."""
 
 
 def told(signal: Signal) -> tuple[int, str, Line]:
@@ -37,6 +40,12 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
             return WARNING, "Something looks wrong", {}
         case signals.TopicCreated():
             return INFO, "Topic created", {}
+        case signals.EventsGone():
+            hint = (
+                "the topic was deleted and made again, or its brokers lost data; publishing goes"
+                " on, a backfill that publishes again brings back what the report still shows"
+            )
+            return ERROR, "Published events are gone from their topic", {"hint": hint}
         case signals.StateRestored(first_start=True):
             return INFO, "First start, state created", {}
         case signals.StateRestored():
@@ -50,20 +59,22 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
         case WindowPublished():
             return _window(signal)
         case signals.StepFailed(needs_person=True):
-            return ERROR, "Step failed, somebody must act", {}
+            return ERROR, "Step failed: action required", {}
         case signals.StepFailed():
             return WARNING, "Step failed", {}
         case signals.WindowParked():
             hint = "repair reads it again, piece by piece; gap_seconds tells what is missing"
-            return WARNING, "Window parked, the others are read on", {"hint": hint}
+            return WARNING, "Window parked; continuing with the others", {"hint": hint}
         case signals.RepairFailed(pass_label="backfill"):
-            return WARNING, "Window of a backfill failed, tried again later", {}
+            return WARNING, "Window of a backfill failed; trying again later", {}
+        case signals.RepairFailed(pass_label="reread"):
+            return INFO, "Second reading of a window failed; trying again later", {}
         case signals.RepairFailed():
             return INFO, "Parked window failed again", {}
         case signals.OrdersObeyed():
-            return INFO, "Orders obeyed", {}
+            return INFO, "Backfill requests applied", {}
         case signals.WindowNarrowed():
-            return INFO, "Window too large, narrowed", {}
+            return INFO, "Window too large; narrowing it", {}
         case signals.ZoneChanged():
             hint = (
                 "repair reads again what was read under the other zone; occurred_at of the events"
@@ -78,7 +89,13 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
                 "either nobody writes, or this server has no chat_2 report:"
                 " check WOLKVOX_SERVER, WOLKVOX_URL and the token"
             )
-            return ERROR, "Nothing but 404 for implausibly long", {"problem": problem}
+            return ERROR, "No rows for a long time: every answer was 404", {"problem": problem}
+        case signals.DateMissing():
+            problem = (
+                "without the server's clock nothing counts as read before a row proves it: find the"
+                " proxy that takes the Date header away, and see that NTP runs on this machine"
+            )
+            return ERROR, "Answers carry no usable Date header", {"problem": problem}
         case signals.QuotaTold():
             return DEBUG, "Quota told", {}
         case signals.OffsetsCompared():
@@ -140,7 +157,9 @@ def _plain(value: object) -> object:
         case float():
             return round(value, 3)
         case Mapping():
-            return dict(value)
+            return {name: _plain(each) for name, each in value.items()}
+        case Progress():
+            return iso(value.covered_until)
         case tuple():
             return [_plain(each) for each in value]
         case Window():

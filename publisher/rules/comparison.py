@@ -15,13 +15,14 @@ from uuid import UUID
 import orjson
 
 from publisher.model import Instant, Window, iso
+from publisher.rules.identity import unsigned
 
 
 class Finding(NamedTuple):
     """One difference; no text, no name, no number of a person."""
 
     kind: str
-    """`missing`, `extra` or `changed`."""
+    """`missing`, `doubled`, `extra` or `changed`."""
     conn_id: str
     date: str
     event_id: str
@@ -58,9 +59,12 @@ class Comparison:
     windows: list[Window] = field(default_factory=list)
     """The windows that have shown something that is missing so far."""
     changed: list[Finding] = field(default_factory=list)
+    doubled: list[Finding] = field(default_factory=list)
+    """One for each time that the topic holds an event once more."""
     _shown: dict[bytes, _Shown] = field(default_factory=dict)
     _extra: dict[bytes, tuple[bytes, Finding]] = field(default_factory=dict)
-    _seen: set[bytes] = field(default_factory=set)
+    _held: set[bytes] = field(default_factory=set)
+    """What the topic holds."""
     _revised: dict[bytes, _Revised] = field(default_factory=dict)
     _first: str = field(init=False)
     _last: str = field(init=False)
@@ -85,11 +89,10 @@ class Comparison:
         if (extra := self._extra.pop(id_, None)) is not None:
             # A wider window shows it after all.
             self.rows += 1
-            self._seen.add(id_)
             if extra[0] != digests:
                 self.changed.append(_changed(extra[1], extra[0], digests))
             return
-        if id_ in self._shown or id_ in self._seen or window.end > self.settled:
+        if id_ in self._shown or id_ in self._held or window.end > self.settled:
             return
         self.rows += 1
         if not self.windows or self.windows[-1] != window:
@@ -107,23 +110,24 @@ class Comparison:
                 told.last = _digests(event)
 
     def published(self, event: dict[str, Any], *, later: bool) -> None:
-        """The topic holds this event; `later` = it was read after the report had been."""
+        """The topic holds this event; `later` = it was committed after the report was read."""
         if not self._within(event):
             return
         id_ = UUID(event["event_id"]).bytes
-        if id_ in self._seen or id_ in self._extra:
+        finding = Finding("extra", _conn_id(event), event["date"], event["event_id"])
+        if id_ in self._held:
+            self.doubled.append(finding._replace(kind="doubled"))
             return
+        self._held.add(id_)
         shown = self._shown.pop(id_, None)
         if shown is None and later:
             return
         self.events += 1
         revised = self._revised.get(id_, _Revised())
         digests = revised.last or _digests(event)
-        finding = Finding("extra", _conn_id(event), event["date"], event["event_id"])
         if shown is None:
             self._extra[id_] = digests, finding
             return
-        self._seen.add(id_)
         if shown.digests not in {digests, *revised.later}:
             self.changed.append(_changed(finding, digests, shown.digests))
 
@@ -134,14 +138,12 @@ class Comparison:
             for id_, told in self._shown.items()
         ]
 
-    @property
-    def missing_ids(self) -> set[bytes]:
-        return set(self._shown)
-
-    @property
-    def missing_windows(self) -> list[Window]:
-        """Those that show what is missing."""
-        return [self.windows[place] for place in sorted({t.window for t in self._shown.values()})]
+    def missing_by_window(self) -> dict[Window, set[bytes]]:
+        """The ids (text) of what is missing, by the window that has shown it."""
+        found: dict[int, set[bytes]] = {}
+        for id_, told in self._shown.items():
+            found.setdefault(told.window, set()).add(str(UUID(bytes=id_)).encode())
+        return {self.windows[place]: found[place] for place in sorted(found)}
 
     @property
     def extra(self) -> list[Finding]:
@@ -149,7 +151,8 @@ class Comparison:
 
     @property
     def findings(self) -> list[Finding]:
-        return sorted([*self.missing, *self.extra, *self.changed], key=lambda one: one[2:])
+        found = [*self.missing, *self.doubled, *self.extra, *self.changed]
+        return sorted(found, key=lambda one: one[2:])
 
     def _within(self, event: dict[str, Any]) -> bool:
         occurred: str = event["occurred_at"]
@@ -171,7 +174,9 @@ _SIZE: Final = 5
 
 
 def _digests(event: dict[str, Any]) -> bytes:
-    """A digest of each field; zeros for one that is left out."""
+    """A digest of each field; zeros for one that is left out. Links as identity has them."""
+    if isinstance(event.get("message"), str):
+        event = event | {"message": unsigned(event["message"])}
     return b"".join(
         blake2b(orjson.dumps(event[name], option=orjson.OPT_SORT_KEYS), digest_size=_SIZE).digest()
         if name in event

@@ -5,7 +5,8 @@ Rules of this file:
 - An answer covers what lies before its window's end, and what it says of an instant
   is as old as the instant was when the request was sent: the older, the less may still
   appear late.
-- What the journal has forgotten by its horizon is neither read nor missing.
+- What the journal has forgotten by its horizon is neither read nor missing: the checkpoint
+  tells which time that is.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,7 +62,7 @@ class Stretch:
 
 
 def coverage(
-    state: State, start: Instant, end: Instant, ages: Iterable[timedelta], horizon: timedelta
+    state: State, start: Instant, end: Instant, ages: Iterable[timedelta]
 ) -> list[Stretch]:
     """All of [start, end) in stretches, in order, neighbours differing.
 
@@ -72,11 +73,11 @@ def coverage(
     checkpoint = state.checkpoint
     entries = asked(state, start, end)
     begun, covered = checkpoint.start, checkpoint.live.covered_until
-    remembered = checkpoint.live.cursor - horizon
+    forgotten = ((window.start, window.end) for window in checkpoint.forgotten)
     # Later layers lie over earlier ones.
     layers: list[tuple[Kind, timedelta, Stretches]] = [
         (Kind.NEVER_ASKED, timedelta(), [(start, end)]),
-        (Kind.FORGOTTEN, timedelta(), _clipped([(start, remembered)], start, end)),
+        (Kind.FORGOTTEN, timedelta(), _clipped(_union(forgotten), start, end)),
     ]
     for age in sorted({timedelta(), *ages}):
         read = ((one.start, min(one.end, one.read_at - age)) for one in entries)

@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import sha1
 from itertools import groupby
-from typing import Any, Final
-
-import orjson
+from typing import Final
 
 from publisher.model import Header, Instant, Record, Window, iso
-from publisher.rules import wire
+from publisher.rules import shapes, wire
+from publisher.rules.identity import is_placeholder, text_of, unsigned
 from publisher.rules.ledger import Id, Ledger, id_of
-from publisher.rules.rows import PLACEHOLDERS, Reject, RejectReason, Row
+from publisher.rules.rows import Reject, RejectReason, Row
 from publisher.rules.upstream import object_start
 
 _CONTEXT_LIMIT: Final = 16_384
@@ -207,17 +206,17 @@ def _told_apart(letters: list[DeadLetter]) -> list[DeadLetter]:
     """
     if not letters or not letters[0].context:
         return letters
-    conn_id = _text(orjson.loads(letters[0].context).get("conn_id"))
-    names = _NAMED_BY if conn_id in PLACEHOLDERS else _NAMED_BY[:3]
+    conn_id = text_of(shapes.loads(letters[0].context).get("conn_id"))
+    names = _NAMED_BY if is_placeholder(conn_id) else _NAMED_BY[:3]
     equal: defaultdict[str, list[tuple[bytes, int]]] = defaultdict(list)
     for place, letter in enumerate(letters):
         try:
-            row = orjson.loads(letter.raw)
-        except orjson.JSONDecodeError:
+            row = shapes.loads(letter.raw)
+        except ValueError:
             continue
         if isinstance(row, dict):
-            name = "\0".join([conn_id, *(_text(row.get(each)) for each in names)])
-            equal[name].append((_canonical(row), place))
+            told = [unsigned(text_of(row.get(name))) for name in names]
+            equal["\0".join([conn_id, *told])].append((shapes.canonical(row), place))
     for name, those in equal.items():
         for number, (_, place) in enumerate(sorted(those), start=1):
             identity = sha1(f"{name}\0{number}".encode()).digest()  # noqa: S324 - as above
@@ -225,27 +224,12 @@ def _told_apart(letters: list[DeadLetter]) -> list[DeadLetter]:
     return letters
 
 
-def _text(value: Any) -> str:
-    """A field as identity sees it."""
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else _canonical(value).decode()
-    return text.replace("\0", "\ufffd")
-
-
-def _canonical(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError:
-        return b""
-
-
 def _context(element: bytes) -> bytes:
     try:
-        fields = orjson.loads(element)
+        fields = shapes.loads(element)
         fields.pop("conversation", None)
-        context = orjson.dumps(fields)
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        context = shapes.dumps(fields)
+    except (ValueError, TypeError):
         return b""
     return context if len(context) <= _CONTEXT_LIMIT else b""
 

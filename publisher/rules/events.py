@@ -29,6 +29,7 @@ from publisher.rules.rows import Conversation, Row
 
 EVENT_TYPE: Final = "wolkvox.chat.message.v1"
 DATA_SCHEMA: Final = "urn:wolkvox:schema:chat.message.v1"
+SEQUENCE_HEADER: Final = "wolkvox_sequence"
 
 _OPEN: Final = b'{"event_id":"'
 _OPENED: Final = [wire.varint(size) + _OPEN for size in range(4096)]
@@ -81,6 +82,8 @@ class Provenance:
     """Characters may be replaced by U+FFFD."""
     formerly: tuple[str, ...] = ()
     """Names that the operation has borne, the first one first; of that one ids are made."""
+    sequence: int = 1
+    """Number of the transaction that publishes it."""
 
 
 class Encoder:
@@ -168,7 +171,7 @@ class Encoder:
                 self.unpublished.add(digest)
 
     def _shared(self, conversation: Conversation) -> _Shared:
-        chat, dumps = conversation.chat, orjson.dumps
+        chat, dumps = conversation.chat, shapes.dumps
         head = self._head if chat.conn_id is UNSET else self._head + _CONN_ID + dumps(chat.conn_id)
         head += b","
         names = b""
@@ -200,6 +203,7 @@ def shared_headers(event_type: str, data_schema: str, provenance: Provenance) ->
         ("ce_dataschema", data_schema.encode()),
         ("wolkvox_read_at", iso(provenance.read_at).encode()),
         ("wolkvox_pass", provenance.pass_label.encode()),
+        (SEQUENCE_HEADER, str(provenance.sequence).encode()),
     ]
     if provenance.formerly:
         found.append(("wolkvox_formerly", ",".join(provenance.formerly).encode()))
@@ -234,18 +238,18 @@ def _end(message: dict[str, Any], conversation: dict[str, Any]) -> bytes:
     """The end of an event: `extra` where there is any, and the closing brace."""
     extra = {"message": message, "conversation": conversation}
     extra = {name: value for name, value in extra.items() if value}
-    return b',"extra":%b}' % orjson.dumps(extra) if extra else b"}"
+    return b',"extra":%b}' % shapes.dumps(extra) if extra else b"}"
 
 
 def _without_message(value: bytes) -> bytes:
     """The same event with `message` null and its size and digest instead."""
     event: dict[str, Any] = {}
-    for name, field in orjson.loads(value).items():
+    for name, field in shapes.loads(value).items():
         if name == "message":
-            content = field.encode() if isinstance(field, str) else orjson.dumps(field)
+            content = field.encode() if isinstance(field, str) else shapes.dumps(field)
             event["message"] = None
             event["message_bytes"] = len(content)
             event["message_sha256"] = sha256(content).hexdigest()
         else:
             event[name] = field
-    return orjson.dumps(event)
+    return shapes.dumps(event)

@@ -1,4 +1,8 @@
-"""Recorded gaps: parked windows, sorted, none touching another. Pure."""
+"""Recorded gaps: parked windows, sorted, none touching another. Pure.
+
+The forgotten stretches of a checkpoint have the same form: time whose journal entries were
+removed, so that nobody knows any more what was published of it.
+"""
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -10,6 +14,9 @@ Gaps: TypeAlias = Sequence[Window]
 
 NEAR: Final = timedelta(hours=3)
 """A row may come with windows this far apart: an hour each at the repeated hour, and padding."""
+
+FAR: Final = timedelta(hours=26) + NEAR
+"""The same where one of the windows was read in a wrong time zone: zones are up to 26 h apart."""
 
 
 def added(gaps: Gaps, window: Window) -> tuple[Window, ...]:
@@ -40,9 +47,16 @@ def before_next(gaps: Gaps, start: Instant, end: Instant) -> Instant:
     return min([end, *(gap.start for gap in gaps if gap.start > start)])
 
 
-def near(gaps: Gaps, start: Instant, end: Instant) -> bool:
+def clear_of(forgotten: Gaps, stretches: Gaps, distance: timedelta = NEAR) -> tuple[Window, ...]:
+    """What of the stretches may be read: all that lies at least `distance` from forgotten time."""
+    for window in forgotten:
+        stretches = removed(stretches, window.start - distance, window.end + distance)
+    return tuple(stretches)
+
+
+def near(gaps: Gaps, start: Instant, end: Instant, distance: timedelta = NEAR) -> bool:
     """Whether rows of a window may come again when a gap is read."""
-    return any(start < gap.end + NEAR and gap.start - NEAR < end for gap in gaps)
+    return any(start < gap.end + distance and gap.start - distance < end for gap in gaps)
 
 
 def _sorted(gaps: Iterable[Window]) -> tuple[Window, ...]:

@@ -10,24 +10,26 @@ Rules of this file:
 
 from array import array
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from publisher.errors import Held, Reason, Stage
 from publisher.model import Answer, Batch, Instant
 from publisher.rules import backfill, dead_letters
+from publisher.rules.confirmation import Confirming, confirmed
 from publisher.rules.dead_letters import DeadLetter
 from publisher.rules.events import Encoder, Provenance
+from publisher.rules.format import format_changed
 from publisher.rules.gaps import removed
 from publisher.rules.ledger import REJECTED, Ledger
 from publisher.rules.records import Entry
 from publisher.rules.revisions import Revised, Reviser
-from publisher.rules.rows import Reject, RejectReason, format_changed, portions
+from publisher.rules.rows import Reject, RejectReason, portions
 from publisher.rules.schedule import Read, advanced
 from publisher.rules.screening import Screen
 from publisher.rules.silence import doubted, implausible, silent_run
 from publisher.rules.state import State, Successor
-from publisher.rules.upstream import Judgement
+from publisher.rules.upstream import Judgement, server_time
 from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings
 
@@ -42,11 +44,12 @@ class Limits:
     """So long without a row is implausible: what was read meanwhile is read once more."""
     revisions: bool = False
     """Whether changed messages are told of."""
+    confirming: Confirming = field(default_factory=Confirming)
 
     @classmethod
     def of(cls, told: PublisherSettings) -> "Limits":
         silence, revisions = implausible(told.poll_every), bool(told.revisions_topic)
-        return cls(told.horizon, told.max_event_bytes, silence, revisions)
+        return cls(told.horizon, told.max_event_bytes, silence, revisions, Confirming.of(told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +93,15 @@ def prepare(
         answer.received_at,
         judgement.lenient,
         state.checkpoint.formerly,
+        state.checkpoint.sequence + 1,
     )
     found = _content(state, step, judgement, zone, provenance, limits)
     revisions = found.revised.encode(provenance, max_event_bytes=limits.max_event_bytes)
     ids = found.screen.ids()
     letters = _of_rejects(found.rejects, answer, judgement, state.ledger)
     if letters:
-        bucket = f"{REJECTED}{step.window.start:%Y-%m-%d}"
-        ids[bucket] = array("Q", [letter.id for letter in letters])
+        ids[_bucket(step)] = array("Q", [letter.id for letter in letters])
+    rejected = len(letters)
     letters += _of_too_large(found, answer)
     origin = dead_letters.Origin(operation, step.pass_.label, step.window, answer.received_at)
     entry = Entry(
@@ -109,20 +113,23 @@ def prepare(
         rows=found.rows + len(found.rejects),
         new=found.screen.count,
         duplicate=found.rows - found.screen.count,
-        rejected=len(found.rejects),
+        rejected=rejected,
         possibly_cut=possibly_cut,
     )
     run = silent_run(reversed(state.journal), limits.silence) if entry.rows else []
-    remembered = state.checkpoint.live.cursor - limits.horizon
-    gaps, silent_since = doubted(state.checkpoint.gaps, run, remembered)
+    gaps, silent_since = doubted(state.checkpoint.gaps, run, state.checkpoint.forgotten)
     gaps = removed(gaps, entry.start, entry.end)
     passes = advanced(state.checkpoint.passes, step, covered_until, now, gaps)
     backfills = backfill.advanced(
-        state.checkpoint.backfills, step, covered_until, entry.rows, entry.new
-    )
+        state.checkpoint.backfills, step, covered_until, entry.rows, entry.new,
+        state.checkpoint.forgotten,
+    )  # fmt: skip
     successor = state.successor(
-        entry, passes, ids, limits.horizon, gaps, backfills, found.revised.versions
-    )
+        entry, passes, ids, limits.horizon, gaps, backfills, found.revised.versions,
+        confirmed(
+            state.checkpoint.unconfirmed, entry, limits.confirming, server_time(answer)
+        ),
+    )  # fmt: skip
     batch = Batch(
         operation=operation,
         follows=state.checkpoint.sequence,
@@ -143,6 +150,42 @@ def prepare(
         silent_since=silent_since,
         revised=len(found.revised.rows),
     )
+
+
+def kept(
+    state: State, step: Read, answer: Answer, limits: Limits, now: Instant
+) -> tuple[Batch, Successor] | None:
+    """An answer that no decoder reads, as a dead letter; None where it was written before.
+
+    The journal tells of a window that covers nothing: the window is still to be read.
+    """
+    letters = dead_letters.unknown_to(state.ledger, [dead_letters.of_answer(answer.body)])
+    if not letters:
+        return None
+    start, checkpoint = step.window.start, state.checkpoint
+    entry = Entry(
+        checkpoint.sequence + 1, step.pass_.name, start, start, now,
+        rows=0, new=0, duplicate=0, rejected=len(letters),
+    )  # fmt: skip
+    ids = {_bucket(step): array("Q", [letter.id for letter in letters])}
+    successor = state.successor(entry, checkpoint.passes, ids, limits.horizon)
+    origin = dead_letters.Origin(
+        checkpoint.operation, step.pass_.label, step.window, answer.received_at
+    )
+    batch = Batch(
+        operation=checkpoint.operation,
+        follows=checkpoint.sequence,
+        sequence=entry.sequence,
+        events=iter(()),
+        dead_letters=dead_letters.records(letters, origin, limits.max_event_bytes),
+        state=successor.records,
+    )
+    return batch, successor
+
+
+def _bucket(step: Read) -> str:
+    """Where the ledger has the ids of what the window brought to the dead letters."""
+    return f"{REJECTED}{step.window.start:%Y-%m-%d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +221,15 @@ def _content(
         fresh = screen.fresh(reading)
         encoder.add(fresh)
         if limits.revisions:
-            reviser.add(reading.rows, fresh)
+            otherwise = screen.known_otherwise
+            reviser.add([row for row in reading.rows if row[1] not in otherwise], fresh)
         del reading, fresh  # let go before the next portion is read
-    if format_changed(rows, len(rejects)):
+    if changed := format_changed(rows, len(rejects), reversed(state.journal)):
+        bad, total = changed
         raise Held(
             Stage.PARSE,
             Reason.FORMAT_CHANGED,
-            f"{len(rejects)} of {rows + len(rejects)} rows cannot be"
+            f"{bad} of {total} rows cannot be"
             " understood: the report's format has changed; nothing is published until this"
             " version is replaced by one that knows the new format",
         )

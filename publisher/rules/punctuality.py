@@ -15,6 +15,11 @@ from publisher.model import Instant
 NEAR: Final = timedelta(hours=1)
 WINDOWS: Final = 6
 """So many windows with new messages, over at least `LONG`, and not one of them was near."""
+NEVER_POLLS: Final = 24
+"""An operation that has shown no row at all for so many polls (2 h at 5 minutes) is told of."""
+FIRST_WINDOWS: Final = 3
+FIRST_LONG: Final = timedelta(hours=3)
+"""Sooner where no message was ever near since the start: so a wrong zone looks from the first."""
 LONG: Final = timedelta(days=1)
 """A night or a free afternoon may bring nothing but late messages."""
 
@@ -25,6 +30,24 @@ class Punctuality:
 
     since: Instant | None = None
     windows: int = 0
+    ever: bool = False
+    """A new message was near once: then a day decides, else the first windows do."""
+    rowless_since: Instant | None = None
+    hinted: bool = False
+
+    def never_a_row(self, now: Instant, poll_every: timedelta, *, seen: bool) -> Instant | None:
+        """Since when an operation that never showed a row has shown none; told once, when long.
+
+        `seen`: an answer holds rows, or some are remembered.
+        """
+        if seen:
+            self.rowless_since, self.hinted = None, True
+            return None
+        self.rowless_since = self.rowless_since or now
+        if self.hinted or now - self.rowless_since < poll_every * NEVER_POLLS:
+            return None
+        self.hinted = True
+        return self.rowless_since
 
     def notice(
         self, occurred: Iterable[str], now: Instant, covered_until: Instant
@@ -41,10 +64,11 @@ class Punctuality:
             return None
         nearest = min(offsets, key=abs)
         if abs(nearest) < NEAR:
-            self.since, self.windows = None, 0
+            self.since, self.windows, self.ever = None, 0, True
             return None
         self.since, self.windows = self.since or now, self.windows + 1
-        if self.windows < WINDOWS or now - self.since < LONG:
+        long = LONG if self.ever else FIRST_LONG
+        if self.windows < (WINDOWS if self.ever else FIRST_WINDOWS) or now - self.since < long:
             return None
         self.since, self.windows = None, 0
         return nearest

@@ -5,6 +5,8 @@ Rules of this file:
   than live may need for a day.
 - What the server told is added up with our own requests since. Older than a day
   it is not known any more: when the vendor's day ends is told nowhere.
+- Nothing spends more than a quarter of the day's quota in an hour, beside one request
+  of live for each poll: whatever goes wrong, for whatever reason, in whatever part.
 - All of it is in memory only: a restart asks again.
 
 The quota is 1000 calls a day for each licence, shared by all tokens of the operation;
@@ -13,15 +15,18 @@ asking for it costs one (the vendor's page of `token_info`).
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import takewhile
 from typing import Any, Final
 
 import orjson
 
-from publisher.model import DAY, Answer, Instant
+from publisher.model import DAY, Answer, HourShare, Instant
+from publisher.rules.records import Entry
 
+HOUR: Final = timedelta(hours=1)
 _NUMBER: Final = re.compile(r"\s*[0-9]{1,9}\s*")
 FIRST_POLLS: Final = 3
 """Asked for so many polls after the start: whoever restarts in a loop must not spend it."""
@@ -29,6 +34,44 @@ EVERY_POLLS: Final = 72
 """Asked for again after so many (6 h at 5 minutes): 4 requests a day."""
 SCARCE_POLLS: Final = 12
 """Sooner while somebody is held back: the day may have ended."""
+
+
+USUAL_LIMIT: Final = 1000
+"""Requests a day for one licence: what is assumed until the server has told."""
+HOURLY_SHARE: Final = 1 / 4
+"""Of the day's quota: what may be asked for in any hour beside the polls."""
+POLLS: Final = 3
+"""Times what the polls of a day need: so large is a quota at least that nobody has told."""
+
+
+@dataclass(slots=True)
+class Bucket:
+    """An allowance that is used up one by one, and comes back one by one."""
+
+    size: float
+    fill: float
+    """Seconds until one comes back."""
+    left: float
+    at: float | None = None
+    """When it was looked at last, in seconds on whatever clock."""
+
+    @classmethod
+    def of(cls, size: float, fill: float) -> "Bucket":
+        """A full one."""
+        return cls(size, fill, size)
+
+    def wait(self, now: float, kept: float = 0) -> float:
+        """Seconds until one may be used while so many stay; 0 = at once."""
+        if self.at is not None:
+            self.left = min(self.size, self.left + max(0.0, now - self.at) / self.fill)
+        self.at = now
+        missing = 1 + kept - self.left
+        return missing * self.fill if missing > 1e-6 else 0.0
+
+    def spend(self, now: float) -> None:
+        """One was used."""
+        self.wait(now)
+        self.left = max(self.left - 1, 0.0)
 
 
 @dataclass(slots=True)
@@ -43,11 +86,13 @@ class Budget:
         """A request was made."""
         self.spent.append(now)
 
-    def free_at(self, now: Instant) -> Instant | None:
-        """When the next one may be made; None = at once."""
+    def is_spent(self, now: Instant) -> bool:
+        """Whether none is left."""
         while self.spent and self.spent[0] <= now - DAY:
             self.spent.popleft()
-        return self.spent[0] + DAY if len(self.spent) >= self.most else None
+        while self.spent and self.spent[-1] > now:
+            self.spent.pop()  # the clock has gone back
+        return len(self.spent) >= self.most
 
 
 @dataclass(slots=True)
@@ -65,6 +110,65 @@ class Quota:
     spent: bool = False
     """The last answer of the report was that nothing is left."""
     next_at: Instant | None = None
+    hour: Bucket = field(init=False)
+    """What may be asked for beside the polls of live."""
+    poll_at: float | None = None
+    """The last request that was a poll of live, on the clock that never goes back."""
+    was_asked: bool = False
+    """The server was asked for its limit since the start."""
+    short: bool = False
+    """The hour's share is used up, and was not half full again since."""
+
+    def __post_init__(self) -> None:
+        self.hour = Bucket.of(0, 1)
+        self._measure()
+
+    def _measure(self) -> None:
+        """Half of the share at once, the other half over the hour: never more in any hour."""
+        unknown = max(USUAL_LIMIT, POLLS * (DAY / self.poll_every))
+        share = max(1.0, (unknown if self.limit is None else self.limit) * HOURLY_SHARE)
+        size = max(1.0, share / 2 - 1)  # one for the question about the limit, at the start
+        self.hour.left = max(0.0, self.hour.left + size - self.hour.size)
+        self.hour.size, self.hour.fill = size, HOUR.total_seconds() * 2 / share
+
+    def restored(self, newest_first: Iterable[Entry], now: Instant, elapsed: float) -> None:
+        """Count what a process before this one has read in the last hour; once, at the start."""
+        if self.hour.at is None:
+            requests = sum(
+                1 for _ in takewhile(lambda entry: entry.read_at > now - HOUR, newest_first)
+            )
+            self.hour.left, self.hour.at = max(0.0, self.hour.size - requests), elapsed
+
+    def asking(self, now: float, *, live: bool) -> None:
+        """A request is made; `now` in seconds on the clock that never goes back."""
+        if live and self._polls_in(now) <= 0:
+            self.poll_at = now
+        else:
+            self.hour.spend(now)
+
+    def wait(self, now: float, *, live: bool = False) -> float:
+        """Seconds until the next request may be made; live always may, once a poll."""
+        seconds = self.hour.wait(now)
+        return max(0.0, min(seconds, self._polls_in(now))) if live else seconds
+
+    @property
+    def share(self) -> HourShare:
+        """The hour's share as of the last request."""
+        return HourShare(self.hour.left, self.hour.size, self.hour.fill)
+
+    def runs_short(self, now: float) -> bool:
+        """Whether the hour's share has just been used up: true once until it is half full."""
+        empty = self.hour.wait(now) > 0
+        before, self.short = (
+            self.short,
+            empty or (self.short and self.hour.left < self.hour.size / 2),
+        )
+        return empty and not before
+
+    def _polls_in(self, now: float) -> float:
+        seconds = self.poll_every.total_seconds()
+        # A poll may come a little early: answers tell the time in whole seconds.
+        return 0.0 if self.poll_at is None else self.poll_at + seconds * 0.99 - now
 
     @property
     def used_now(self) -> int:
@@ -79,9 +183,11 @@ class Quota:
 
     def asked(self, now: Instant, told: tuple[int, int] | None) -> None:
         """Remember an answer: used and limit, or None where it could not be had."""
+        self.was_asked = True
         if told is not None:
             self.used, self.limit = told
             self.told_at, self.since = now, 0
+            self._measure()
         polls = SCARCE_POLLS if self.holds_back(now) else EVERY_POLLS
         self.next_at = now + self.poll_every * polls
 

@@ -17,9 +17,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Any, Final
 
-from publisher.model import Backfill, Instant, Progress, StateRecord
+from publisher.model import Backfill, Instant, Progress, StateRecord, Window
 from publisher.rules.events import event_ids
 from publisher.rules.fingerprints import NO_FINGERPRINT, Version, version
+from publisher.rules.forgetting import BEGINNING
+from publisher.rules.gaps import NEAR
 from publisher.rules.journal import journal_parts
 from publisher.rules.ledger import Id, id_of
 from publisher.rules.records import LIVE, Checkpoint, Entry, encode_checkpoint, formerly_of
@@ -44,6 +46,10 @@ class Published:
     pass_label: str
     formerly: tuple[str, ...] = ()
     """Names that its operation had borne when it was published, the first one first."""
+    later: bool = False
+    """It was committed after the moment in question."""
+    sequence: int = -1
+    """Number of the transaction that published it."""
 
     @property
     def identity(self) -> str:
@@ -72,10 +78,14 @@ class Rebuilt:
     """Of those."""
     recent: dict[Instant, Counter[Instant]] = field(default_factory=dict)
     """What live has read in its last hour: by minute, how many messages of which hour."""
+    newest_sequence: int = -1
+    """The last transaction that published one."""
     revisions: dict[str, dict[Id, Version]] = field(default_factory=dict)
     """How often messages were revised, by bucket; what is in them now is not known."""
     days: dict[str, dict[str, "array[Id]"]] = field(default_factory=dict)
     """Ids by the day on which they were read, and by bucket."""
+    begins: dict[str, str] = field(default_factory=dict)
+    """When the oldest message of a day's ids occurred."""
     ends: dict[str, Instant] = field(default_factory=dict)
 
     def add(self, published: Iterable[Published]) -> None:
@@ -85,12 +95,14 @@ class Rebuilt:
             day, read_at = f"{each.read_at:%Y-%m-%d}", each.read_at
             buckets = self.days.setdefault(day, {})
             buckets.setdefault(each.value["date"][:13], array("Q")).extend(found)
+            occurred_at: str = each.value["occurred_at"]
+            self.begins[day] = min(self.begins.get(day, occurred_at), occurred_at)
             self.ends[day] = max(self.ends.get(day, read_at), read_at)
+            self.newest_sequence = max(self.newest_sequence, each.sequence)
             self.oldest_read = min(self.oldest_read or read_at, read_at)
-            self.unrecoverable += len(found) > 1
+            self.unrecoverable += len(found) == READINGS
             if each.pass_label == LIVE:
-                occurred = datetime.fromisoformat(each.value["occurred_at"]).astimezone(UTC)
-                self._note(read_at, occurred)
+                self._note(read_at, _instant(occurred_at))
         self.events += len(told)
 
     def named(self, published: Iterable[Published]) -> None:
@@ -143,37 +155,54 @@ class Rebuilt:
         median: Instant = sorted(hours)[bisect_left(older, (hours.total() + 1) // 2)]
         return min(median, max(self.recent))
 
-    def cursor(self, settings: PublisherSettings) -> Instant | None:
+    def cursor(
+        self, settings: PublisherSettings, kept_since: Instant | None = None
+    ) -> Instant | None:
         """Where live goes on, or None where no event tells.
 
         By dates and not by when they were read: whoever catches up reads old time now. As far
-        back as the longest re-read reaches, so that gaps and late rows of it are read again.
+        back as the longest re-read reaches, so that gaps and late rows of it are read again;
+        but not near time of which the topic has deleted events: those would come twice.
         """
         newest = self._live() or self.oldest_read
         if newest is None:
             return None
         longest = max([settings.overlap, *(age * 1.5 for age in settings.rereads)])
         # A window shows no order: what stands before its messages may not have been read.
-        return newest - settings.max_window - longest
+        back = newest - settings.max_window - longest
+        return back if kept_since is None else max(back, min(kept_since + NEAR, newest))
 
     def transactions(
-        self, settings: PublisherSettings, cursor: Instant, backfills: tuple[Backfill, ...] = ()
+        self,
+        settings: PublisherSettings,
+        cursor: Instant,
+        backfills: tuple[Backfill, ...] = (),
+        kept_since: Instant | None = None,
+        *,
+        follows: int = 0,
     ) -> Iterator[tuple[int, list[StateRecord]]]:
         """Sequence number and records of each transaction; the checkpoint stands in the last.
 
+        They go on behind `follows`.
+
         A journal without its checkpoint is refused: half a rebuild is never taken for a whole.
+        An entry reaches over all that it remembers, so that this is forgotten when it goes, and
+        was read at its begin, so that it covers nothing. What the topic deleted is forgotten.
         """
         records: list[StateRecord] = []
-        total = sequence = 0
-        for sequence, day in enumerate(sorted(self.days), start=1):
+        total, sequence = 0, follows
+        for sequence, day in enumerate(sorted(self.days), start=follows + 1):
             end = self.ends[day]
+            begin = min(_instant(self.begins[day]), end)
             buckets = {
                 hour: array("Q", sorted(set(ids))) for hour, ids in sorted(self.days[day].items())
             }
             new = sum(map(len, buckets.values()))
-            entry = Entry(sequence, LIVE, end, end, end, rows=new, new=new, duplicate=0, rejected=0)
+            entry = Entry(
+                sequence, LIVE, begin, end, begin, rows=new, new=new, duplicate=0, rejected=0
+            )
             # In the entry that is kept longest.
-            revisions = self.revisions if sequence == len(self.days) else None
+            revisions = self.revisions if sequence == follows + len(self.days) else None
             for part in journal_parts(self.operation, entry, buckets, revisions):
                 records.append(part)
                 total += 1
@@ -181,30 +210,45 @@ class Rebuilt:
                     yield sequence, records
                     records = []
         start = min([cursor, *([self.oldest_read] if self.oldest_read else [])])
-        passes = with_passes({LIVE: Progress(cursor, cursor)}, passes_of(settings), start)
+        forgotten = (Window(BEGINNING, kept_since),) if kept_since else ()
+        live = {LIVE: Progress(cursor, cursor)}
+        passes = with_passes(live, passes_of(settings), start, forgotten)
         sequence += 1
         checkpoint = Checkpoint(
             self.operation, self.zone.name, start, settings.start, sequence, total, passes,
-            backfills=backfills, formerly=self.formerly,
+            backfills=backfills, forgotten=forgotten, formerly=self.formerly,
         )  # fmt: skip
         yield sequence, [*records, encode_checkpoint(checkpoint)]
 
 
+def _instant(text: str) -> Instant:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+READINGS: Final = 16
+"""Ids that an event may have had whose fields do not lead to it."""
+
+
 def ids_of(identity: str, zone: Zone, values: list[dict[str, Any]]) -> list[list[Id]]:
-    """The ledger's ids of events: one each, or sixteen where the fields do not lead to it."""
+    """The ledger's ids of events: of each the first is its own, others may be remembered with it.
+
+    Where the fields do not lead to it: as many as READINGS.
+    """
     found: dict[int, list[Id]] = {}
     unknown = list(range(len(values)))
     copies = 1
     while unknown and copies <= MOST_TWINS:
         data = [_element(values[place], copies) for place in unknown]
         digests: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
-        rows = read_rows(data, identity, zone).rows
+        reading = read_rows(data, identity, zone)
+        rows = reading.rows
         for row, id_ in zip(rows, event_ids(rows), strict=True):
             digests[row[4].position][id_] = row[1]
         for position, place in enumerate(unknown):
             digest = digests[position].get(values[place]["event_id"].encode())
             if digest is not None:
-                found[place] = [id_of(digest)]
+                stranger = reading.strangers.get(digest)
+                found[place] = [id_of(digest), *(stranger.tells_more_than if stranger else ())]
         # Whose message is not there is found by no number.
         unknown = [
             place
@@ -225,4 +269,4 @@ def _element(value: dict[str, Any], copies: int) -> dict[str, Any]:
 def _readings(event_id: str) -> list[Id]:
     """Every id that the event may have had before the version took the place of four bits."""
     digits = event_id.replace("-", "")
-    return [int(f"{digits[:12]}{reading:x}{digits[13:16]}", 16) for reading in range(16)]
+    return [int(f"{digits[:12]}{reading:x}{digits[13:16]}", 16) for reading in range(READINGS)]

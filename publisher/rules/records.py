@@ -9,7 +9,7 @@ Formats (described in `schemas/`): keys are `checkpoint/OPERATION` and
 are written in `rules/journal.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -17,7 +17,16 @@ from typing import Any, Final
 import orjson
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import Backfill, Instant, Progress, Standing, StateRecord, Window, iso
+from publisher.model import (
+    Backfill,
+    Instant,
+    Progress,
+    Standing,
+    StateRecord,
+    Unconfirmed,
+    Window,
+    iso,
+)
 
 FORMAT: Final = 1
 RENAMED: Final = 2
@@ -49,6 +58,11 @@ class Checkpoint:
     """Parked windows: stretches of time that could not be read and were set aside."""
     backfills: tuple[Backfill, ...] = ()
     """In the order in which they were taken up; those that ended stay while their order stands."""
+    forgotten: tuple[Window, ...] = ()
+    """Stretches of time whose journal entries were removed: what was published of them is not
+    known any more. No pass publishes from within `gaps.NEAR` of them."""
+    unconfirmed: tuple[Unconfirmed, ...] = ()
+    """In their order: what was read only once, too late for every re-read."""
     formerly: tuple[str, ...] = ()
     """Names that the operation has borne, the first one first."""
     renamed_to: str = ""
@@ -121,8 +135,15 @@ def encode_checkpoint(checkpoint: Checkpoint) -> StateRecord:
             name: {"cursor": iso(p.cursor), "covered_until": iso(p.covered_until)}
             for name, p in checkpoint.passes.items()
         },
-        "gaps": [{"start": iso(gap.start), "end": iso(gap.end)} for gap in checkpoint.gaps],
+        "gaps": _stretches(checkpoint.gaps),
     }
+    if checkpoint.forgotten:
+        value["forgotten"] = _stretches(checkpoint.forgotten)
+    if checkpoint.unconfirmed:
+        value["unconfirmed"] = [
+            {"start": iso(one.window.start), "end": iso(one.window.end), "due": iso(one.due)}
+            for one in checkpoint.unconfirmed
+        ]
     if checkpoint.backfills:  # left out otherwise: a checkpoint is written with every window
         value["backfills"] = [
             {
@@ -135,6 +156,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> StateRecord:
                 "since": one.since,
                 "rows": one.rows,
                 "new": one.new,
+                **({"skipped_seconds": one.skipped_seconds} if one.skipped_seconds else {}),
             }
             for one in checkpoint.backfills
         ]
@@ -164,7 +186,12 @@ def decode_checkpoint(value: bytes) -> Checkpoint:
             name: Progress(instant(p["cursor"]), instant(p["covered_until"]))
             for name, p in told["passes"].items()
         },
-        gaps=tuple(Window(instant(gap["start"]), instant(gap["end"])) for gap in told["gaps"]),
+        gaps=_windows(told["gaps"]),
+        forgotten=_windows(told.get("forgotten", ())),
+        unconfirmed=tuple(
+            Unconfirmed(Window(instant(each["start"]), instant(each["end"])), instant(each["due"]))
+            for each in told.get("unconfirmed", ())
+        ),
         backfills=tuple(
             Backfill(
                 one["id"],
@@ -176,12 +203,21 @@ def decode_checkpoint(value: bytes) -> Checkpoint:
                 one["since"],
                 one["rows"],
                 one["new"],
+                one.get("skipped_seconds", 0),
             )
             for one in told.get("backfills", ())
         ),
         formerly=tuple(told.get("formerly", ())),
         renamed_to=told.get("renamed_to", ""),
     )
+
+
+def _stretches(windows: Iterable[Window]) -> list[dict[str, str]]:
+    return [{"start": iso(window.start), "end": iso(window.end)} for window in windows]
+
+
+def _windows(stretches: Iterable[Mapping[str, str]]) -> tuple[Window, ...]:
+    return tuple(Window(instant(each["start"]), instant(each["end"])) for each in stretches)
 
 
 def known_format(value: bytes, formats: tuple[int, ...] = (FORMAT,)) -> dict[str, Any]:

@@ -9,25 +9,23 @@ Rules of this file:
 - A letter is done in the transaction that publishes it, by a record that says so.
 """
 
-from array import array
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from operator import itemgetter
 from typing import Final
 
-from publisher.model import Answer, Batch, Instant, Record
+from publisher.model import Answer, Batch, Instant
 from publisher.rules import dead_letters
 from publisher.rules.dead_letters import DeadLetter, Event, Origin
 from publisher.rules.events import Encoder, Provenance
-from publisher.rules.fingerprints import Version, version
+from publisher.rules.forgetting import not_remembered
 from publisher.rules.gaps import near
-from publisher.rules.ledger import REJECTED, Id, Ledger, id_of
+from publisher.rules.identity import Stranger
+from publisher.rules.ledger import REJECTED, id_of
 from publisher.rules.letters import Letter, replayed
 from publisher.rules.publication import Limits
-from publisher.rules.records import REPLAY, Checkpoint, Entry
-from publisher.rules.revisions import fingerprints_of
+from publisher.rules.records import REPLAY, Checkpoint
+from publisher.rules.republish import Addition
 from publisher.rules.rows import RejectReason, Row, read_rows
 from publisher.rules.state import State, Successor
 from publisher.rules.upstream import judge
@@ -69,46 +67,40 @@ class Replay:
     successor: Successor | None
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(Addition):
     """What a batch is made of, letter by letter."""
 
-    ledger: Ledger
-    events: list[tuple[str, Record]] = field(default_factory=list)
-    """With their dates."""
-    ids: defaultdict[str, set[Id]] = field(default_factory=lambda: defaultdict(set))
-    """To be remembered, by bucket."""
-    out: set[bytes] = field(default_factory=set)
-    """Digests of the rows that were dealt with."""
-    versions: dict[str, dict[Id, Version]] = field(default_factory=dict)
-    """Where revisions are on: what was published, as it was."""
-    letters: list[Record] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self.out: set[bytes] = set()
+        """Digests of the rows that were dealt with."""
 
     def knows(self, row: Row) -> bool:
-        """Whether the row's event has been published."""
-        return self.ledger.knows(row[2].hour, id_of(row[1]))
+        """Whether the row is remembered."""
+        return self.state.ledger.knows(row[2].hour, id_of(row[1]))
 
-    def remember(self, row: Row, *, revisions: bool) -> None:
-        """That its event is published, unless that is remembered."""
+    def knows_otherwise(self, row: Row, stranger: Stranger | None) -> bool:
+        """Whether the row was published with more or less told of its customer."""
+        return stranger is not None and stranger.is_known(self.state.ledger, row[2].hour)
+
+    def dealt_with(self, row: Row, stranger: Stranger | None, *, revisions: bool) -> None:
+        """Remember that its event is published, unless that is remembered."""
         self.out.add(row[1])
+        if stranger is not None and stranger.tells_more_than:
+            self.ids[row[2].hour] |= stranger.tells_more_than
         if not self.knows(row):
-            id_ = id_of(row[1])
-            self.ids[row[2].hour].add(id_)
-            if revisions:
-                [fingerprint] = fingerprints_of([row])
-                self.versions.setdefault(row[2].hour, {})[id_] = version(fingerprint, 0)
+            self.remember(row, revisions=revisions)
 
 
 def prepare(
     state: State, letters: Iterable[Letter], zone: Zone, limits: Limits, now: Instant
 ) -> Replay:
     """What these letters, which are of one window, add to what the state knows."""
-    found = _Found(state.ledger)
+    found = _Found(state)
     results: list[Result] = []
-    oldest = state.checkpoint.live.cursor - limits.horizon
+    forgotten = not_remembered(state.checkpoint, limits.horizon)
     for letter in letters:
-        if letter.window.end < oldest:
+        if near(forgotten, letter.window.start, letter.window.end):
             result = Result(letter, Outcome.TOO_OLD)
         else:
             result = _replay(letter, state.checkpoint, found, zone, limits)
@@ -118,28 +110,7 @@ def prepare(
     done = [result.letter for result in results if result.outcome in DONE]
     if not done:
         return Replay(results, None, None)
-    # It covers nothing, and is kept as long as that window might be read again.
-    window, gaps = done[0].window, state.checkpoint.gaps
-    at = window.start if near(gaps, window.start, window.start) else window.end
-    entry = Entry(
-        state.checkpoint.sequence + 1, REPLAY, at, at, now,
-        rows=found.counts["rows"], new=len(found.events),
-        duplicate=found.counts["rows"] - len(found.events), rejected=found.counts["rejected"],
-    )  # fmt: skip
-    ids = {bucket: array("Q", those) for bucket, those in found.ids.items() if those}
-    successor = state.successor(
-        entry, state.checkpoint.passes, ids, limits.horizon, versions=found.versions
-    )
-    events = [record for _, record in sorted(found.events, key=itemgetter(0))]
-    batch = Batch(
-        operation=state.checkpoint.operation,
-        follows=state.checkpoint.sequence,
-        sequence=entry.sequence,
-        events=iter(events),
-        dead_letters=iter(found.letters),
-        state=successor.records,
-    )
-    return Replay(results, batch, successor)
+    return Replay(results, *found.prepared(done[0].window, now, limits.horizon))
 
 
 def _replay(
@@ -162,17 +133,20 @@ def _replay(
     if not rows:
         return Result(letter, Outcome.STILL_BAD)
     provenance = Provenance(
-        checkpoint.operation, REPLAY, letter.read_at, judgement.lenient, checkpoint.formerly
-    )
+        checkpoint.operation, REPLAY, letter.read_at, judgement.lenient, checkpoint.formerly,
+        checkpoint.sequence + 1,
+    )  # fmt: skip
     encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
     before = len(found.events)
     for row in rows:
-        if row[1] in found.out or (found.knows(row) and event != Event.NONE):
+        stranger = reading.strangers.get(row[1])
+        known = found.knows(row) or found.knows_otherwise(row, stranger)
+        if row[1] in found.out or (known and event != Event.NONE):
             continue
         records = [*encoder.encode([row])]
         if not records and lone:
             return Result(letter, Outcome.STILL_BAD)
-        found.remember(row, revisions=limits.revisions)
+        found.dealt_with(row, stranger, revisions=limits.revisions)
         found.events += [(row[0], record) for record in records]
     if not lone:
         late = dead_letters.of_rows(body, _TOO_LARGE, encoder.oversized, encoder.unpublished)
@@ -209,7 +183,7 @@ def _write(letters: Sequence[DeadLetter], of: Letter, found: _Found, limits: Lim
     """What still cannot be read of a conversation or an answer: letters of their own."""
     bucket = f"{REJECTED}{of.window.start:%Y-%m-%d}"
     origin = Origin(of.operation, REPLAY, of.window, of.read_at)
-    for letter in dead_letters.unknown_to(found.ledger, letters):
+    for letter in dead_letters.unknown_to(found.state.ledger, letters):
         if letter.id in found.ids[bucket]:
             continue
         found.ids[bucket].add(letter.id)

@@ -6,29 +6,32 @@ off as the two zones are apart. Which messages are published already is known by
 """
 
 from dataclasses import replace
-from datetime import timedelta
-from typing import Final
 
-from publisher.model import Window
-from publisher.rules.gaps import added
+from publisher.model import Progress, Window
+from publisher.rules.confirmation import remembered
+from publisher.rules.gaps import FAR, added, clear_of
 from publisher.rules.records import Checkpoint, encode_checkpoint
 from publisher.rules.state import Successor
 
-MARGIN: Final = timedelta(days=3)
-"""Left out at the far end of the horizon. Zones are up to 26 h apart, so what is read
-there may have been published by windows a day older, which must still be remembered
-when repair comes by; it begins there, for the oldest of equally wide pieces is first."""
 
-
-def rezoned(checkpoint: Checkpoint, zone: str, horizon: timedelta) -> Successor:
+def rezoned(checkpoint: Checkpoint, zone: str) -> Successor:
     """The state under its new zone, with what must be read again among the gaps.
 
-    That is all that was read within the horizon, up to the live cursor; live goes on from there.
+    That is all that was read up to the live cursor, but for time near which the state has
+    forgotten what was published: up to 26 h away, as far apart as zones are. No re-read goes
+    there either; live goes on from its cursor.
     """
-    live = checkpoint.live.cursor
-    start = max(checkpoint.start, live - max(horizon - MARGIN, horizon / 2))
-    gaps = added(checkpoint.gaps, Window(start, live)) if start < live else checkpoint.gaps
+    live, gaps = checkpoint.live.cursor, checkpoint.gaps
+    if checkpoint.start < live:
+        for window in clear_of(checkpoint.forgotten, [Window(checkpoint.start, live)], FAR):
+            gaps = added(gaps, window)
+    since = min(live, checkpoint.forgotten[-1].end + FAR) if checkpoint.forgotten else None
+    passes = {
+        name: Progress(max(done.cursor, since), max(done.covered_until, since)) if since else done
+        for name, done in checkpoint.passes.items()
+    }
     corrected = replace(
-        checkpoint, sequence=checkpoint.sequence + 1, timezone=zone, gaps=tuple(gaps)
-    )
+        checkpoint, sequence=checkpoint.sequence + 1, timezone=zone, passes=passes, gaps=gaps,
+        unconfirmed=remembered(checkpoint.unconfirmed, checkpoint.forgotten, FAR),
+    )  # fmt: skip
     return Successor(corrected, None, {}, (), [encode_checkpoint(corrected)])

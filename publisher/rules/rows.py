@@ -5,7 +5,7 @@ Rules of this file:
 - One bad row never stops its neighbours; one bad conversation never stops the
   others: each is rejected at the smallest level that is broken.
 - The identity of a row depends on the row alone, never on when, in which window
-  or in which order it was read.
+  or in which order it was read (rules/identity.py).
 """
 
 from collections import defaultdict
@@ -20,9 +20,21 @@ from struct import unpack
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import NAMESPACE_URL, uuid5
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
-from publisher.rules.ledger import Id
+from publisher.rules.identity import (
+    Stranger,
+    Who,
+    clean,
+    conn_id_of,
+    is_placeholder,
+    less,
+    strangers,
+    text_of,
+    unsigned,
+    who_of,
+)
+from publisher.rules.ledger import Id, id_of
 from publisher.rules.shapes import (
     Chat,
     Message,
@@ -36,8 +48,6 @@ from publisher.rules.zone import Zone
 NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:wolkvox:chat_2").bytes
 PORTION: Final = 1_000
 """Rows; a conversation is never divided."""
-PLACEHOLDERS: Final = frozenset({"", "0", "-"})
-"""conn_ids that several conversations may share (seen in sibling reports)."""
 
 
 class RejectReason(StrEnum):
@@ -60,6 +70,7 @@ class Conversation(Struct, frozen=True, gc=False):
     conn_id: str
     """As text; a placeholder stays what it is."""
     placeholder: bool
+    """Several conversations may share the conn_id."""
 
 
 class Moment(NamedTuple):
@@ -103,14 +114,10 @@ class Reading:
     rejects: list[Reject] = field(default_factory=list)
     ids: tuple[Id, ...] = ()
     """The ledger's ids of the rows, in their order."""
+    strangers: dict[bytes, Stranger] = field(default_factory=dict)
+    """Rows under placeholders, by digest; all that the answer holds from the first one on."""
     hours: set[str] = field(default_factory=set)
     """Hours in which rows of the answer lie, as far as it was read; the ledger's buckets."""
-
-
-def format_changed(rows: int, rejects: int) -> bool:
-    """More than half of at least 20 rows are bad: not bad rows but another format."""
-    total = rows + rejects
-    return total >= 20 and rejects * 2 > total
 
 
 def read_rows(data: list[Any], identity: str, zone: Zone) -> Reading:
@@ -119,6 +126,7 @@ def read_rows(data: list[Any], identity: str, zone: Zone) -> Reading:
     for reading in portions([*data], identity, zone):
         whole.rows += reading.rows
         whole.rejects += reading.rejects
+        whole.strangers = reading.strangers
     return whole
 
 
@@ -130,16 +138,20 @@ def portions(data: list[Any], identity: str, zone: Zone) -> Iterator[Reading]:
     What is made of a portion, and thrown away before the next one is read, lies in the
     processor's cache: a large answer takes a tenth less time and half the memory.
     """
-    begin = NAMESPACE + f"{_clean(identity)}\0".encode()
+    begin = NAMESPACE + f"{clean(identity)}\0".encode()
     moments: dict[str, Moment] = {}
     reading = Reading()
     for position, element in enumerate(data):
         data[position] = None  # its rows go with their portion
-        _read_conversation(position, element, begin, zone, moments, reading)
+        placeholder = _read_conversation(position, element, begin, zone, moments, reading)
+        if placeholder and not reading.strangers:
+            reading.strangers = strangers(_strangers([element, *data[position + 1 :]], begin, zone))
         if len(reading.rows) >= PORTION:
-            yield _told_apart(reading, begin)
-            reading = Reading(hours=reading.hours)
-    yield _told_apart(reading, begin)
+            _tell_apart(reading, begin)
+            yield reading
+            reading = Reading(strangers=reading.strangers, hours=reading.hours)
+    _tell_apart(reading, begin)
+    yield reading
 
 
 def _read_conversation(
@@ -149,19 +161,18 @@ def _read_conversation(
     zone: Zone,
     moments: dict[str, Moment],
     reading: Reading,
-) -> None:
+) -> bool:
+    """Whether it lies under a placeholder."""
     rejects = reading.rejects
     chat = element if type(element) is Chat else chat_of(element)
     if chat is None:
         rejects.append(Reject(RejectReason.CONVERSATION_INVALID, position, None))
-        return
-    told: Any = chat.conn_id
-    if type(told) not in (str, int) and told not in (None, UNSET):
-        # A float has lost digits already; anything else identifies nothing.
+        return False
+    conn_id = conn_id_of(chat.conn_id)
+    if conn_id is None:
         rejects.append(Reject(RejectReason.CONN_ID_INVALID, position, None))
-        return
-    conn_id = "" if told in (None, UNSET) else str(told)
-    placeholder = conn_id in PLACEHOLDERS
+        return False
+    placeholder = is_placeholder(conn_id)
     conversation = Conversation(position, chat, conn_id, placeholder)
     begin = _begin(begin, conn_id)
     rows = reading.rows
@@ -188,33 +199,38 @@ def _read_conversation(
             or type(text) is not str
             or "\0" in sender
             or "\0" in text
+            or ("?" in text and "://" in text)
         ):
             name = _name(message, 1, placeholder=placeholder)
         digest = sha1(begin + name.encode()).digest()  # noqa: S324 - see the import
         rows.append((date, digest, moment, message, conversation, index))
+    return placeholder
 
 
 def _begin(begin: bytes, conn_id: str) -> bytes:
     """The beginning of the names of a conversation's identities, behind that of all."""
-    return begin + f"{_clean(conn_id)}\0".encode()
+    return begin + f"{clean(conn_id)}\0".encode()
 
 
 def _name(message: Message, number: int, *, placeholder: bool) -> str:
     """The end of an identity's name: what tells the rows of one conn_id apart."""
-    parts = [message.from_, message.message]
-    if placeholder:
-        parts += [message.channel, message.customer_id, message.customer_phone]
-    return "\0".join([str(message.date), *map(_text, parts), str(number)])
+    who = (text_of(message.channel), *who_of(message)) if placeholder else ()
+    return "\0".join([*_said(message), *who, str(number)])
 
 
-def _told_apart(reading: Reading, begin: bytes) -> Reading:
-    """The same with its ids, equal rows of one element of `data` numbered.
+def _said(message: Message) -> list[str]:
+    return [str(message.date), text_of(message.from_), unsigned(text_of(message.message))]
+
+
+def _tell_apart(reading: Reading, begin: bytes) -> dict[int, int]:
+    """Number equal rows of one element of `data`, and take the ids; the numbers above 1 by place.
 
     The numbers follow the canonical bytes, so a shuffled answer numbers alike. They
     are counted inside one element: a chat that is listed twice is still one chat.
     """
     rows = reading.rows
     reading.ids = _ids(rows)
+    numbers: dict[int, int] = {}
     if len({*reading.ids}) < len(rows):
         equal: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
         for place, row in enumerate(rows):
@@ -226,8 +242,38 @@ def _told_apart(reading: Reading, begin: bytes) -> Reading:
                 name = _name(message, number, placeholder=conversation.placeholder)
                 digest = sha1(_begin(begin, conversation.conn_id) + name.encode()).digest()  # noqa: S324
                 rows[place] = date, digest, moment, message, conversation, index
+                numbers[place] = number
         reading.ids = _ids(rows)
-    return reading
+    return numbers
+
+
+def _strangers(data: list[Any], begin: bytes, zone: Zone) -> Iterator[tuple[bytes, Stranger]]:
+    """What lies under placeholders in these elements."""
+    for element in data:
+        chat = element if type(element) is Chat else chat_of(element)
+        conn_id = None if chat is None else conn_id_of(chat.conn_id)
+        if conn_id is not None and is_placeholder(conn_id):
+            reading = Reading()
+            _read_conversation(0, element, begin, zone, {}, reading)
+            numbers = _tell_apart(reading, begin)
+            for place, row in enumerate(reading.rows):
+                yield row[1], _stranger(row, numbers.get(place, 1), begin)
+
+
+def _stranger(row: Row, number: int, begin: bytes) -> Stranger:
+    message, begin = row[3], _begin(begin, row[4].conn_id)
+    said = "\0".join([*_said(message), text_of(message.channel)])
+
+    def id_as(who: Who, number: str) -> Id:
+        name = "\0".join([said, *who, number])
+        return id_of(sha1(begin + name.encode()).digest())  # noqa: S324 - see the import
+
+    who, more = who_of(message), f"{number} and more"
+    fewer = less(who)
+    return Stranger(
+        known_by=frozenset([id_as(who, more), *(id_as(each, str(number)) for each in fewer)]),
+        tells_more_than=frozenset(id_as(each, more) for each in fewer),
+    )
 
 
 def _ids(rows: list[Row]) -> tuple[Id, ...]:
@@ -239,19 +285,5 @@ def digest_of(identity: str, row: Row, number: int) -> bytes:
     """The SHA-1 that such a row has as that number among its equals."""
     conversation = row[4]
     name = _name(row[3], number, placeholder=conversation.placeholder)
-    name = f"{_clean(identity)}\0{_clean(conversation.conn_id)}\0{name}"
+    name = f"{clean(identity)}\0{clean(conversation.conn_id)}\0{name}"
     return sha1(NAMESPACE + name.encode()).digest()  # noqa: S324 - see the import
-
-
-def _text(value: Any) -> str:
-    """A field as identity sees it: null, missing and "" are equal, 1 equals "1"."""
-    if value is None or value is UNSET:
-        return ""
-    if isinstance(value, str):
-        return _clean(value)
-    return canonical(value).decode()
-
-
-def _clean(text: str) -> str:
-    """U+0000 separates the parts of a name, so inside a part it counts as U+FFFD."""
-    return text.replace("\0", "\ufffd")

@@ -3,7 +3,9 @@
 Rules of this file:
 - A pass is a cursor that walks the timeline at a distance behind now. `live` and
   the re-reads are the same code with other numbers.
-- A step takes the most urgent pass that is due; nothing here sleeps.
+- A step takes the most urgent pass that is due; nothing here sleeps. After each round of live
+  the others have one turn, due or not is live: an API that takes as long as the poll starves
+  nobody.
 - No pass asks for what lies in a recorded gap: `repair` does, when nothing else is due.
 - "Now" is the server's clock. Window width and the position inside a round are
   not state: a restart begins with them anew and reads a little twice.
@@ -17,7 +19,8 @@ from datetime import timedelta
 from typing import Final, TypeAlias
 
 from publisher.model import SECOND, Instant, Progress, Window
-from publisher.rules.gaps import Gaps, before_next, beyond
+from publisher.rules import request
+from publisher.rules.gaps import NEAR, Gaps, before_next, beyond
 from publisher.rules.records import LIVE, REPAIR
 from publisher.rules.repair import Repair
 from publisher.rules.zone import Zone
@@ -28,6 +31,10 @@ TARGET_ROWS: Final = 10_000
 QUICK: Final = 15.0
 """Seconds below which an answer is quick enough to ask for twice as much."""
 NARROWEST: Final = SECOND
+LAST_STRETCH: Final = NARROWEST * 1800
+"""What live asks for at most where the clock is behind what was read."""
+SPARING: Final = timedelta(hours=12)
+"""So seldom does each re-read ask while the daily quota is nearly spent: 2 rounds a day."""
 REREAD: Final = "reread"
 """The label of all re-reads."""
 
@@ -99,6 +106,10 @@ class Pace:
     """Where the round of a pass goes on; passes between two rounds are not in here."""
     last_read: Instant | None = None
     """The server's time at the last answer for live."""
+    passed: dict[str, Instant] = field(default_factory=dict)
+    """How far re-reads have passed over time without a request."""
+    others_turn: bool = False
+    """Live has just ended a round: one step of another pass comes before its next one."""
 
     @classmethod
     def starting(cls, settings: PublisherSettings) -> "Pace":
@@ -109,7 +120,16 @@ class Pace:
 
     def begin(self, live_cursor: Instant) -> None:
         """After a restore: a live round at once, however short ago the last one was."""
-        self.positions = {LIVE: live_cursor}
+        self.positions, self.passed = {LIVE: live_cursor}, {}
+
+    def seen(self, progress: Mapping[str, Progress]) -> dict[str, Progress]:
+        """The progress with what needed no request, for whoever asks how far behind we are."""
+        return {
+            name: replace(
+                done, covered_until=max(done.covered_until, self.passed.get(name, done.cursor))
+            )
+            for name, done in progress.items()
+        }
 
     def narrow(self, window: Window) -> None:
         """The window was too much: half of it next time."""
@@ -136,6 +156,7 @@ class Pace:
     def _go_on(self, step: Read, now: Instant) -> None:
         if not step.pass_.delay:
             self.last_read = now
+            self.others_turn = step.ends_round
         if step.ends_round:
             self.positions.pop(step.pass_.name, None)
         else:
@@ -156,21 +177,22 @@ def next_step(
 
     `read_until(instant, age)` answers how far from there on everything was read
     when it was at least that old, or is parked: a re-read passes over it without a request.
-    `frugal`: only the first pass may ask, for the daily quota is nearly spent.
+    `frugal`: the daily quota is nearly spent, so re-reads ask seldom and repair does not.
     """
     wakes: list[Instant] = []
-    for pass_ in passes[:1] if frugal else passes:
+    for pass_ in passes:
+        cadence = max(pass_.cadence, SPARING) if frugal and pass_.delay else pass_.cadence
         done = progress[pass_.name]
         target = now - pass_.delay
         position = pace.positions.get(pass_.name)
         if position is None:
-            due = done.covered_until + pass_.delay + pass_.cadence
+            due = done.covered_until + pass_.delay + cadence
             if not pass_.delay:
                 due = _rhythm(due, pace.last_read, pass_.cadence, now)
             if now >= due and pass_.delay:
                 # Time that was read at that age already does not count as unread.
-                position = read_until(done.cursor, pass_.delay)
-                due = position + pass_.delay + pass_.cadence
+                position = pace.passed[pass_.name] = read_until(done.cursor, pass_.delay)
+                due = position + pass_.delay + cadence
             if now < due:
                 wakes.append(due)
                 continue
@@ -183,35 +205,38 @@ def next_step(
             return Read(pass_, Window(position, end), ends_round=end == target)
         if pass_.delay:
             pace.positions.pop(pass_.name, None)
-            wakes.append(position + pass_.delay + pass_.cadence)
+            wakes.append(position + pass_.delay + cadence)
             continue
-        # The clock is behind what was read: ask for the last stretch again, the
+        # The clock is behind what was read: ask for the last stretch before it again, the
         # answer's date tells whose clock is wrong.
-        start = max([position - pass_.cadence, *(gap.end for gap in gaps if gap.end <= position)])
-        window = Window(start, position) if start < position else Window(start, start + SECOND)
-        return Read(pass_, window, ends_round=True)
+        end = next((gap.start for gap in gaps if gap.start < now <= gap.end), now)
+        last = end - min(pass_.cadence, LAST_STRETCH)
+        start = max([last, *(gap.end for gap in gaps if gap.end < end)])
+        return Read(pass_, Window(start, end), ends_round=True)
     match None if frugal else pace.repair.next(gaps, now):
         case Window() as piece:
             return Read(REPAIRING, piece, ends_round=True)
         case Instant() as wake:
             wakes.append(wake)
-    return Wait(min(wakes, default=now + passes[0].cadence))
+    return Wait(min(wakes, default=now))
 
 
 def _rhythm(due: Instant, read: Instant | None, cadence: timedelta, now: Instant) -> Instant:
     """When live is due that was last read at `read`.
 
-    At once where a clock has gone back, which must not silence live for days. The answer's date
-    has whole seconds: what it covers may end before the request, and would be due again at once.
+    At once where a clock has gone back, which must not silence live for days. But a poll after
+    an answer that covered little: its date has whole seconds, or is missing.
     """
     if read is None or read > now:
         return min(due, now)
+    if due <= read:
+        return read + cadence
     return max(min(due, read + cadence), read + min(cadence, SECOND))
 
 
-def short_of_jump(step: Read, zone: Zone) -> Read:
-    """The step, or the part of it that one request can ask for where the clocks go back."""
-    window = zone.cut(step.window)
+def askable(step: Read, zone: Zone, longest: timedelta) -> Read:
+    """The step, or the first part of it that one request can ask for."""
+    window = request.askable(step.window, zone, longest)
     return step if window == step.window else replace(step, window=window, ends_round=False)
 
 
@@ -244,14 +269,19 @@ def advanced(
 
 
 def with_passes(
-    progress: Mapping[str, Progress], passes: Sequence[Pass], start: Instant
+    progress: Mapping[str, Progress],
+    passes: Sequence[Pass],
+    start: Instant,
+    forgotten: Gaps = (),
 ) -> dict[str, Progress]:
     """The progress of exactly these passes; a re-read that is new begins 1.5 ages ago.
 
     Ago = before what live has covered: at a start nobody knows yet whether our clock is
-    right, and a cursor that begins too late passes over what it should find.
+    right, and a cursor that begins too late passes over what it should find. It begins behind
+    all forgotten time, however old it is to be.
     """
     covered = progress[LIVE].covered_until
+    start = max([start, *(window.end + NEAR for window in forgotten)])
     found = {}
     for pass_ in passes:
         begin = max(start, covered - pass_.delay * 1.5)

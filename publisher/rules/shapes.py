@@ -6,10 +6,15 @@ Rules of this file:
 - Anything else (a new field, a number where a text belongs) is decoded as plain
   JSON and converted here. Both ways give equal objects.
 - No answer can set a field of ours: it would be an unknown one.
+- A number keeps its digits as they came: 1e3 is not 1000.0, and no float holds 20 digits.
 
 Sources of the fields: the vendor's page of `chat_2`; `customer_phone` from other years' pages.
 """
 
+import json
+import re
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import msgspec
@@ -24,6 +29,28 @@ if TYPE_CHECKING:
 else:
     Ours = Annotated[str, Meta(pattern="(?!)")] | UnsetType
     """Never in an answer: no text matches."""
+
+
+class Number:
+    """A number that no integer of 64 bits holds, by its digits as they came."""
+
+    __slots__ = ("digits",)
+
+    def __init__(self, digits: str) -> None:
+        self.digits = digits
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Number) and other.digits == self.digits
+
+    def __hash__(self) -> int:
+        return hash(self.digits)
+
+    def __repr__(self) -> str:
+        return f"Number({self.digits})"
+
+    @property
+    def whole(self) -> bool:
+        return self.digits.removeprefix("-").isdecimal()
 
 
 class Message(Struct, forbid_unknown_fields=True, gc=False):
@@ -78,7 +105,20 @@ def _fields(shape: type[Struct]) -> dict[str, str]:
 MESSAGE_FIELDS: Final = _fields(Message)
 CHAT_FIELDS: Final = _fields(Chat)
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
-encode: Final = msgspec.json.Encoder().encode
+_PLAIN: Final = msgspec.json.Decoder(float_hook=Number)
+_NO_INTEGER: Final = re.compile(rb"\d{19}|-0[^\d.eE]")
+"""Where there may be a whole number that is read otherwise than it is written; or a text."""
+
+
+def _digits(number: Any) -> bytes:
+    if isinstance(number, Number):
+        return number.digits.encode()
+    raise TypeError(type(number).__name__)
+
+
+encode: Final = msgspec.json.Encoder(enc_hook=lambda value: msgspec.Raw(_digits(value))).encode
+dumps: Final = partial(orjson.dumps, default=lambda value: orjson.Fragment(_digits(value)))
+"""Of what `loads` has read: the same digits."""
 
 
 def decode(body: bytes) -> dict[str, Any] | None:
@@ -89,6 +129,25 @@ def decode(body: bytes) -> dict[str, Any] | None:
         return None
     named = {name: getattr(told, name) for name in ("code", "error", "msg", "data")}
     return {name: value for name, value in named.items() if value is not UNSET}
+
+
+def loads(body: bytes) -> Any:
+    """Any JSON, its numbers as they came. Raises ValueError where a strict decoder refuses it."""
+    try:
+        value = _PLAIN.decode(body)
+        return _EXACT(body.decode()) if _NO_INTEGER.search(body) else value
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def number(digits: str) -> int | Number:
+    """A whole number: an integer where that is written as the digits came."""
+    if len(digits) <= 20 and -(1 << 63) <= (value := int(digits)) < 1 << 64 and digits != "-0":
+        return value
+    return Number(digits)
+
+
+_EXACT: Final = json.JSONDecoder(parse_int=number, parse_float=Number).decode
 
 
 def chat_of(element: Any) -> Chat | None:
@@ -136,6 +195,29 @@ def canonical(value: Any) -> bytes:
     orjson reads 1,024 levels and writes 254.
     """
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        return dumps(value, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:
         return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What an answer shows, and how much it says that it found."""
+
+    elements: int
+    rows: int
+    size: int
+    """Bytes."""
+    said: int
+
+    @property
+    def excess(self) -> int:
+        """By how much it says more than it shows; nobody knows whether it counts rows."""
+        if self.said <= self.elements or self.said == self.rows:
+            return 0
+        return self.said - (self.rows if self.said > self.rows else self.elements)
+
+    def clearly_less_than(self, other: "Counted") -> bool:
+        """It reached no limit that the other one did not reach, of whatever a report limits."""
+        elements = self.elements < other.elements or self.elements <= 1
+        return elements and self.rows < other.rows and self.size * 10 <= other.size * 9

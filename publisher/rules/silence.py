@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Final
 
 from publisher.model import Instant, Window, iso
-from publisher.rules.gaps import NEAR, Gaps, added
+from publisher.rules.gaps import Gaps, added, clear_of
 from publisher.rules.records import REPLAY, Entry
 from publisher.signals import HintGiven
 
@@ -38,18 +38,17 @@ def silent_run(newest_first: Iterable[Entry], least: timedelta) -> list[Entry]:
 
 
 def doubted(
-    gaps: Gaps, run: Iterable[Entry], remembered: Instant
+    gaps: Gaps, run: Iterable[Entry], forgotten: Gaps
 ) -> tuple[tuple[Window, ...], Instant | None]:
     """The gaps with what was read in the run, and when the run began.
 
-    Nothing is read again from before `remembered`, or near it: what was published of that
-    time may be forgotten, and would be published twice.
+    Nothing is read again of forgotten time, or near it: it would be published twice.
     """
     since = None
     for entry in run:
-        start, since = max(entry.start, remembered + NEAR), entry.read_at
-        if start < entry.end:
-            gaps = added(gaps, Window(start, entry.end))
+        since = entry.read_at
+        for window in clear_of(forgotten, [Window(entry.start, entry.end)]):
+            gaps = added(gaps, window)
     return tuple(gaps), since
 
 

@@ -11,20 +11,18 @@ How it is written down: `rules/records.py`, `rules/journal.py`.
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from itertools import islice
-from typing import Final
 
 from publisher.errors import Held, Reason, Stage
-from publisher.model import SECOND, Backfill, Instant, Progress, StateRecord, Window
+from publisher.model import Backfill, Instant, Progress, StateRecord, Unconfirmed
 from publisher.rules.fingerprints import Fingerprints, Run, Versions, unpacked
-from publisher.rules.gaps import Gaps, beyond, near
+from publisher.rules.forgetting import forget_before, forgotten_with, outlived, spared
+from publisher.rules.gaps import FAR, Gaps, beyond, near
 from publisher.rules.journal import decode_journal, interrupted, journal_parts, reserved_for
 from publisher.rules.ledger import Ids, Ledger
 from publisher.rules.records import (
-    LIVE,
     Checkpoint,
     Entry,
     checkpoint_key,
@@ -33,8 +31,6 @@ from publisher.rules.records import (
     journal_key,
 )
 from publisher.rules.skew import RESOLUTION
-
-TOMBSTONES_PER_COMMIT: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +69,21 @@ class State:
         gaps: Gaps | None = None,
         backfills: tuple[Backfill, ...] | None = None,
         versions: Versions | None = None,
+        unconfirmed: tuple[Unconfirmed, ...] | None = None,
     ) -> Successor:
         """The state after a window: one journal entry more, old ones tombstoned.
 
         An entry goes when its window lies more than `horizon` behind the live
         cursor (not the clock: an outage must not forget), behind every cursor, and
-        not near a gap or a backfill. Without `gaps`, `backfills` these stay as they are.
+        not near a gap, a backfill or what is unconfirmed. Its window is then forgotten time.
+        Without `gaps`, `backfills`, `unconfirmed` these stay as they are.
         """
         backfills = self.checkpoint.backfills if backfills is None else backfills
         gaps = self.checkpoint.gaps if gaps is None else tuple(gaps)
+        unconfirmed = self.checkpoint.unconfirmed if unconfirmed is None else unconfirmed
         parts = list(journal_parts(self.checkpoint.operation, entry, ids, versions))
         entry = replace(entry, parts=len(parts))
-        bound = _forget_before(passes, horizon)
-        old = list(
-            islice(_old(self.journal, bound, _spared(gaps, backfills)), TOMBSTONES_PER_COMMIT)
-        )
+        old = outlived(self.journal, passes, horizon, spared(gaps, backfills, unconfirmed))
         tombstones = [
             StateRecord(journal_key(self.checkpoint.operation, gone.sequence, part), None)
             for gone in old
@@ -96,10 +92,12 @@ class State:
         checkpoint = replace(
             self.checkpoint,
             sequence=entry.sequence,
+            forgotten=forgotten_with(self.checkpoint.forgotten, old),
             journal_records=self.checkpoint.journal_records + len(parts) - len(tombstones),
             passes=passes,
             gaps=gaps,
             backfills=backfills,
+            unconfirmed=unconfirmed,
         )
         records = [*parts, *tombstones, encode_checkpoint(checkpoint)]
         return Successor(checkpoint, entry, ids, old, records, versions or {})
@@ -125,10 +123,13 @@ class State:
             self.fingerprints.remember(successor.versions)
         if successor.forgotten:
             # An old entry behind a younger one stays in the journal, and so do its ids here.
-            gaps = _spared(self.checkpoint.gaps, self.checkpoint.backfills)
-            ends = [each.end for each in self.journal if not near(gaps, each.start, each.end)]
-            bound = _forget_before(self.checkpoint.passes, horizon)
-            self.ledger.forget(min(ends, default=bound), lambda start, end: near(gaps, start, end))
+            now = self.checkpoint
+            gaps = spared(now.gaps, now.backfills, now.unconfirmed)
+            ends = [each.end for each in self.journal if not near(gaps, each.start, each.end, FAR)]
+            bound = forget_before(self.checkpoint.passes, horizon)
+            self.ledger.forget(
+                min(ends, default=bound), lambda start, end: near(gaps, start, end, FAR)
+            )
             self.fingerprints.forget(self.ledger.holds)
 
     def with_backfills(self, backfills: tuple[Backfill, ...]) -> Successor:
@@ -170,15 +171,19 @@ def first(
     return State(checkpoint), encode_checkpoint(checkpoint)
 
 
-def earlier_start(checkpoint: Checkpoint, skew: timedelta) -> Instant | None:
+def earlier_start(
+    checkpoint: Checkpoint, skew: timedelta, newest_published: int = -1
+) -> Instant | None:
     """Where an operation must begin instead, because our clock runs ahead of the server's.
 
     A start told relative to now was resolved by our clock; the stretch between
     the two would never be asked for. `skew` is the server's clock minus ours.
-    Only before anything else was committed: later nothing moves the start.
+    Only before anything else was committed: later nothing moves the start. `newest_published` is
+    what the topic told before: who begins anew goes on behind it.
     """
     relative = checkpoint.start_setting == "now" or checkpoint.start_setting.startswith("-")
-    if checkpoint.sequence == 0 and relative and skew < -RESOLUTION:
+    untouched = not checkpoint.journal_records and checkpoint.sequence == newest_published + 1
+    if untouched and relative and skew < -RESOLUTION:
         return checkpoint.start + skew
     return None
 
@@ -266,23 +271,3 @@ def goes_on_as(operation: str, now: str) -> Held:
 def republishing(checkpoint: Checkpoint) -> Backfill | None:
     """The backfill that publishes again; there is one at a time."""
     return next((one for one in checkpoint.backfills if one.again and one.active), None)
-
-
-def _spared(gaps: Gaps, backfills: Iterable[Backfill]) -> Gaps:
-    """Where old windows are still needed: what is read there must be known for published."""
-    return (*gaps, *(Window(one.start, one.end) for one in backfills if one.active))
-
-
-def _forget_before(passes: Mapping[str, Progress], horizon: timedelta) -> Instant:
-    oldest = min(progress.cursor for progress in passes.values())
-    # Padding reaches a little behind a cursor.
-    return min(passes[LIVE].cursor - horizon, oldest - 60 * SECOND)
-
-
-def _old(journal: deque[Entry], bound: Instant, gaps: Gaps) -> Iterator[Entry]:
-    """The entries that may go, up to the first that is too young; those near a gap stay."""
-    for entry in journal:
-        if not near(gaps, entry.start, entry.end):
-            if entry.end >= bound:
-                return
-            yield entry

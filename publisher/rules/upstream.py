@@ -22,13 +22,10 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Final
 
-import orjson
-
 from publisher.errors import Reason
-from publisher.model import SECOND, Answer, Instant, Request, Window
+from publisher.model import Answer, Instant
 from publisher.rules import shapes
-from publisher.rules.shapes import Chat
-from publisher.rules.zone import Zone
+from publisher.rules.shapes import Chat, Counted
 
 ROW_CAP: Final = 59_000
 """The vendor caps a report at 60,000 records without saying of what; integrators
@@ -41,7 +38,6 @@ SERVER_LIMIT: Final = timedelta(seconds=60)
 """The vendor ends a call after this long; until then it may still be busy."""
 
 LONGEST_RETRY_AFTER: Final = timedelta(hours=1)
-PADDING: Final = 5 * SECOND
 
 
 class Verdict(StrEnum):
@@ -71,6 +67,8 @@ class Judgement:
     """Decoded only by replacing what no strict decoder accepts."""
     not_found: bool = False
     """Empty because of a 404, which is also what a server without the report says."""
+    counted: Counted | None = field(default=None, compare=False)
+    """Where the answer says how much it found, and nothing else speaks against it."""
 
 
 # (status, what `msg` contains in lower case, verdict, reason, text). First match counts.
@@ -104,13 +102,6 @@ _CODE = re.compile(r"\s*[1-5]\d\d\s*", re.ASCII)
 _RECORDS_FOUND = re.compile(r"\s*(\d{1,9}) record", re.IGNORECASE | re.ASCII)
 
 
-def request_for(window: Window, zone: Zone, max_bytes: int) -> Request:
-    """How the window is asked for, padded on both sides by min(5 s, its width)."""
-    padding = min(PADDING, max(window.width, SECOND))
-    date_ini, date_end = zone.bounds(window, padding)
-    return Request(date_ini=date_ini, date_end=date_end, max_bytes=max_bytes)
-
-
 def judge(answer: Answer, *, lenient: bool = False) -> Judgement:
     """What the answer means. With `lenient`, also what only a forgiving decoder can read."""
     if answer.oversized:
@@ -127,7 +118,7 @@ def judge(answer: Answer, *, lenient: bool = False) -> Judgement:
     envelope, was_lenient = _decode(answer.body, lenient=lenient)
     status = _status(answer.status, envelope)
     if status == 200:
-        return _judge_rows(envelope, lenient=was_lenient)
+        return _judge_rows(envelope, len(answer.body), lenient=was_lenient)
     return _judge_error(status, envelope, answer)
 
 
@@ -136,7 +127,7 @@ def server_time(answer: Answer) -> Instant | None:
     return _http_date(answer.headers.get("date"))
 
 
-def _judge_rows(envelope: Any, *, lenient: bool) -> Judgement:
+def _judge_rows(envelope: Any, size: int, *, lenient: bool) -> Judgement:
     if not isinstance(envelope, dict):
         return _not_understood("the answer is not the JSON object that the report sends")
     data, msg = envelope.get("data"), envelope.get("msg")
@@ -144,17 +135,21 @@ def _judge_rows(envelope: Any, *, lenient: bool) -> Judgement:
         return _not_understood(f"the answer holds no list of conversations (data is {_kind(data)})")
     if envelope.get("error") not in (None, "", "null"):
         return _not_understood("the answer says 200 and an error at once")
-    came = max(len(data), _rows(data))
-    found = _RECORDS_FOUND.match(msg) if isinstance(msg, str) else None
-    missing = found is not None and int(found[1]) > came
-    if not data:
-        if missing:
-            return _not_understood("the answer says that it found records and holds none")
-        return Judgement(Verdict.EMPTY, lenient=lenient)
-    if came >= ROW_CAP or missing:
+    rows = _rows(data)
+    capped = max(len(data), rows) >= ROW_CAP
+    said = _RECORDS_FOUND.match(msg) if isinstance(msg, str) and not capped else None
+    counted = Counted(len(data), rows, size, int(said[1])) if said else None
+    more = counted is not None and counted.excess > 0
+    if not data and more:
+        text = "the answer says that it found records and holds none"
+        return Judgement(Verdict.NOT_UNDERSTOOD, Reason.NOT_UNDERSTOOD, text, counted=counted)
+    if capped or more:
         text = "the answer reaches the report's row cap"
-        return Judgement(Verdict.TOO_LARGE, Reason.TOO_LARGE, text, data=data, lenient=lenient)
-    return Judgement(Verdict.USE, data=data, lenient=lenient)
+        return Judgement(
+            Verdict.TOO_LARGE, Reason.TOO_LARGE, text, data=data, lenient=lenient, counted=counted
+        )
+    verdict = Verdict.USE if data else Verdict.EMPTY
+    return Judgement(verdict, data=data, lenient=lenient, counted=counted)
 
 
 def _judge_error(status: int | None, envelope: Any, answer: Answer) -> Judgement:
@@ -203,8 +198,8 @@ def _decode(body: bytes, *, lenient: bool) -> tuple[Any, bool]:
     if documented is not None:
         return documented, False
     try:
-        return orjson.loads(body), False
-    except orjson.JSONDecodeError:
+        return shapes.loads(body), False
+    except ValueError:
         return (decode_leniently(body), True) if lenient else (None, False)
 
 
@@ -237,13 +232,12 @@ def object_start(text: str) -> int | None:
 _OBJECT = re.compile(r'\{[ \t\r\n]*"')
 
 
-def _number(digits: str) -> int | float:
-    """As the strict decoder reads whole numbers: what no 64 bits hold becomes a float."""
-    number = int(digits) if len(digits) <= 20 else 1 << 64
-    return number if -(1 << 63) <= number < 1 << 64 else float(digits)
-
-
-_LENIENT = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_int=_number)
+_LENIENT = json.JSONDecoder(
+    strict=False,
+    parse_constant=lambda _: None,
+    parse_int=shapes.number,
+    parse_float=shapes.Number,
+)
 
 
 def _without_surrogates(value: Any) -> Any:

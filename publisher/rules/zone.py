@@ -9,6 +9,7 @@ Rules of this file:
 - Both bounds may be exclusive, so all of them are padded, widened or not.
 - A time inside the skipped hour is never asked: it is made from UTC, where it
   does not exist.
+- Nothing is asked for that lies after the server's now: it might refuse the whole.
 
 Dates carry no offset on the wire (wolkvox-api §1.7), `YYYY-MM-DD HH:MM:SS` in
 rows and `YYYYmmddHHiiss` in requests.
@@ -18,7 +19,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from publisher.model import SECOND, Instant, Window
+from publisher.model import DAY, SECOND, Instant, Window
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
 _SECONDS = frozenset(f":{second:02}" for second in range(60))
@@ -72,33 +73,50 @@ class Zone:
             self._minutes[date[:16]] = text[:16], ambiguous
         return f"{text}Z", ambiguous
 
-    def bounds(self, window: Window, padding: timedelta) -> tuple[str, str]:
+    def bounds(self, window: Window, padding: timedelta, now: Instant) -> tuple[str, str]:
         """`date_ini` and `date_end` that hold the window, padded and rounded outwards.
 
         Ends may be exclusive or inclusive and the filter column may differ from
-        `date` by seconds (both unknown), hence the padding.
+        `date` by seconds (both unknown), hence the padding. It ends at `now`, the server's,
+        rounded down: the next window begins its own padding before that.
         """
+        first, last = self._reach(window, padding, now)
+        return f"{first:%Y%m%d%H%M%S}", f"{last:%Y%m%d%H%M%S}"
+
+    def span(self, window: Window, padding: timedelta) -> timedelta:
+        """How much local time its request asks for, however long ago the window is."""
+        first, last = self._reach(window, padding, window.end + DAY)
+        return last - first
+
+    def _reach(self, window: Window, padding: timedelta, now: Instant) -> tuple[datetime, datetime]:
+        latest = _floor(max(now, window.start))
         start = _floor(window.start - padding)
-        end = _ceil(window.end + padding)
+        end = min(_ceil(window.end + padding), latest)
         first, last = self._local(start), self._local(end)
         if window.width < NARROW and self.cut(window) == window:
             # Only the padding may reach over a jump: it goes on as if there were none.
             offset = self._offset(window.start)
             first = min(first, start.replace(tzinfo=None) + offset)
             last = max(last, end.replace(tzinfo=None) + offset)
-        else:
-            for instant in (start, end):
-                repeated = self._repeated(instant)
-                if repeated:
-                    first = min(first, repeated[0] - padding)
-                    last = max(last, repeated[1] + padding)
-            if self._offset(end) < self._offset(start):
-                # The clocks went back inside: every reading of the repeated stretch.
-                shift = self._offset(start) - self._offset(end)
-                jump = self._transition(start, end)
-                first = min(first, self._local(jump) - padding)
-                last = max(last, self._local(jump) + shift + padding)
-        return f"{first:%Y%m%d%H%M%S}", f"{last:%Y%m%d%H%M%S}"
+            if self._offset(latest) < offset:
+                # What the clocks would have shown instead of going back lies in the future.
+                jump = self._transition(_floor(window.start), latest)
+                shown = jump.replace(tzinfo=None) + offset - SECOND
+                last = min(last, max(shown, self._local(latest)))
+            return first, last
+        for instant in (start, end):
+            repeated = self._repeated(instant)
+            if repeated:
+                first = min(first, repeated[0] - padding)
+                last = max(last, repeated[1] + padding)
+        if self._offset(end) < self._offset(start):
+            # The clocks went back inside: every reading of the repeated stretch.
+            shift = self._offset(start) - self._offset(end)
+            jump = self._transition(start, end)
+            first = min(first, self._local(jump) - padding)
+            last = max(last, self._local(jump) + shift + padding)
+        # While an hour is repeated the server's clock is set back, too.
+        return first, min(last, self._local(latest))
 
     def cut(self, window: Window) -> Window:
         """The window, or the part of a narrow one before the clocks go back inside it.

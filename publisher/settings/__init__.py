@@ -200,7 +200,7 @@ def _contradictions(
             " PUBLISHER_REREADS + PUBLISHER_MAX_WINDOW), or a re-read would publish twice"
         )
     if any(age <= timedelta() for age in told.rereads):
-        yield "PUBLISHER_REREADS: an age must be longer than nothing"
+        yield "PUBLISHER_REREADS: an age must be greater than zero"
     if told.max_window < timedelta(seconds=1):
         yield "PUBLISHER_MAX_WINDOW must be at least 1s, the report's resolution"
     if told.max_window > timedelta(days=31):

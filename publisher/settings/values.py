@@ -57,7 +57,7 @@ def start_instant(text: str, now: datetime) -> datetime:
 
 def _positive(value: timedelta) -> timedelta:
     if value <= timedelta():
-        raise ValueError("must be longer than nothing")
+        raise ValueError("must be greater than zero")
     return value
 
 

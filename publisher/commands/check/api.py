@@ -1,13 +1,14 @@
 """Whether the report is there and takes our token, and how late its rows are.
 
-One request, or two more where the token is in use at that moment: the running service
-asks with the same token, and each request costs one of the operation's quota.
+One request, from an hour ago to 26 hours ahead: so a row shows in whatever zone it was dated.
+A second one where that shows none: the last 26 hours. Each costs one of the operation's quota;
+while the token is in use, by the running service for example, each is sent up to three times.
 """
 
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from publisher.commands.check.checklist import Check, Checklist, GiveUpError, trying
 from publisher.edges import network
@@ -23,19 +24,20 @@ from publisher.edges.source import (
 from publisher.errors import Reason, StepError
 from publisher.model import Answer, Window
 from publisher.rules import skew, upstream
+from publisher.rules.newest_row import LOOK_AHEAD, LOOK_BACK, fit, newest
+from publisher.rules.request import request_for
 from publisher.rules.shapes import Chat, Message, chat_of, message_of
 from publisher.rules.upstream import Judgement, Verdict
 from publisher.rules.zone import Zone
 from publisher.settings import Operation, Settings
 
-ASKED: Final = timedelta(hours=1)
-"""How far back the one request looks: wide enough for a row, narrow enough to be quick."""
+Asked: TypeAlias = tuple[Answer, Judgement]
+
 ANSWER_SECONDS: Final = 9.0
 CONNECT_SECONDS: Final = 3.0
 BUSY_PAUSES: Final = (1.0, 2.0)
 """Seconds between two requests while somebody else uses the token."""
 SKEW_TOLD: Final = timedelta(seconds=60)
-FUTURE_TOLD: Final = timedelta(minutes=5)
 
 _MORE: Final = {
     Reason.TOKEN_BUSY: (
@@ -73,10 +75,10 @@ async def check(settings: Settings, operation: Operation, checklist: Checklist) 
     )
     try:
         await _reach(operation.url, checks)
-        answer, judgement = await _ask(settings, operation, checks)
+        answers = await _ask(settings, operation, checks)
     except GiveUpError:
         return
-    _look_at_rows(checks["newest row"], operation, answer, judgement)
+    _look_at_rows(checks["newest row"], operation, *answers)
 
 
 async def _reach(url: str, checks: dict[str, Check]) -> None:
@@ -107,7 +109,8 @@ async def _reach(url: str, checks: dict[str, Check]) -> None:
 
 async def _ask(
     settings: Settings, operation: Operation, checks: dict[str, Check]
-) -> tuple[Answer, Judgement]:
+) -> tuple[Asked, Asked | None]:
+    """What was answered, and to the second question where one was needed."""
     tls, report = checks.get("TLS"), checks["report"]
     connections: list[None] = []
     session = open_session(
@@ -120,7 +123,7 @@ async def _ask(
     async with session:
         source = HttpSource(session, operation.url, operation.token, MachineClock().now)
         try:
-            answer, judgement = await _patiently(source, settings, operation)
+            first, second = await ask_for_newest(source, settings, operation)
         except StepError as error:
             problem = error
     if tls:
@@ -133,22 +136,46 @@ async def _ask(
             report.failed(f"{problem}{_WAITED if problem.reason is Reason.TIMEOUT else ''}")
             raise GiveUpError
         # Also an answer that refuses tells the time.
-        _look_at_clock(checks["clock"], answer)
-        _judge(report, answer, judgement)
-    return answer, judgement
+        _look_at_clock(checks["clock"], first[0])
+        _judge(report, *first)
+    return first, second
+
+
+async def ask_for_newest(
+    source: HttpSource, settings: Settings, operation: Operation
+) -> tuple[Asked, Asked | None]:
+    """The one question, and a second one where it is needed."""
+    first = await _patiently(source, settings, operation, LOOK_BACK, LOOK_AHEAD)
+    return first, await _again(source, settings, operation, first)
+
+
+async def _again(
+    source: HttpSource, settings: Settings, operation: Operation, first: Asked
+) -> Asked | None:
+    """The last day, where the first question showed no row; the last hour, where it was too much.
+
+    No row: nobody writes, the zone lies too far east, or the server refuses ends in the future.
+    """
+    verdict = first[1].verdict
+    if first[1].data or verdict not in (Verdict.EMPTY, Verdict.TOO_LARGE):
+        return None
+    back = LOOK_AHEAD if verdict is Verdict.EMPTY else LOOK_BACK
+    try:
+        return await _patiently(source, settings, operation, back, timedelta())
+    except StepError:  # the first answer has told what matters
+        return None
 
 
 async def _patiently(
-    source: HttpSource, settings: Settings, operation: Operation
-) -> tuple[Answer, Judgement]:
+    source: HttpSource, settings: Settings, operation: Operation, back: timedelta, ahead: timedelta
+) -> Asked:
     """The answer; while somebody else uses the token it is asked for again."""
     zone = Zone(operation.timezone)
     for pause in (*BUSY_PAUSES, None):
         now = datetime.now(UTC)
-        window = Window(now - ASKED, now)
-        answer = await source.read(
-            upstream.request_for(window, zone, settings.publisher.max_response_bytes)
-        )
+        window = Window(now - back, now + ahead)
+        limit = settings.publisher.max_response_bytes
+        answer = await source.read(request_for(window, zone, limit, window.end))
         judgement = upstream.judge(answer, lenient=True)
         if judgement.reason is not Reason.TOKEN_BUSY or pause is None:
             break
@@ -195,27 +222,37 @@ def _look_at_clock(check: Check, answer: Answer) -> None:
         check.ok(f"the server's and ours differ by {max(0.0, seconds - 1):.0f} s")
 
 
-def _look_at_rows(check: Check, operation: Operation, answer: Answer, judgement: Judgement) -> None:
-    """How old the newest row is; one from the future means a wrong time zone."""
-    dates = sorted(_dates(judgement.data))
-    if not dates:
-        check.ok("none in the last hour")
-        return
-    try:
-        occurred_at, _ = Zone(operation.timezone).occurred_at(dates[-1])
-    except ValueError:
-        check.hint("its date is not of the form that the report is known for")
-        return
-    now = upstream.server_time(answer) or answer.received_at
-    age = now - datetime.fromisoformat(occurred_at)
-    minutes = age / timedelta(minutes=1)
-    if age < -FUTURE_TOLD:
-        check.hint(
-            f"lies {-minutes:.0f} minutes in the future by {operation.timezone}: is"
-            " WOLKVOX_TIMEZONE the operation's?"
+def _look_at_rows(check: Check, operation: Operation, first: Asked, second: Asked | None) -> None:
+    fits, text = newest_row(Zone(operation.timezone), first, second)
+    (check.ok if fits else check.hint)(text)
+
+
+def newest_row(zone: Zone, first: Asked, second: Asked | None) -> tuple[bool, str]:
+    """Whether the newest row fits the zone, and what to say of it."""
+    answer, judgement = first if first[1].data or second is None else second
+    date = newest(_dates(judgement.data), zone)
+    if first[1].verdict is Verdict.TOO_LARGE and judgement.verdict is not Verdict.TOO_LARGE:
+        return False, f"many lie in the future by {zone.name}: is WOLKVOX_TIMEZONE the operation's?"
+    if date is None and judgement.data:
+        return False, "its date is not of the form that the report is known for"
+    if date is None:
+        return False, (
+            f"none in the last day: nothing to compare {zone.name} with; is WOLKVOX_TIMEZONE the"
+            " operation's?"
         )
-    else:
-        check.ok(f"{max(0.0, minutes):.0f} minutes old, by {operation.timezone}")
+    found = fit(date, zone, upstream.server_time(answer) or answer.received_at)
+    minutes = found.age / timedelta(minutes=1)
+    if found.fits:
+        return True, f"{max(0.0, minutes):.0f} minutes old, by {zone.name}"
+    if minutes < 0:
+        return False, (
+            f"lies {-minutes:.0f} minutes in the future by {zone.name}: is WOLKVOX_TIMEZONE the"
+            f" operation's? {found.doubt}"
+        )
+    return False, (
+        f"{minutes:.0f} minutes old by {zone.name}: either nobody has written since, or"
+        f" WOLKVOX_TIMEZONE is not the operation's; {found.doubt}"
+    )
 
 
 def _dates(data: list[Any]) -> Iterator[str]:

@@ -18,6 +18,10 @@ class Inside:
     connection: Any
     controller: Any
     """A connection to the controller, where one could be made."""
+    replicas: int
+    """Those of a new topic."""
+    brokers: int
+    """How many there are, up or down, as far as the cluster tells."""
 
     def is_commands(self, topic: str) -> bool:
         return topic == self.settings.publisher.commands_topic

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
-from publisher.commands.check import topics
-from publisher.commands.check.checklist import Check, Checklist, GiveUpError, trying
+from publisher.commands.check import state, topics
+from publisher.commands.check.checklist import Check, Checklist, GiveUpError, State, trying
 from publisher.commands.check.inside import Inside, acl
 from publisher.edges import kafka_probe
 from publisher.edges.kafka import partition_of
 from publisher.edges.kafka_client import TRANSACTION_MS, Clients
+from publisher.edges.kafka_durability import TRANSACTIONS, one_broker_hint
 from publisher.edges.kafka_errors import no_broker
 from publisher.edges.kafka_probe import ClosedError, Cluster, Door
+from publisher.edges.kafka_replicas import replicas_of_new
 from publisher.edges.kafka_topics import COMMANDS, Wanted, wanted_topics
+from publisher.edges.kafka_version import hanging_hint, release
 from publisher.errors import Held, Reason, StepError
 from publisher.settings import Settings
 
@@ -45,8 +48,10 @@ async def check(settings: Settings, clients: Clients, checklist: Checklist) -> N
         group,
         *(NAMES[door] for door in doors),
         "brokers",
+        "version",
         "transactional id",
         "transaction time",
+        "transaction log",
     )
     checks_of = {
         topic: checklist.add(
@@ -56,15 +61,19 @@ async def check(settings: Settings, clients: Clients, checklist: Checklist) -> N
         )
         for topic in wanted
     }
+    states = checklist.add("Kafka state", *(operation.name for operation in settings.operations))
     with suppress(GiveUpError), ExitStack() as open_:
         connection = await _enter(settings, clients, checks, doors)
         open_.callback(connection.close)
-        inside = await _look_around(settings, clients, checks["brokers"], connection, wanted)
+        inside = await _look_around(settings, clients, checks, connection, wanted)
         open_.callback(inside.controller.close)
         await asyncio.gather(
             *(topics.check(inside, topic, checks_of[topic]) for topic in wanted),
             _transactions(inside, checks),
+            topics.check_transaction_log(inside, checks["transaction log"]),
         )
+        if not any(lines["rights"].state is State.FAILED for lines in checks_of.values()):
+            await state.check(settings, states)
 
 
 async def _enter(
@@ -109,14 +118,19 @@ def _passed(door: Door, settings: Settings, clients: Clients) -> str:
 
 
 async def _look_around(
-    settings: Settings, clients: Clients, check: Check, connection: Any, wanted: dict[str, Wanted]
+    settings: Settings,
+    clients: Clients,
+    checks: dict[str, Check],
+    connection: Any,
+    wanted: dict[str, Wanted],
 ) -> Inside:
     """Which brokers there are; each must be reachable under the name it gives itself."""
-    controller = connection
-    with suppress(GiveUpError), trying(check):
-        cluster: Cluster | None = None
+    cluster: Cluster | None = None
+    connections: dict[int, Any] = {}
+    brokers: set[int] = set()
+    with suppress(GiveUpError), trying(checks["brokers"]) as check:
         try:
-            cluster = await kafka_probe.cluster(connection, [*wanted])
+            cluster = await kafka_probe.cluster(connection, [*wanted, TRANSACTIONS])
         except StepError as error:
             if error.reason is not Reason.KAFKA_UNREACHABLE:
                 raise
@@ -126,25 +140,46 @@ async def _look_around(
             raise no_broker(clients.servers)
         results = await _enter_each(clients, cluster.brokers.values())
         closed = [result for result in results if isinstance(result, ClosedError)]
-        for node, result in zip(cluster.brokers, results, strict=True):
-            if isinstance(result, BaseException):
-                continue
-            if node == cluster.controller:
-                controller = result
-            else:
-                result.close()
+        connections = {
+            node: result
+            for node, result in zip(cluster.brokers, results, strict=True)
+            if not isinstance(result, BaseException)
+        }
+        brokers = set(cluster.brokers)
+        with suppress(StepError):
+            brokers |= await kafka_probe.brokers_seen(connection)
+        addresses = ", ".join(cluster.brokers.values())
         if closed:
-            told = ", ".join(one.server for one in closed)
+            servers = ", ".join(error.server for error in closed)
             check.failed(
-                f"Kafka says that its brokers are at {told}: from here they cannot be used there"
+                f"Kafka says that its brokers are at {servers}: from here they cannot be used there"
                 f" ({closed[0].problem}); check advertised.listeners of the brokers, and the name"
                 " servers and firewalls in between"
             )
+        elif len(brokers) == 1:
+            check.hint(f"{one_broker_hint()} (it is {addresses})")
         else:
-            check.ok(f"{', '.join(cluster.brokers.values())}: each as it names itself")
+            check.ok(f"{addresses}: each as it names itself")
     if cluster is None or not cluster.brokers:
         raise GiveUpError
-    return Inside(settings, wanted, cluster, connection, controller)
+    reached = [*connections.values()] or [connection]
+    await _versions(checks["version"], reached, alone=len(brokers) == 1)
+    controller = connections.pop(cluster.controller, connection)
+    for spare in connections.values():
+        spare.close()
+    replicas = replicas_of_new(len(cluster.brokers), len(brokers), len(set(clients.servers)))
+    return Inside(settings, wanted, cluster, connection, controller, replicas, len(brokers))
+
+
+async def _versions(check: Check, connections: Iterable[Any], *, alone: bool) -> None:
+    """Which release each broker is of that could be reached."""
+    with suppress(GiveUpError), trying(check):
+        levels = await asyncio.gather(*map(kafka_probe.level_of, connections))
+        hints = [hint for hint in map(hanging_hint, levels) if hint and alone]
+        if hints:
+            check.hint(hints[0])
+        else:
+            check.ok(", ".join(sorted(set(map(release, levels)))))
 
 
 async def _transactions(inside: Inside, checks: dict[str, Check]) -> None:

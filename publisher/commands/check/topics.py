@@ -11,6 +11,8 @@ from typing import Final
 from publisher.commands.check.checklist import Check, GiveUpError, trying
 from publisher.commands.check.inside import Inside, acl
 from publisher.edges import kafka_probe
+from publisher.edges.kafka_durability import TRANSACTIONS, Copies
+from publisher.edges.kafka_replicas import too_few_brokers
 from publisher.edges.kafka_topics import (
     AUTHORIZATION,
     UNKNOWN_TOPIC,
@@ -84,7 +86,11 @@ def _forbidden(inside: Inside, topic: str) -> list[str]:
 
 async def _creation(inside: Inside, topic: str, line: Check) -> None:
     wanted = inside.wanted[topic]
-    [new] = new_topics({topic: wanted}, len(inside.cluster.brokers))
+    up = len(inside.cluster.brokers)
+    if up < inside.replicas:
+        line.wrong(str(too_few_brokers(topic, up, inside.replicas)))
+        return
+    [new] = new_topics({topic: wanted}, inside.replicas)
     code = await kafka_probe.could_create(inside.controller, new)
     if code == kafka_probe.NOT_CONTROLLER:
         line.hint("missing; whether we may create it only the controller knows")
@@ -104,16 +110,39 @@ async def _creation(inside: Inside, topic: str, line: Check) -> None:
         )
 
 
+async def check_transaction_log(inside: Inside, check: Check) -> None:
+    """Whether Kafka's own topic keeps which transactions were committed."""
+    topic = inside.cluster.topics[TRANSACTIONS]
+    with suppress(GiveUpError), trying(check):
+        config = await kafka_probe.settings_of(inside.connection, TRANSACTIONS)
+        copies = Copies(TRANSACTIONS, topic.replicas, config)
+        if topic.code == UNKNOWN_TOPIC:
+            check.ok("missing; Kafka will create it for the first transaction")
+        elif dangers := [*copies.dangers(inside.brokers)]:
+            check.failed("; ".join(dangers))
+        elif topic.code or config is None:
+            check.hint(
+                f"replicas of topic {TRANSACTIONS} cannot be checked: grant DESCRIBE and"
+                " DESCRIBE_CONFIGS on it",
+                acl(inside.settings, ["Describe", "DescribeConfigs"], f"--topic {TRANSACTIONS}"),
+            )
+        else:
+            check.ok(str(copies))
+
+
 async def _settings(inside: Inside, topic: str, line: Check) -> None:
     found = await kafka_probe.settings_of(inside.connection, topic)
-    if problems := _problems(inside, topic, found):
+    copies = Copies(topic, inside.cluster.topics[topic].replicas, found)
+    dangers = copies.dangers(inside.brokers)
+    if problems := [*_problems(inside, topic, found), *dangers]:
         line.wrong("; ".join(problems))
     elif found is None:
         command = acl(inside.settings, ["DescribeConfigs"], f"--topic {topic}")
         line.hint(unseen_settings(topic), command)
     else:
         told = ["cleanup.policy", *([] if inside.is_commands(topic) else ["max.message.bytes"])]
-        line.ok(", ".join(f"{name}={found[name]}" for name in told if name in found))
+        settings = ", ".join(f"{name}={found[name]}" for name in told if name in found)
+        line.ok(f"{settings}, {copies}")
 
 
 def _problems(inside: Inside, topic: str, found: Mapping[str, str] | None) -> list[str]:
