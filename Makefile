@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo run test check fix chaos bench image verify-image verify-compose clean
+.PHONY: help install demo run test check fix mutants chaos bench image verify-image verify-compose clean
 
 help:            ## This list.
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,10 +35,15 @@ fix: install     ## What the tools can mend by themselves.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+mutants: install  ## Make one line after the other wrong: a test must notice each (WORDS=quota: only those).
+	$(BIN)/python -m tests.mutants --kafka $(WORDS)
+
 ROUNDS ?= 30
-chaos: install   ## The long proofs: kills, random worlds, very many messages: make chaos ROUNDS=100 TRIALS=50.
-	CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/test_chaos.py tests/one_second.py \
-		tests/million_backfill.py tests/verify_100k.py tests/random_trials.py
+FAULTS ?= 60
+chaos: install   ## The long proofs: kills, brokers, random worlds: make chaos ROUNDS=100 FAULTS=60 TRIALS=50.
+	CHAOS_ROUNDS=$(ROUNDS) FAULTS=$(FAULTS) LATE_TRANSACTIONS=1000 LATE_BROKERS=1,3 \
+		$(BIN)/python -m pytest -q -s tests/test_chaos.py tests/test_brokers.py tests/test_late_requests.py \
+		tests/one_second.py tests/million_backfill.py tests/verify_100k.py tests/random_trials.py
 
 bench: install   ## The publisher beside a floor and a naive script, its steps, the ledger at 10 million ids.
 	$(BIN)/python -m benchmarks.flood
