@@ -34,6 +34,7 @@ from aiokafka.errors import KafkaError
 from sandbox.consume import Event, Reader, partitions_of
 from sandbox.processes import Child, until
 from sandbox.wolkvox.report import PLACEHOLDER_IDS, identity
+from tests import kafka_tools
 
 REPOSITORY: Final = Path(__file__).parents[1]
 TOKEN: Final = "f00dcafe5ec2e7701234567890abcdef"
@@ -284,6 +285,17 @@ class Rig:
         publisher = Publisher({**self.settings, **settings}, self.log)
         self.starts.append(publisher)
         return publisher
+
+    async def kill(self) -> None:
+        """SIGKILL to the last start, and the end of the transaction that it may have left open.
+
+        Kafka alone would end that after a minute, and commands refuse to judge until then.
+        """
+        self.starts[-1].kill()
+        name = self.settings["PUBLISHER_TRANSACTIONAL_ID"]
+        shards = await partitions_of(self.bootstrap, self.settings["PUBLISHER_STATE_TOPIC"])
+        for shard in shards:
+            await kafka_tools.fence(self.bootstrap, f"{name}-{shard.partition}")
 
     async def read(self) -> list[Event]:
         """All events by now."""

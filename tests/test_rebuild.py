@@ -163,9 +163,9 @@ def test_what_the_topic_has_deleted_is_forgotten(kept: datetime) -> None:
 async def lost(kafka: Broker, tmp_path: Path) -> AsyncIterator[Rig]:
     """A service that has published, killed; its state topic is gone."""
     async with rig(kafka.bootstrap, tmp_path, CALM, FAST) as one:
-        publisher = one.start()
+        one.start()
         assert (await one.settled(60)).none
-        publisher.kill()
+        await one.kill()
         await kafka_tools.delete(kafka.bootstrap, one.settings["PUBLISHER_STATE_TOPIC"])
         yield one
 
@@ -187,7 +187,7 @@ async def test_a_lost_state_is_rebuilt(lost: Rig) -> None:
     publisher = lost.start()
     refused = await publisher.logged(reason="state_lost")
     assert "wolkvox-publisher state rebuild" in refused["problem"]
-    publisher.kill()
+    await lost.kill()
     before = len(await lost.read())
     dry = await rebuild(lost, "--json")
     assert dry.code == 0, dry.err
@@ -196,7 +196,7 @@ async def test_a_lost_state_is_rebuilt(lost: Rig) -> None:
     assert "backfills that were ordered before are ended: order them anew if wanted" in dry.err
     publisher = lost.start()
     assert await publisher.logged(reason="state_lost"), "the dry run has written something"
-    publisher.kill()
+    await lost.kill()
     done = await rebuild(lost, "--yes", "--json")
     assert done.code == 0, done.err
     [told] = orjson.loads(done.out)["operations"]

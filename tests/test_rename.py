@@ -77,7 +77,7 @@ async def test_an_operation_goes_on_under_another_name(kafka: Broker, tmp_path: 
         polls = {"PUBLISHER_POLL_EVERY": "1m"}  # it is taken for running for three of them
         refused = await state_(one, "rename", "wv0010", "sales", "--yes", **polls)
         assert "a service seems to run" in refused.problems
-        service.kill()
+        await one.kill()
         before = (await shown(one))["wv0010"]
         dry = await state_(one, "rename", "wv0010", "sales")
         assert (dry.code, "would be renamed (add --yes) to sales" in dry.problems) == (0, True)
@@ -156,7 +156,7 @@ async def test_topics_of_their_own(kafka: Broker, tmp_path: Path) -> None:
         one.settings["PUBLISHER_DEAD_LETTERS_TOPIC"] = f"{base}.{{operation}}.letters"
         service = one.start()
         await service.logged(30, event="Window published", **{"pass": "reread"})
-        service.kill()
+        await one.kill()
         await renamed(one, "wv0010", "sales")
         service = one.start(**SALES)
         await service.published()
@@ -179,7 +179,7 @@ async def test_the_old_name_is_nobody_elses(kafka: Broker, tmp_path: Path) -> No
     async with rig(kafka.bootstrap, tmp_path, WORLD, FAST) as one:
         service = one.start()
         await service.logged(30, event="Window published")
-        service.kill()
+        await one.kill()
         await renamed(one, "wv0010", "sales")
         service = one.start()
         held = await service.logged(20, reason="state_renamed")
@@ -204,7 +204,7 @@ async def test_killed_on_the_way(kafka: Broker, tmp_path: Path) -> None:
     async with rig(kafka.bootstrap, tmp_path, WORLD, FAST) as one:
         service = one.start()
         assert (await one.settled(40)).none
-        service.kill()
+        await one.kill()
         settings = one.settings | {"PUBLISHER_HTTP_PORT": "0"}
         names = ["wv0010", "sales", "north", "south", "east", "west"]
         began = time.monotonic()
@@ -237,7 +237,7 @@ async def test_the_name_was_changed_in_the_settings_alone(kafka: Broker, tmp_pat
         assert "sales begins anew, and" in hint["hint"]
         assert "knows wv0010, too, of which the settings say nothing" in hint["hint"]
         await service.logged(30, event="Window published")
-        service.kill()
+        await one.kill()
         refused = await state_(one, "rename", "wv0010", "sales")
         assert refused.code == 1
         assert "sales has a state of its own: choose another name, or forget it" in refused.problems

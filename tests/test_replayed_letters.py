@@ -127,7 +127,7 @@ async def test_letters_come_out_once(kafka: Broker, tmp_path: Path) -> None:
         # A commit may wait for its bounds first; where it is refused before the replay has said
         # who it is, the service only knows that it was too slow.
         await until(given_way, 60, "the service to notice")
-        service.kill()
+        await one.kill()
 
         async def allowed() -> bool:
             return (await command(one.settings, "replay", ids[4], "--publish", env=LARGE)).code == 0

@@ -37,7 +37,7 @@ async def test_a_state_that_was_set_back_is_rebuilt(kafka: Broker, tmp_path: Pat
         state = one.settings["PUBLISHER_STATE_TOPIC"]
         put_back = await kafka_tools.back_up(kafka.bootstrap, state)
         await more(one)
-        publisher.kill()
+        await one.kill()
         await put_back()
 
         publisher = one.start()
@@ -47,7 +47,7 @@ async def test_a_state_that_was_set_back_is_rebuilt(kafka: Broker, tmp_path: Pat
         line = (await check(one.settings)).of("wv0010", "Kafka state")
         assert line["text"] == held["problem"]
         published = len(await one.read())
-        publisher.kill()
+        await one.kill()
         assert len(await one.read()) == published
 
         done = await rebuild(one, "--yes")

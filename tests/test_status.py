@@ -81,7 +81,7 @@ async def test_the_service_tells_and_once_it_is_killed_its_state_topic(
     async with settled_rig(kafka, tmp_path) as one:
         running = await status(one.settings, "--json")
         assert (running.code, running.problems) == (0, [])
-        one.starts[0].kill()
+        await one.kill()
         left = await status(one.settings, "--json")
         assert left.code == 0
         url = f"http://localhost:{one.settings['PUBLISHER_HTTP_PORT']}"
@@ -137,7 +137,7 @@ async def test_for_a_person(kafka: Broker, tmp_path: Path) -> None:
         assert await process.wait() == 0
         assert b"\x1b[1mOPERATION" in os.read(terminal, 10_000)
         os.close(terminal)
-        one.starts[0].kill()
+        await one.kill()
         left = await status(one.settings)
         assert left.out.startswith(f"No running service; the state topic {one.topic[:13]}")
         assert "known before" in left.out
@@ -150,7 +150,7 @@ async def test_a_service_elsewhere_needs_no_settings(kafka: Broker, tmp_path: Pa
         url = await one.starts[0].url()
         told = await status({}, "--json", "--url", f"{url}/")
         assert (told.code, told.problems, told.told["where"]) == (0, [], url)
-        one.starts[0].kill()
+        await one.kill()
         told = await status({}, "--url", url)
         assert told.code == 2
         assert "the service does not answer" in told.problems[0]
@@ -182,7 +182,7 @@ async def test_an_undecided_transaction_does_not_keep_the_answer_back(
 ) -> None:
     """A service that died in the middle leaves one for a minute: told, with what was before."""
     async with settled_rig(kafka, tmp_path) as one:
-        one.starts[0].kill()
+        await one.kill()
         topic = one.settings["PUBLISHER_STATE_TOPIC"]
         async with kafka_tools.producing(kafka.bootstrap, transactional_id=one.topic) as producer:
             await producer.begin_transaction()
@@ -206,7 +206,7 @@ async def test_a_state_that_cannot_be_used_is_part_of_the_answer(
     config.write_text('[[operations]]\nserver = "0010"\ntoken = "a"\n\n'
                       '[[operations]]\nname = "later"\nserver = "0011"\ntoken = "b"\n')  # fmt: skip
     async with settled_rig(kafka, tmp_path) as one:
-        one.starts[0].kill()
+        await one.kill()
         async with kafka_tools.producing(kafka.bootstrap) as producer:
             await producer.send_and_wait(
                 one.settings["PUBLISHER_STATE_TOPIC"], b'{"format": 99}',

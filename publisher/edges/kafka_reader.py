@@ -240,8 +240,9 @@ def blocked(partition: TopicPartition) -> StepError:
         Stage.RESTORE,
         Reason.STATE_BLOCKED,
         f"an undecided transaction hides the end of {partition.topic}-{partition.partition}:"
-        " what was published is not known until it ends; find it with Kafka's"
-        " kafka-transactions.sh describe-producers, and if it hangs, end it with its abort",
+        " what was published is not known until it ends, up to 70 seconds after a kill; if it"
+        " lasts longer, find it with Kafka's kafka-transactions.sh describe-producers, and end"
+        " it with its abort",
     )
 
 
