@@ -29,7 +29,7 @@ check: install   ## Formatting, lint, types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/lint-imports --no-cache
 
 fix: install     ## What the tools can mend by themselves.
 	$(BIN)/ruff format .

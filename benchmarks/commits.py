@@ -18,12 +18,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from publisher.edges import kafka_shard, kafka_transaction
-from publisher.edges.kafka_client import Clients
-from publisher.edges.kafka_epoch import renew
-from publisher.edges.kafka_shard import Shard
+from publisher.events import kafka_record
+from publisher.kafka import shard as kafka_shard
+from publisher.kafka import transaction as kafka_transaction
+from publisher.kafka.clients import Clients
+from publisher.kafka.epoch import renew
+from publisher.kafka.shard import Shard
 from publisher.model import Batch, Record, StateRecord
-from publisher.rules import wire
 from publisher.settings import load
 from sandbox.kafka import ensure
 
@@ -76,11 +77,14 @@ class Way:
 
 async def compare(ways: dict[str, Way], count: int, rows: int, pause: float) -> None:
     rng = random.Random(rows)
-    headers = wire.headers([("ce_type", b"x" * 250)])
+    headers = kafka_record.headers([("ce_type", b"x" * 250)])
     took: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(count):
         text = rng.randbytes(230).hex().encode()
-        events = [wire.record(n * 7919, b"%d" % n, b"%d " % n + text, headers) for n in range(rows)]
+        events = [
+            kafka_record.record(n * 7919, b"%d" % n, b"%d " % n + text, headers)
+            for n in range(rows)
+        ]
         for name in rng.sample(WAYS, len(WAYS)):
             await asyncio.sleep(pause)
             took[name].append(await ways[name].commit(events))

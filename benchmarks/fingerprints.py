@@ -10,13 +10,13 @@ from array import array
 from datetime import UTC, datetime, timedelta
 
 from benchmarks.ledger import HOURS, rss_mib
-from publisher.rules.fingerprints import Fingerprints, Run, unpacked
-from publisher.rules.journal import journal_parts
-from publisher.rules.ledger import Ledger
-from publisher.rules.records import Entry
-from publisher.rules.revisions import Reviser
-from publisher.rules.rows import PORTION, read_rows
-from publisher.rules.zone import Zone
+from publisher.events.revisions import Reviser
+from publisher.events.rows import PORTION, read_rows
+from publisher.state.checkpoint import Entry
+from publisher.state.fingerprints import Fingerprints, Run, unpacked
+from publisher.state.journal import journal_parts
+from publisher.state.ledger import Ledger
+from publisher.wolkvox.timezone import Zone
 
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 

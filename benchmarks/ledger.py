@@ -10,7 +10,7 @@ from array import array
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from publisher.rules.ledger import Ledger
+from publisher.state.ledger import Ledger
 
 HOURS = 31 * 24
 

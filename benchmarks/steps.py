@@ -11,14 +11,14 @@ from collections import defaultdict
 from datetime import UTC, datetime
 
 from benchmarks.answers import windows
-from publisher.edges.kafka_batch import pack
-from publisher.edges.kafka_client import BATCH_BYTES
-from publisher.rules import shapes
-from publisher.rules.events import Encoder, Provenance
-from publisher.rules.ledger import Ledger
-from publisher.rules.rows import portions
-from publisher.rules.screening import Screen
-from publisher.rules.zone import Zone
+from publisher.events.deduplicate import Screen
+from publisher.events.encode import Encoder, Provenance
+from publisher.events.rows import portions
+from publisher.kafka.clients import BATCH_BYTES
+from publisher.kafka.record_batch import pack
+from publisher.state.ledger import Ledger
+from publisher.wolkvox import schema
+from publisher.wolkvox.timezone import Zone
 
 PARTITIONS = 12
 NOW = datetime.now(UTC)
@@ -48,7 +48,7 @@ def run(answers: list[bytes]) -> dict[str, float]:
 
 
 def publish(body: bytes, ledger: Ledger, watch: Watch) -> None:
-    decoded = shapes.decode(body)
+    decoded = schema.decode(body)
     assert decoded is not None
     watch("decode")
     encoder = Encoder(Provenance("wv0010", "live", NOW), max_event_bytes=900_000)

@@ -15,20 +15,14 @@ from typing import Final
 from aiohttp import ClientSession
 
 from publisher import __version__
-from publisher.edges import logs, memory, ops
-from publisher.edges.clock import MachineClock
-from publisher.edges.kafka import Cluster
-from publisher.edges.kafka_client import Clients, report_unless_told
-from publisher.edges.kafka_durability import DurabilityHints
-from publisher.edges.kafka_orders import KafkaOrders
-from publisher.edges.liveness import Liveness
-from publisher.edges.metrics import Metrics
-from publisher.edges.source import HttpSource, open_session
-from publisher.edges.status import Status
+from publisher.clock import MachineClock
+from publisher.context import Job
 from publisher.errors import SettingsError, StepError
-from publisher.flow import run
-from publisher.job import Job
-from publisher.rules.zone import Zone
+from publisher.kafka.clients import Clients, report_unless_told
+from publisher.kafka.cluster import Cluster
+from publisher.kafka.commands_topic import KafkaOrders
+from publisher.kafka.durability import DurabilityHints
+from publisher.pipeline import run
 from publisher.settings import Operation, Settings, load
 from publisher.signals import (
     Emit,
@@ -39,6 +33,12 @@ from publisher.signals import (
     Signal,
     StopRequested,
 )
+from publisher.telemetry import http_server, logs, malloc_trim
+from publisher.telemetry.current_status import Status
+from publisher.telemetry.health import Liveness
+from publisher.telemetry.metrics import Metrics
+from publisher.wolkvox.client import HttpSource, open_session
+from publisher.wolkvox.timezone import Zone
 
 FINISH_SECONDS: Final = 4.0
 """After a stop signal: how long the steps in hand may take to finish."""
@@ -71,7 +71,7 @@ async def serve(settings: Settings) -> None:
         status(happened)
         metrics(happened)
         logs.record(happened)
-        memory.watch(happened)
+        malloc_trim.watch(happened)
         durability(happened)
 
     cluster = Cluster(settings, emit)
@@ -99,7 +99,7 @@ async def serve(settings: Settings) -> None:
     # The port first: when it cannot be had, nothing has been asked or written yet.
     async with (
         open_session() as session,
-        ops.serve(
+        http_server.serve(
             settings.publisher.http_port,
             registry=metrics.registry,
             liveness=liveness,

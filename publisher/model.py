@@ -1,7 +1,7 @@
 """The values that every other room speaks of. Imports nothing of ours.
 
 An *instant* is always an aware `datetime` in UTC. Zone-less local times exist
-only as text inside requests and rows; `rules/zone.py` is their one translator.
+only as text inside requests and rows; `wolkvox/timezone.py` is their one translator.
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -150,8 +150,8 @@ class Answer:
 
 
 Record: TypeAlias = tuple[int, bytes]
-"""Partition hash of one Kafka record, and its key, value and headers as Kafka writes them
-(`rules/wire.py`). The partition is the hash (not negative) modulo the number of partitions.
+"""Partition hash of one Kafka record, and its key, value and headers as Kafka writes them: see
+`events/kafka_record.py`. The partition is the hash (not negative) modulo the number of partitions.
 A plain tuple: there is one per message."""
 
 

@@ -18,7 +18,7 @@ from aiokafka.protocol.admin import AlterPartitionReassignmentsRequest_v0
 from aiokafka.protocol.api import RequestStruct, Response
 from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 
-from publisher.edges.kafka import partition_of
+from publisher.kafka.cluster import partition_of
 from sandbox.kafka import Cluster
 from sandbox.kafka.cluster import Member
 from sandbox.processes import until

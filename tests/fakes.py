@@ -21,13 +21,14 @@ import orjson
 from aiokafka.record.util import decode_varint
 
 from publisher.errors import Fenced, Held, OutcomeUnknown, Reason, Stage, Transient
+from publisher.events import kafka_record
+from publisher.events.encode import SEQUENCE_HEADER
+from publisher.events.murmur2 import murmur2
 from publisher.model import Answer, Batch, Instant, Progress, Record, Request, Restored, StateRecord
-from publisher.rules import records, state, wire
-from publisher.rules.events import SEQUENCE_HEADER
-from publisher.rules.murmur2 import murmur2
-from publisher.rules.records import LIVE, Entry
-from publisher.rules.state import State, Successor
 from publisher.settings import Operation, Settings, load
+from publisher.state import checkpoint, state
+from publisher.state.checkpoint import LIVE, Entry
+from publisher.state.state import State, Successor
 
 NOON: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -374,7 +375,7 @@ class MemoryKafka:
         return self.epoch
 
     def history_lost(self, operation: str) -> bool:
-        if records.checkpoint_key(operation) in self.state:
+        if checkpoint.checkpoint_key(operation) in self.state:
             return False
         if self._own_topics:
             return bool(self.events[operation])
@@ -392,8 +393,8 @@ class MemoryKafka:
         return not (self.events[operation] if self._own_topics else any(self.events.values()))
 
     def sequence(self, operation: str) -> int | None:
-        value = self.state.get(records.checkpoint_key(operation))
-        return None if value is None else records.decode_checkpoint(value).sequence
+        value = self.state.get(checkpoint.checkpoint_key(operation))
+        return None if value is None else checkpoint.decode_checkpoint(value).sequence
 
     def write(
         self,
@@ -418,7 +419,7 @@ class MemoryKafka:
 
 
 class MemoryCluster:
-    """One process with its connection to the broker; made in the shape of `edges.kafka.Cluster`."""
+    """One process with its connection to the broker, in the shape of `kafka.cluster.Cluster`."""
 
     def __init__(self, kafka: MemoryKafka) -> None:
         self._kafka = kafka
@@ -435,7 +436,9 @@ class MemoryCluster:
         self._kafka.restoring()
         if self._epoch is None:
             self._epoch = self._kafka.take_over()
-        mine = {k: v for k, v in self._kafka.state.items() if records.operation_of(k) == operation}
+        mine = {
+            k: v for k, v in self._kafka.state.items() if checkpoint.operation_of(k) == operation
+        }
         return Restored(
             mine,
             self._kafka.history_lost(operation),
@@ -514,10 +517,10 @@ def settings_of(environment: Mapping[str, str], *operations: str) -> Settings:
 
 def event(key: str | None, value: bytes) -> Record:
     """An event, keyed as the rules key it."""
-    headers = wire.headers([("ce_id", value[:8])])
+    headers = kafka_record.headers([("ce_id", value[:8])])
     if key is None:
-        return wire.record(murmur2(value), None, value, headers)
-    return wire.record(murmur2(key.encode()), key.encode(), value, headers)
+        return kafka_record.record(murmur2(value), None, value, headers)
+    return kafka_record.record(murmur2(key.encode()), key.encode(), value, headers)
 
 
 class Seen(NamedTuple):
@@ -535,7 +538,7 @@ class Seen(NamedTuple):
 
 
 def seen(record: Record, *, with_value: bool = True) -> Seen:
-    """Reads what `rules/wire.py` writes, by means of its own."""
+    """Reads what `events/kafka_record.py` writes, by means of its own."""
     partition_hash, content = record
     at = 0
 

@@ -22,7 +22,7 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from publisher.rules.schedule import QUICK
+from publisher.schedule.passes import QUICK
 from sandbox.consume import partitions_of
 from sandbox.kafka import Broker
 from sandbox.processes import until

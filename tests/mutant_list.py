@@ -73,8 +73,6 @@ LOOKS = "tests/test_looks.py"
 CONTRACT = "tests/test_log_contract.py"
 KAFKA = "tests/test_log_contract.py tests/test_kafka.py"
 
-_RULES = "publisher/rules/"
-
 
 def _of(file: str, tests: str, *lines: tuple[str, str]) -> list[Mutant]:
     return [Mutant(file, right, wrong, tests) for right, wrong in lines]
@@ -86,12 +84,12 @@ def _kafka(file: str, tests: str, *lines: tuple[str, str]) -> list[Mutant]:
 
 MUTANTS: Final = [
     *_of(
-        "publisher/flow.py",
+        "publisher/pipeline.py",
         f"{RULES} {LOOKS} tests/test_zones_and_clocks.py::"
         "test_a_clock_that_is_put_right_while_the_first_request_is_on_its_way",
         ("now - step.pass_.delay)\n", "now)\n"),
-        ("now = min(sent, upstream.server_time(answer)",
-         "now = max(sent, upstream.server_time(answer)"),
+        ("now = min(sent, responses.server_time(answer)",
+         "now = max(sent, responses.server_time(answer)"),
         ("covered_until = min(step.window.end,", "covered_until = max(step.window.end,"),
         (
             "    took = await commit(job, publication.batch)\n"
@@ -105,7 +103,7 @@ MUTANTS: Final = [
          "await ask_quota(job, memory, 1e6)"),
     ),
     *_of(
-        "publisher/committing.py",
+        "publisher/commit.py",
         RULES,
         (
             "    await commit(job, Batch(job.operation, before, sequence, successor.records))\n"
@@ -115,7 +113,7 @@ MUTANTS: Final = [
         ),
     ),
     *_of(
-        "publisher/ordering.py",
+        "publisher/backfill_requests.py",
         LOOKS,
         ("or not checkpoint.sequence:", "or False:"),
         ("    if not memory.look.done():\n        return\n",
@@ -125,13 +123,13 @@ MUTANTS: Final = [
         ("if not memory.deaf:", "if memory.deaf:"),
     ),
     *_of(
-        "publisher/asking.py",
+        "publisher/fetch.py",
         LOOKS,
         ("        question.cancel()\n", ""),
         ("max(spare_seconds, QUOTA_LIMIT)", "max(spare_seconds, 60.0)"),
     ),
     *_of(
-        _RULES + "publication.py",
+        "publisher/events/publication.py",
         f"{RULES} {STATE}",
         ("gaps = removed(gaps, entry.start, entry.end)",
          "gaps = removed(gaps, entry.start, step.window.end)"),
@@ -141,7 +139,7 @@ MUTANTS: Final = [
         ("follows=state.checkpoint.sequence,", "follows=entry.sequence,"),
     ),
     *_of(
-        _RULES + "schedule.py",
+        "publisher/schedule/passes.py",
         SCHEDULE,
         ("target = now - pass_.delay\n", "target = now\n"),
         ("min(position + pace.width, target)", "position + pace.width"),
@@ -162,7 +160,7 @@ MUTANTS: Final = [
         ("for age in settings.rereads if age > settings.overlap", "for age in settings.rereads"),
     ),
     *_of(
-        _RULES + "gaps.py",
+        "publisher/state/gaps.py",
         REPAIR,
         ("if gap.start <= window.end and window.start <= gap.end]",
          "if gap.start < window.end and window.start < gap.end]"),
@@ -174,7 +172,7 @@ MUTANTS: Final = [
         ("*(gap.start for gap in gaps if gap.start > start)", ""),
     ),
     *_of(
-        _RULES + "parking.py",
+        "publisher/schedule/failing_window.py",
         PARKING,
         ("self.guilty = self.others_answer", "self.guilty = True"),
         ("elif self.attempts >= 2:", "elif self.attempts >= 1:"),
@@ -184,7 +182,7 @@ MUTANTS: Final = [
         ("gaps = added(state.checkpoint.gaps, step.window)", "gaps = state.checkpoint.gaps"),
     ),
     *_of(
-        _RULES + "retry.py",
+        "publisher/schedule/retry.py",
         RETRY,
         ("growth = 2.0 ** min(attempt - 1, 30)", "growth = 1.0"),
         ("longest = 2 * poll", "longest = 20 * poll"),
@@ -192,7 +190,7 @@ MUTANTS: Final = [
         ("spread, asked or 0.0)", "spread, 0.0)"),
     ),
     *_of(
-        _RULES + "ledger.py",
+        "publisher/state/ledger.py",
         LEDGER,
         ("bucket.since = min(bucket.since, window_start)", "bucket.since = window_start"),
         ("bucket.keep_until = max(bucket.keep_until, window_end)",
@@ -205,7 +203,7 @@ MUTANTS: Final = [
          "(place := bisect_left(run, id_)) < len(run)"),
     ),
     *_of(
-        _RULES + "state.py",
+        "publisher/state/state.py",
         STATE,
         ("forgotten=forgotten_with(self.checkpoint.forgotten, old),",
          "forgotten=self.checkpoint.forgotten,"),
@@ -218,12 +216,12 @@ MUTANTS: Final = [
         ("skew < -RESOLUTION:", "skew > RESOLUTION:"),
     ),
     *_of(
-        _RULES + "records.py",
+        "publisher/state/checkpoint.py",
         STATE,
         ("not isinstance(told, dict) or found not in formats:", "not isinstance(told, dict):"),
     ),
     *_of(
-        _RULES + "upstream.py",
+        "publisher/wolkvox/responses.py",
         UPSTREAM,
         ("if 300 <= answer.status < 400:", "if 300 < answer.status < 400:"),
         ("return min(max(seconds, 0.0), LONGEST_RETRY_AFTER.total_seconds())",
@@ -233,48 +231,48 @@ MUTANTS: Final = [
         ('(_http_date(headers.get("date")) or now)', "now"),
     ),
     *_of(
-        _RULES + "request.py",
+        "publisher/wolkvox/request.py",
         "tests/test_request_limits.py tests/test_zone.py",
         ("return min(PADDING, max(window.width, SECOND))", "return min(PADDING, window.width)"),
     ),
     *_of(
-        _RULES + "rows.py",
+        "publisher/events/rows.py",
         ROWS,
         ("equal[row[4].position, row[1]].append(place)", "equal[0, row[1]].append(place)"),
         ("places.sort(key=lambda place: canonical(told_by(rows[place][3])))", "pass"),
         ('            or "\\0" in text\n', ""),
     ),
     *_of(
-        _RULES + "identity.py",
+        "publisher/events/identity.py",
         f"{RULES} {ROWS}",
         ('return text.replace("\\0", "\\ufffd")', "return text"),
         ("return text_of(message.customer_id), _phone(", 'return "", _phone('),
         ("if name not in SIGNED_WITH and not", "if not"),
     ),
     *_of(
-        _RULES + "format.py",
+        "publisher/events/format_change.py",
         ROWS,
         ("        bad += entry.rows - entry.new - entry.duplicate\n", ""),
     ),
     *_of(
-        _RULES + "screening.py",
+        "publisher/events/deduplicate.py",
         "tests/test_screening.py tests/test_rows.py",
         ("self._ledger.known(hour, those) | shown.intersection(those)",
          "self._ledger.known(hour, those)"),
         ("            if id_ not in old:\n", "            if True:\n"),
     ),
     *_of(
-        _RULES + "identity.py",
+        "publisher/events/identity.py",
         "tests/test_screening.py tests/test_republish.py",
         ("one.known_by - beside", "one.known_by"),
     ),
     *_of(
-        _RULES + "replay.py",
+        "publisher/commands/dead_letters/replay_batch.py",
         "tests/test_replay.py",
         (" or found.knows_otherwise(row, stranger)", ""),
     ),
     *_of(
-        _RULES + "events.py",
+        "publisher/events/encode.py",
         EVENTS,
         ("            if size <= room:\n", "            if size <= room + 100:\n"),
         ("                self.unpublished.add(digest)\n", "                pass\n"),
@@ -282,14 +280,14 @@ MUTANTS: Final = [
         ("                message.extra = extra\n", ""),
     ),
     *_of(
-        _RULES + "wire.py",
+        "publisher/events/kafka_record.py",
         EVENTS,
         ("if total > limit and count:", "if total > 2 * limit and count:"),
         ("return (found >> 1) ^ -(found & 1), at", "return found >> 1, at"),
         ("        count += 1\n", "        count += 1 + (count == 5000)\n"),
     ),
     *_of(
-        _RULES + "zone.py",
+        "publisher/wolkvox/timezone.py",
         ZONE,
         ("first = min(first, repeated[0] - padding)", "first = min(first, repeated[0])"),
         ("last = max(last, repeated[1] + padding)", "last = max(last, repeated[1])"),
@@ -298,7 +296,7 @@ MUTANTS: Final = [
         ("end = min(_ceil(window.end + padding), latest)", "end = _ceil(window.end + padding)"),
     ),
     *_of(
-        _RULES + "quota.py",
+        "publisher/schedule/quota.py",
         QUOTA,
         ("self.told_at, self.since = now, 0", "self.told_at = now"),
         ("now - self.told_at > DAY", "now - self.told_at > DAY * 9"),
@@ -307,7 +305,7 @@ MUTANTS: Final = [
         ("polls = SCARCE_POLLS if self.holds_back(now) else EVERY_POLLS", "polls = EVERY_POLLS"),
     ),
     *_of(
-        _RULES + "silence.py",
+        "publisher/schedule/silence.py",
         SILENCE,
         ("return max(poll_every * SILENT_POLLS, NIGHT)", "return poll_every * SILENT_POLLS"),
         ("for window in clear_of(forgotten, [Window(entry.start, entry.end)]):",
@@ -315,14 +313,14 @@ MUTANTS: Final = [
         ("lambda each: not each.rows or each.pass_name == REPLAY", "lambda each: not each.rows"),
     ),
     *_of(
-        _RULES + "skew.py",
+        "publisher/wolkvox/server_clock.py",
         CLOCK,
         ("return ours + min(self.skew, *self.before)", "return ours + self.skew"),
         ("        if seen > LARGEST:\n", "        if seen > LARGEST * 100:\n"),
         ("self.skew = max(self.skew, seen) if close else seen", "self.skew = seen"),
     ),
     *_of(
-        _RULES + "backfill.py",
+        "publisher/schedule/backfill_pass.py",
         BACKFILL,
         ("cursor = min(max(mine.cursor, covered_until), mine.end)", "cursor = covered_until"),
         ("if order.id not in known and not busy:", "if order.id not in known:"),
@@ -331,33 +329,33 @@ MUTANTS: Final = [
         ("return ended[:-KEPT]", "return ended"),
     ),
     *_of(
-        _RULES + "tries.py",
+        "publisher/schedule/attempts.py",
         TRIES,
         ("kept = 0 if self.hurried else 1", "kept = 1"),
         ("kept = 0 if self.hurried else 1", "kept = 0"),
         ("self.due, self.hurried = now + self.pause, False", "self.hurried = False"),
     ),
     *_of(
-        "publisher/job.py",
+        "publisher/context.py",
         BACKFILL,
         ("        if others_turn and not live_first:", "        if False:"),
     ),
     *_of(
-        _RULES + "dead_letters.py",
+        "publisher/events/dead_letter.py",
         LETTERS,
         ("return self.row_identity or self.digest", "return self.digest"),
         ("found.append(DeadLetter(reject.reason, place, body[first:last], context))",
          "found.append(DeadLetter(reject.reason, place, body[first:last]))"),
     ),
     *_kafka(
-        "publisher/edges/kafka_shard.py",
+        "publisher/kafka/shard.py",
         CONTRACT,
         ("if self._sequences.get(batch.operation) != batch.follows:", "if False:"),
         ("            self._sequences[batch.operation] = batch.sequence\n", "            pass\n"),
         ('return self._owner_in(live) not in ("", expected, self._instance)', "return False"),
     ),
     *_kafka(
-        "publisher/edges/kafka_reader.py",
+        "publisher/kafka/reader.py",
         KAFKA,
         ("                    live.pop(record.key, None)\n", "                    pass\n"),
         ("while position < end or consumer.highwater(partition) is None:",

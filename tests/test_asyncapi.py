@@ -10,22 +10,23 @@ import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from publisher.edges import kafka_orders
-from publisher.edges.kafka_topics import (
+from publisher.commands.dead_letters.replay_batch import DONE
+from publisher.commands.dead_letters.stored_letter import Letter, Letters, replayed
+from publisher.events import dead_letter, revisions
+from publisher.events.encode import EVENT_TYPE
+from publisher.events.rows import RejectReason
+from publisher.kafka import commands_topic
+from publisher.kafka.topics import (
     _STATE_CONFIG,
     DEAD_LETTERS_PARTITIONS,
     MESSAGES_PARTITIONS,
     STATE_PARTITIONS,
 )
 from publisher.model import Standing, StateRecord, Window
-from publisher.rules import dead_letters, revisions, state
-from publisher.rules.backfill import Order
-from publisher.rules.events import EVENT_TYPE
-from publisher.rules.letters import Letter, Letters, replayed
-from publisher.rules.replay import DONE
-from publisher.rules.rows import RejectReason
-from publisher.rules.schedule import passes_of
+from publisher.schedule.backfill_pass import Order
+from publisher.schedule.passes import passes_of
 from publisher.settings import PublisherSettings
+from publisher.state import state
 from tests.fakes import Seen, seen
 from tests.fetched import Missing, prepared
 from tests.test_schemas import (
@@ -210,9 +211,9 @@ def test_a_dead_letter() -> None:
 
 
 def test_a_dead_letter_in_parts_is_as_it_says() -> None:
-    letter = dead_letters.DeadLetter(RejectReason.ANSWER_UNDECODABLE, "answer", b"x" * 25)
-    origin = dead_letters.Origin(OPERATION, "reread", Window(START, START + MINUTE), READ_AT)
-    parts = list(dead_letters.records([letter], origin, 10))
+    letter = dead_letter.DeadLetter(RejectReason.ANSWER_UNDECODABLE, "answer", b"x" * 25)
+    origin = dead_letter.Origin(OPERATION, "reread", Window(START, START + MINUTE), READ_AT)
+    parts = list(dead_letter.records([letter], origin, 10))
     assert len(parts) == 3
     for key, value, headers, _ in map(seen, parts):
         says("deadLetter", key=key, headers=text_of(headers), value=value)
@@ -220,9 +221,9 @@ def test_a_dead_letter_in_parts_is_as_it_says() -> None:
 
 @pytest.mark.parametrize("outcome", sorted(DONE))
 def test_what_ends_a_dead_letter_is_as_it_says(outcome: str) -> None:
-    letter = dead_letters.DeadLetter(RejectReason.ROW_INVALID, "data[0]", b"5")
-    origin = dead_letters.Origin(OPERATION, "reread", Window(START, START + MINUTE), READ_AT)
-    [(key, value, headers, _)] = map(seen, dead_letters.records([letter], origin, 10))
+    letter = dead_letter.DeadLetter(RejectReason.ROW_INVALID, "data[0]", b"5")
+    origin = dead_letter.Origin(OPERATION, "reread", Window(START, START + MINUTE), READ_AT)
+    [(key, value, headers, _)] = map(seen, dead_letter.records([letter], origin, 10))
     found = Letters({OPERATION: OPERATION}).add(headers, value, READ_AT)
     assert isinstance(found, Letter)
     end = seen(replayed(found, outcome, READ_AT), with_value=False)
@@ -251,7 +252,7 @@ def test_a_command_is_as_it_says() -> None:
     order = Order(
         "20261120T150000-0f0f", START, START + MINUTE, again=False, wanted=Standing.RUNNING
     )
-    value = json.loads(kafka_orders._encoded(order))
+    value = json.loads(commands_topic._encoded(order))
     says("command", key=f"{OPERATION}/{order.id}".encode(), headers=None, value=value)
 
 

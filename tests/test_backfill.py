@@ -15,13 +15,12 @@ from typing import ClassVar
 
 import pytest
 
-from publisher.edges import words
+from publisher.context import Job, Memory
 from publisher.errors import Reason, Stage, Transient
-from publisher.flow import run
-from publisher.job import Job, Memory
 from publisher.model import Answer, Backfill, Instant, Progress, Request, Standing, Window
-from publisher.rules import state
-from publisher.rules.backfill import (
+from publisher.pipeline import run
+from publisher.schedule.attempts import REST, TRIES
+from publisher.schedule.backfill_pass import (
     BACKFILLING,
     KEPT,
     Order,
@@ -30,14 +29,15 @@ from publisher.rules.backfill import (
     obeyed,
     outlived,
 )
-from publisher.rules.confirmation import Second
-from publisher.rules.records import Entry
-from publisher.rules.schedule import Read, Wait, passes_of
-from publisher.rules.state import Successor
-from publisher.rules.tries import REST, TRIES
-from publisher.rules.zone import Zone
+from publisher.schedule.passes import Read, Wait, passes_of
+from publisher.schedule.second_reading import Second
 from publisher.settings import PublisherSettings
 from publisher.signals import HintGiven, RepairFailed, Signal, StepFailed, WindowPublished
+from publisher.state import state
+from publisher.state.checkpoint import Entry
+from publisher.state.state import Successor
+from publisher.telemetry import log_messages
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import (
     NOON,
     Chat,
@@ -401,7 +401,7 @@ async def test_a_window_that_fails_is_told_and_read_later() -> None:
     await trial.run(NOON + 4 * HOUR)
     heard = [one for one in trial.signals if isinstance(one, RepairFailed)]
     assert 4 <= len(failed) == len(heard) <= 8
-    assert words.told(heard[0])[1] == "Window of a backfill failed; trying again later"
+    assert log_messages.told(heard[0])[1] == "Window of a backfill failed; trying again later"
     assert [one for one in trial.signals if isinstance(one, StepFailed)] == []
     assert trial.backfill.standing is Standing.DONE
 

@@ -10,13 +10,13 @@ from typing import Any
 import orjson
 import pytest
 
-from publisher.edges.kafka import partition_of
-from publisher.edges.kafka_orders import KafkaOrders
 from publisher.errors import Held, StepError
+from publisher.kafka.cluster import partition_of
+from publisher.kafka.commands_topic import KafkaOrders
 from publisher.model import Backfill, Standing
-from publisher.rules import state
-from publisher.rules.backfill import Order
-from publisher.rules.records import encode_checkpoint
+from publisher.schedule.backfill_pass import Order
+from publisher.state import state
+from publisher.state.checkpoint import encode_checkpoint
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from tests import kafka_tools

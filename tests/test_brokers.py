@@ -17,7 +17,15 @@ from typing import Final
 
 import pytest
 
-from publisher.edges import kafka_client, kafka_connect, kafka_transaction
+from publisher.kafka import (
+    clients as kafka_client,
+)
+from publisher.kafka import (
+    connect as kafka_connect,
+)
+from publisher.kafka import (
+    transaction as kafka_transaction,
+)
 from sandbox.consume import Reader
 from sandbox.kafka import Cluster
 from tests import brokers, kafka_tools

@@ -22,8 +22,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 from publisher.commands.check.checklist import State
-from publisher.edges.kafka import Cluster, partition_of
-from publisher.edges.kafka_durability import one_broker_hint
+from publisher.kafka.cluster import Cluster, partition_of
+from publisher.kafka.durability import one_broker_hint
 from publisher.settings import load
 from sandbox.kafka import USERS, Broker
 from sandbox.kafka.config import free_ports

@@ -12,12 +12,12 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from publisher.commands.check.checklist import State
-from publisher.edges.kafka import Cluster, OperationLog, partition_of
-from publisher.edges.kafka_reader import Reader
-from publisher.edges.report_reader import restored_of
+from publisher.commands.status_reader import restored_of
+from publisher.kafka.cluster import Cluster, OperationLog, partition_of
+from publisher.kafka.reader import Reader
 from publisher.model import Batch
-from publisher.rules.records import encode_checkpoint
-from publisher.rules.restored import state_to_go_on_from
+from publisher.state.checkpoint import encode_checkpoint
+from publisher.state.restored import state_to_go_on_from
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.fakes import Author, settings_of

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from publisher.edges.clock import MachineClock
-from publisher.edges.liveness import FIRST_BREATH, Liveness
+from publisher.clock import MachineClock
+from publisher.telemetry.health import FIRST_BREATH, Liveness
 
 LONG = 3600.0
 

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from publisher.model import Answer, Instant, Request, Unconfirmed, Window
-from publisher.rules.backfill import Stride
-from publisher.rules.confirmation import LATE, Confirming, Second, confirmed, meanwhile
-from publisher.rules.records import LIVE, REPAIR, Entry
-from publisher.rules.schedule import Read, Wait
-from publisher.rules.zone import Zone
+from publisher.schedule.backfill_pass import Stride
+from publisher.schedule.passes import Read, Wait
+from publisher.schedule.second_reading import LATE, Confirming, Second, confirmed, meanwhile
 from publisher.settings import PublisherSettings
 from publisher.signals import WindowPublished
+from publisher.state.checkpoint import LIVE, REPAIR, Entry
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import NOON, FakeClock, FakeReport, MemoryCluster, MemoryKafka, Said, error
 from tests.test_flow import HOUR, OPERATION, POLL, Life, known, values
 from tests.test_forgotten import chat_of

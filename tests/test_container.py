@@ -26,11 +26,11 @@ from prometheus_client.registry import CollectorRegistry
 from ruamel.yaml import YAML
 
 from publisher.app import FINISH_SECONDS
-from publisher.edges import ops
-from publisher.edges.liveness import FIRST_BREATH, Liveness
-from publisher.edges.status import Status
 from publisher.settings import KafkaSettings, PublisherSettings, load
 from publisher.settings.groups import OperationSettings
+from publisher.telemetry import http_server
+from publisher.telemetry.current_status import Status
+from publisher.telemetry.health import FIRST_BREATH, Liveness
 from sandbox.kafka import Broker, config, install, wire
 from sandbox.processes import Child, until
 from sandbox.wolkvox import DEFAULT_TOKEN
@@ -328,7 +328,7 @@ async def test_the_health_check_says_what_the_service_says() -> None:
         return datetime.now(UTC)
 
     status = Status(["wv0010"], "0", now)
-    async with ops.serve(
+    async with http_server.serve(
         0, registry=CollectorRegistry(), liveness=liveness, status=status, now=now
     ) as port:
         assert await asyncio.to_thread(checked, port) == (0, "ok")

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publisher.commands.coverage import Look, strip
-from publisher.commands.frame import RefusedError
-from publisher.edges.kafka import partition_of
+from publisher.commands.coverage.coverage_map import Kind, Stretch, asked, cells, coverage, missing
+from publisher.commands.runner import RefusedError
+from publisher.kafka.cluster import partition_of
 from publisher.model import Instant, Progress, Window
-from publisher.rules.coverage import Kind, Stretch, asked, cells, coverage, missing
-from publisher.rules.gaps import added
-from publisher.rules.records import Checkpoint, Entry
-from publisher.rules.state import State
+from publisher.state.checkpoint import Checkpoint, Entry
+from publisher.state.gaps import added
+from publisher.state.state import State
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.commands import command

@@ -9,8 +9,8 @@ import pytest
 
 from publisher.errors import Reason
 from publisher.model import Answer, Request
-from publisher.rules.damage import examine
 from publisher.signals import WindowPublished
+from publisher.wolkvox.damage import examine
 from tests.fakes import FakeClock, answer, conversation, found, row, seen
 from tests.test_flow import HOUR, OPERATION, POLL, known, life, values
 from tests.test_parking import World

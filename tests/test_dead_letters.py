@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from publisher.model import Window
-from publisher.rules.dead_letters import (
+from publisher.events.dead_letter import (
     DeadLetter,
     Event,
     Origin,
@@ -23,10 +22,11 @@ from publisher.rules.dead_letters import (
     records,
     unknown_to,
 )
-from publisher.rules.ledger import REJECTED, Ledger
-from publisher.rules.rows import Reject, RejectReason, read_rows
-from publisher.rules.upstream import Verdict, judge
-from publisher.rules.zone import Zone
+from publisher.events.rows import Reject, RejectReason, read_rows
+from publisher.model import Window
+from publisher.state.ledger import REJECTED, Ledger
+from publisher.wolkvox.responses import Verdict, judge
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import ids_of, seen
 from tests.test_events import encoder
 from tests.test_upstream import answer

@@ -15,27 +15,27 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel
 
 from publisher import __version__
-from publisher.edges import textfile
-from publisher.edges.gauges import PREFIX
-from publisher.edges.kafka_topics import (
+from publisher.commands.verify import textfile
+from publisher.errors import PublisherError, Reason
+from publisher.events.encode import EVENT_TYPE
+from publisher.kafka.topics import (
     _STATE_CONFIG,
     DEAD_LETTERS_PARTITIONS,
     ENVELOPE_BYTES,
     MESSAGES_PARTITIONS,
     STATE_PARTITIONS,
 )
-from publisher.edges.metrics import Metrics
-from publisher.edges.status import Status
-from publisher.errors import PublisherError, Reason
-from publisher.rules import upstream
-from publisher.rules.events import EVENT_TYPE
-from publisher.rules.quota import EVERY_POLLS
-from publisher.rules.records import FORMAT
-from publisher.rules.schedule import passes_of
-from publisher.rules.shapes import CHAT_FIELDS, MESSAGE_FIELDS
-from publisher.rules.upstream import Verdict
+from publisher.schedule.passes import passes_of
+from publisher.schedule.quota import EVERY_POLLS
 from publisher.settings import KafkaSettings, PublisherSettings, Settings, load
 from publisher.settings.groups import OperationSettings
+from publisher.state.checkpoint import FORMAT
+from publisher.telemetry.current_status import Status
+from publisher.telemetry.gauges import PREFIX
+from publisher.telemetry.metrics import Metrics
+from publisher.wolkvox import responses
+from publisher.wolkvox.responses import Verdict
+from publisher.wolkvox.schema import CHAT_FIELDS, MESSAGE_FIELDS
 from tests.parsing import parsed
 from tests.test_signals import RESTORED
 
@@ -304,7 +304,7 @@ def test_every_verdict_stands_in_the_table() -> None:
 
 def needing_a_person() -> set[Reason]:
     """Every reason with which the code calls somebody, found in the code itself."""
-    found = {row[3] for row in upstream._TABLE if row[2] is Verdict.HOLD and row[3]}
+    found = {row[3] for row in responses._TABLE if row[2] is Verdict.HOLD and row[3]}
     for kind in subclasses(PublisherError):
         if kind.needs_person and hasattr(kind, "reason"):
             found.add(kind.reason)
@@ -403,7 +403,7 @@ def test_the_formats_of_this_release_stand_in_the_table() -> None:
 
 
 def test_the_log_lines_of_the_docs_are_those_of_the_code() -> None:
-    said = page("publisher/edges/words.py")
+    said = page("publisher/telemetry/log_messages.py")
     told = re.findall(r'Log: "([^"]+)"', page("docs/runbook.md"))
     told += re.findall(r'(?:says|Look for|then for) "([A-Z][^"]+)"', page("docs/tutorial.md"))
     told += re.findall(r'(?:says|Look for|then for) "([A-Z][^"]+)"', page("docs/how-to/upgrade.md"))

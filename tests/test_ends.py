@@ -2,7 +2,7 @@
 
 from aiokafka import TopicPartition
 
-from publisher.edges.kafka_ends import Ends
+from publisher.kafka.end_offsets import Ends
 from publisher.signals import EventsGone, Signal
 
 PARTITION = TopicPartition("wolkvox.messages", 0)

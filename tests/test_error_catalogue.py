@@ -26,17 +26,9 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-from publisher.commands.check import api as check_api
-from publisher.commands.check import topics as check_topics
+from publisher.commands.check import api_checks, topic_checks
 from publisher.commands.check.checklist import Check, Checklist, GiveUpError, State, trying
-from publisher.commands.check.inside import Inside
-from publisher.edges import kafka_probe
-from publisher.edges.kafka import Cluster
-from publisher.edges.kafka_client import Clients
-from publisher.edges.kafka_errors import closed_door, outcome_unknown, translated
-from publisher.edges.kafka_topics import UNKNOWN_TOPIC, wanted_topics
-from publisher.edges.source import transient
-from publisher.edges.words import told
+from publisher.commands.check.kafka_context import Inside
 from publisher.errors import (
     Fenced,
     Held,
@@ -46,8 +38,11 @@ from publisher.errors import (
     SettingsError,
     Stage,
 )
-from publisher.rules import journal, records, state
-from publisher.rules.upstream import ROW_CAP, judge
+from publisher.kafka import probe as kafka_probe
+from publisher.kafka.client_errors import closed_door, outcome_unknown, translated
+from publisher.kafka.clients import Clients
+from publisher.kafka.cluster import Cluster
+from publisher.kafka.topics import UNKNOWN_TOPIC, wanted_topics
 from publisher.settings import Settings, load
 from publisher.signals import (
     DateMissing,
@@ -58,6 +53,10 @@ from publisher.signals import (
     Signal,
     ZoneChanged,
 )
+from publisher.state import checkpoint, journal, state
+from publisher.telemetry.log_messages import told
+from publisher.wolkvox.client import transient
+from publisher.wolkvox.responses import ROW_CAP, judge
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.fakes import Author, ids_of
@@ -70,21 +69,14 @@ ENTRIES: Final = catalogue()
 FILES: Final = [*sorted((ROOT / "publisher").rglob("*.py")), ROOT / "deploy" / "healthcheck.py"]
 
 SILENT: Final = {
-    "publisher/cli/__init__.py": "help texts",
-    "publisher/cli/coverage.py": "help texts",
-    "publisher/cli/backfilling.py": "help texts",
-    "publisher/cli/letters.py": "help texts",
-    "publisher/cli/looking.py": "help texts",
-    "publisher/cli/caring.py": "help texts",
-    "publisher/cli/proving.py": "help texts",
-    "publisher/cli/measuring.py": "help texts",
-    "publisher/edges/gauges.py": "descriptions of metrics",
-    "publisher/edges/textfile.py": "descriptions of metrics",
-    "publisher/edges/operation.py": "what the page and `status` say beside the state",
-    "publisher/edges/metrics.py": "descriptions of metrics",
-    "publisher/edges/page.py": "the page, which shows messages of others",
-    "publisher/rules/dead_letters.py": "mistakes of ours, told as unexpected",
-    "publisher/rules/zone.py": "why a row becomes a dead letter",
+    "publisher/cli.py": "help texts",
+    "publisher/telemetry/gauges.py": "descriptions of metrics",
+    "publisher/commands/verify/textfile.py": "descriptions of metrics",
+    "publisher/telemetry/operation_status.py": "what the page and `status` say beside the state",
+    "publisher/telemetry/metrics.py": "descriptions of metrics",
+    "publisher/telemetry/page.py": "the page, which shows messages of others",
+    "publisher/events/dead_letter.py": "mistakes of ours, told as unexpected",
+    "publisher/wolkvox/timezone.py": "why a row becomes a dead letter",
     "publisher/model.py": "mistakes of ours, told as unexpected",
 }
 """Files whose texts are no messages, and why."""
@@ -488,7 +480,7 @@ def test_what_kafka_says(words: str) -> None:
 def damaged(**changes: Any) -> PublisherError:
     """How a restore of a state with these changes ends."""
     first, _ = state.first("wv0010", "America/Bogota", NOON, "now", ["live"])
-    written = records.encode_checkpoint(replace(first.checkpoint, **changes))
+    written = checkpoint.encode_checkpoint(replace(first.checkpoint, **changes))
     return lost({written.key: written.value})
 
 
@@ -499,7 +491,7 @@ def lost(live: Mapping[bytes, bytes | None]) -> PublisherError:
 
 
 def cut_journal() -> PublisherError:
-    entry = records.Entry(1, "live", NOON, NOON, NOON, 1, 1, 0, 0)
+    entry = checkpoint.Entry(1, "live", NOON, NOON, NOON, 1, 1, 0, 0)
     [written] = journal.journal_parts("wv0010", entry, ids_of({"2026-11-20 12": [1]}))
     assert written.value
     with pytest.raises(Held) as raised:
@@ -594,12 +586,12 @@ async def time_is_over(check: Check) -> None:
 
 
 async def no_date(check: Check) -> None:
-    check_api._look_at_clock(check, answer(200, b""))
+    api_checks._look_at_clock(check, answer(200, b""))
 
 
 async def strange_date(check: Check) -> None:
     found = answer(200, envelope(data=[{"conversation": [{"date": "today"}]}]))
-    check_api._look_at_rows(check, settings_of().operations[0], (found, judge(found)), None)
+    api_checks._look_at_rows(check, settings_of().operations[0], (found, judge(found)), None)
 
 
 def dated(by: timedelta) -> Callable[[Check], Awaitable[None]]:
@@ -608,7 +600,7 @@ def dated(by: timedelta) -> Callable[[Check], Awaitable[None]]:
     async def look(check: Check) -> None:
         now = NOON.astimezone(ZoneInfo("America/Bogota")) + by
         found = answer(200, envelope(data=[{"conversation": [{"date": f"{now:%F %T}"}]}]))
-        check_api._look_at_rows(check, settings_of().operations[0], (found, judge(found)), None)
+        api_checks._look_at_rows(check, settings_of().operations[0], (found, judge(found)), None)
 
     return look
 
@@ -616,7 +608,7 @@ def dated(by: timedelta) -> Callable[[Check], Awaitable[None]]:
 async def no_row(check: Check) -> None:
     found = answer(404, envelope(code="404", msg="Validate dates entered"))
     asked = found, judge(found)
-    check_api._look_at_rows(check, settings_of().operations[0], asked, asked)
+    api_checks._look_at_rows(check, settings_of().operations[0], asked, asked)
 
 
 async def too_many_ahead(check: Check) -> None:
@@ -625,7 +617,7 @@ async def too_many_ahead(check: Check) -> None:
         answer(404, envelope(code="404", msg="Validate dates entered")),
     )
     asked = (many, judge(many)), (none, judge(none))
-    check_api._look_at_rows(check, settings_of().operations[0], *asked)
+    api_checks._look_at_rows(check, settings_of().operations[0], *asked)
 
 
 def shown(code: int) -> Inside:
@@ -637,14 +629,14 @@ def shown(code: int) -> Inside:
 
 
 async def no_leader(check: Check) -> None:
-    await check_topics._rights(shown(5), TOPIC, check)
+    await topic_checks._rights(shown(5), TOPIC, check)
 
 
 async def no_controller(check: Check) -> None:
     with pytest.MonkeyPatch.context() as patch:
         answers = AsyncMock(return_value=kafka_probe.NOT_CONTROLLER)
         patch.setattr(kafka_probe, "could_create", answers)
-        await check_topics._rights(shown(UNKNOWN_TOPIC), TOPIC, check)
+        await topic_checks._rights(shown(UNKNOWN_TOPIC), TOPIC, check)
 
 
 async def old_kafka(check: Check) -> None:

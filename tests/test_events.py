@@ -15,12 +15,12 @@ from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from publisher.events.encode import Encoder, Provenance
+from publisher.events.murmur2 import murmur2
+from publisher.events.rows import Row, read_rows
 from publisher.model import Record
-from publisher.rules.events import Encoder, Provenance
-from publisher.rules.murmur2 import murmur2
-from publisher.rules.rows import Row, read_rows
-from publisher.rules.upstream import Verdict, judge
-from publisher.rules.zone import Zone
+from publisher.wolkvox.responses import Verdict, judge
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import Seen, seen
 from tests.test_upstream import answer
 

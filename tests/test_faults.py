@@ -15,13 +15,14 @@ import orjson
 import pytest
 
 from publisher.errors import Held
+from publisher.events.publication import Limits, prepare
 from publisher.model import Answer, Window
-from publisher.rules import schedule, state
-from publisher.rules.publication import Limits, prepare
-from publisher.rules.schedule import Read
-from publisher.rules.upstream import Judgement, Verdict, judge
-from publisher.rules.zone import Zone
+from publisher.schedule import passes
+from publisher.schedule.passes import Read
 from publisher.settings import PublisherSettings
+from publisher.state import state
+from publisher.wolkvox.responses import Judgement, Verdict, judge
+from publisher.wolkvox.timezone import Zone
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from sandbox.wolkvox import World, faults, report
@@ -236,7 +237,7 @@ def _answer(body: bytes) -> Answer:
 def _published(judgement: Judgement, body: bytes) -> list[Fields]:
     """The events that this answer makes of an empty state; Held when the format has changed."""
     known, _ = state.first("wv0010", "America/Bogota", NOON - timedelta(hours=1), "-1h", ["live"])
-    [live] = schedule.passes_of(SETTINGS)
+    [live] = passes.passes_of(SETTINGS)
     publication = prepare(
         known,
         Read(live, Window(NOON - timedelta(hours=1), NOON), ends_round=True),

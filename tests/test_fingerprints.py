@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from publisher.errors import Held, Reason
 from publisher.model import Progress
-from publisher.rules import state
-from publisher.rules.fingerprints import (
+from publisher.state import state
+from publisher.state.checkpoint import Entry
+from publisher.state.fingerprints import (
     MOST_REVISIONS,
     Fingerprints,
     Run,
@@ -22,8 +23,7 @@ from publisher.rules.fingerprints import (
     unpacked,
     version,
 )
-from publisher.rules.journal import PART_BYTES, decode_journal, journal_parts
-from publisher.rules.records import Entry
+from publisher.state.journal import PART_BYTES, decode_journal, journal_parts
 from tests.fakes import NOON, ids_of
 
 HOURS = ("2026-11-20 10", "2026-11-20 11")

@@ -16,14 +16,11 @@ from typing import Any
 import orjson
 import pytest
 
+from publisher.context import Job, Log, Orders, Source
 from publisher.errors import Reason, Stage, Transient
-from publisher.flow import STEP_LIMIT, run
-from publisher.job import Job, Log, Orders, Source
 from publisher.model import Answer, Instant, Record, Request, iso
-from publisher.rules import state
-from publisher.rules.confirmation import LATE
-from publisher.rules.records import LIVE, checkpoint_of
-from publisher.rules.zone import Zone
+from publisher.pipeline import STEP_LIMIT, run
+from publisher.schedule.second_reading import LATE
 from publisher.settings import PublisherSettings
 from publisher.signals import (
     HintGiven,
@@ -35,6 +32,9 @@ from publisher.signals import (
     WindowNarrowed,
     WindowPublished,
 )
+from publisher.state import state
+from publisher.state.checkpoint import LIVE, checkpoint_of
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import (
     NOON,
     Chat,

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publisher.flow import run
-from publisher.job import Job
+from publisher.context import Job
 from publisher.model import Instant, Progress, Standing, Window, iso
-from publisher.rules import state
-from publisher.rules.backfill import BACKFILLING, Order, Stride, meanwhile, obeyed, skipped
-from publisher.rules.gaps import FAR, NEAR, added, clear_of
-from publisher.rules.records import Entry
-from publisher.rules.schedule import Read, Wait
-from publisher.rules.zone import Zone
+from publisher.pipeline import run
+from publisher.schedule.backfill_pass import BACKFILLING, Order, Stride, meanwhile, obeyed, skipped
+from publisher.schedule.passes import Read, Wait
 from publisher.settings import PublisherSettings
 from publisher.signals import HintGiven, Signal
+from publisher.state import state
+from publisher.state.checkpoint import Entry
+from publisher.state.gaps import FAR, NEAR, added, clear_of
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import NOON, Chat, FakeClock, FakeReport, MemoryCluster, MemoryKafka, Said
 from tests.test_backfill import MemoryOrders
 from tests.test_error_catalogue import is_entry

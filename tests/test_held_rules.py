@@ -8,25 +8,21 @@ from email.utils import format_datetime
 
 import pytest
 
-from publisher.committing import commit_state
+from publisher.commit import commit_state
+from publisher.context import Job, Memory
 from publisher.errors import Reason, Stage, Transient
-from publisher.flow import publish
-from publisher.job import Job, Memory
+from publisher.events import kafka_record
+from publisher.events.encode import Encoder, Provenance
+from publisher.events.identity import unsigned
+from publisher.events.publication import Limits, prepare
+from publisher.events.rows import read_rows
 from publisher.model import SECOND, Answer, Backfill, Batch, Progress, Restored, Standing, Window
-from publisher.parking import park
-from publisher.rules import backfill, state, upstream, wire
-from publisher.rules.backfill import BACKFILLING
-from publisher.rules.events import Encoder, Provenance
-from publisher.rules.gaps import added
-from publisher.rules.identity import unsigned
-from publisher.rules.ledger import Ledger
-from publisher.rules.parking import Suspect, parked
-from publisher.rules.publication import Limits, prepare
-from publisher.rules.quota import Quota
-from publisher.rules.records import Entry
-from publisher.rules.request import PADDING
-from publisher.rules.rows import read_rows
-from publisher.rules.schedule import (
+from publisher.pipeline import publish
+from publisher.quarantine import park
+from publisher.schedule import backfill_pass
+from publisher.schedule.backfill_pass import BACKFILLING
+from publisher.schedule.failing_window import Suspect, parked
+from publisher.schedule.passes import (
     REPAIRING,
     Pace,
     Pass,
@@ -37,11 +33,18 @@ from publisher.rules.schedule import (
     passes_of,
     with_passes,
 )
-from publisher.rules.skew import ServerClock
-from publisher.rules.state import State
-from publisher.rules.upstream import Verdict
-from publisher.rules.zone import Zone
+from publisher.schedule.quota import Quota
 from publisher.settings import PublisherSettings
+from publisher.state import state
+from publisher.state.checkpoint import Entry
+from publisher.state.gaps import added
+from publisher.state.ledger import Ledger
+from publisher.state.state import State
+from publisher.wolkvox import responses
+from publisher.wolkvox.request import PADDING
+from publisher.wolkvox.responses import Verdict
+from publisher.wolkvox.server_clock import ServerClock
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import (
     NOON,
     FakeClock,
@@ -173,7 +176,7 @@ def test_a_gap_loses_only_what_the_answer_covers() -> None:
     clock = FakeClock()
     told = found(clock, SHOWN)
     publication = prepare(
-        known, Read(REPAIRING, gap, ends_round=True), told, upstream.judge(told), BOGOTA,
+        known, Read(REPAIRING, gap, ends_round=True), told, responses.judge(told), BOGOTA,
         Limits.of(SETTINGS), now=middle, covered_until=middle, possibly_cut=False,
     )  # fmt: skip
     assert publication.successor.checkpoint.gaps == (Window(middle, NOON),)
@@ -190,7 +193,7 @@ def test_the_journal_counts_what_is_new_and_when_it_was_asked() -> None:
     for data, new, duplicate in ((SHOWN, 1, 0), ([*SHOWN, more], 1, 1)):
         told = found(clock, data)
         publication = prepare(
-            known, step, told, upstream.judge(told), BOGOTA, Limits.of(SETTINGS),
+            known, step, told, responses.judge(told), BOGOTA, Limits.of(SETTINGS),
             now=asked_at, covered_until=asked_at, possibly_cut=False,
         )  # fmt: skip
         known.apply(publication.successor, SETTINGS.horizon)
@@ -341,14 +344,16 @@ def test_a_backfill_never_goes_back_nor_beyond_its_end() -> None:
     ordered = Backfill("1", begin, end, False, begin + 2 * HOUR, Standing.RUNNING, since=1)
     step = Read(BACKFILLING, Window(begin, begin + HOUR), ends_round=True)
     for covered, cursor in ((begin + HOUR, begin + 2 * HOUR), (NOON, end)):
-        [moved] = backfill.advanced((ordered,), step, covered, 0, 0)
+        [moved] = backfill_pass.advanced((ordered,), step, covered, 0, 0)
         assert moved.cursor == cursor
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"x" * 300, None])
 def test_a_value_is_read_back_behind_a_key_of_any_length(value: bytes | None) -> None:
     for key in (None, b"", b"k", b"k" * 5000):
-        assert wire.value_of(wire.record(0, key, value, wire.headers([]))) == (value or b"")
+        assert kafka_record.value_of(
+            kafka_record.record(0, key, value, kafka_record.headers([]))
+        ) == (value or b"")
 
 
 # --- when it is asked ----------------------------------------------------------------------------
@@ -387,7 +392,7 @@ def test_ages_within_the_overlap_are_not_read_again() -> None:
 
 @pytest.mark.parametrize("status", [300, 301, 399])
 def test_every_status_of_a_redirect_is_held(status: int) -> None:
-    judgement = upstream.judge(error(FakeClock(), status, "elsewhere"))
+    judgement = responses.judge(error(FakeClock(), status, "elsewhere"))
     assert (judgement.verdict, judgement.reason) == (Verdict.HOLD, Reason.REDIRECTED)
 
 

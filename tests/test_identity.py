@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publisher.rules.events import Encoder
-from publisher.rules.identity import is_placeholder, unsigned
-from publisher.rules.rows import read_rows
-from publisher.rules.upstream import judge
-from publisher.rules.zone import Zone
+from publisher.events.encode import Encoder
+from publisher.events.identity import is_placeholder, unsigned
+from publisher.events.rows import read_rows
+from publisher.wolkvox.responses import judge
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import seen
 from tests.test_events import LIVE
 from tests.test_rows import chat, ids, row

@@ -18,16 +18,31 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.partitioner import DefaultPartitioner
 
-from publisher.edges import kafka_client, kafka_epoch, kafka_reader, kafka_topics, kafka_transaction
-from publisher.edges.kafka import Cluster, partition_of
-from publisher.edges.kafka_client import Clients, report_unless_told
-from publisher.edges.kafka_reader import read_live_records
 from publisher.errors import Held, OutcomeUnknown, PublisherError, Reason, Stop, Transient
+from publisher.events import kafka_record
+from publisher.events.murmur2 import murmur2
+from publisher.kafka import (
+    clients as kafka_client,
+)
+from publisher.kafka import (
+    epoch as kafka_epoch,
+)
+from publisher.kafka import (
+    reader as kafka_reader,
+)
+from publisher.kafka import (
+    topics as kafka_topics,
+)
+from publisher.kafka import (
+    transaction as kafka_transaction,
+)
+from publisher.kafka.clients import Clients, report_unless_told
+from publisher.kafka.cluster import Cluster, partition_of
+from publisher.kafka.reader import read_live_records
 from publisher.model import Batch, Record
-from publisher.rules import records as state_records
-from publisher.rules import state, wire
-from publisher.rules.murmur2 import murmur2
 from publisher.signals import HintGiven, Signal, TopicCreated
+from publisher.state import checkpoint as state_records
+from publisher.state import state
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.fakes import Author, event, same, settings_of
@@ -141,10 +156,12 @@ async def test_headers_keys_and_values_arrive_as_they_are(publisher: Publisher) 
     headers = [("empty", b""), ("ñ", "ñandú".encode()), ("long", noise(20_000)), ("empty", b"x")]
     sizes = [0, 1, 62, 63, 64, 65, 8190, 8191, 8192, 8193, 70_000]
     sent = [(b"k" * size or None, noise(size), headers[: size % 5]) for size in sizes]
-    records = [wire.record(0, key, value, wire.headers(told)) for key, value, told in sent]
+    records = [
+        kafka_record.record(0, key, value, kafka_record.headers(told)) for key, value, told in sent
+    ]
     await publisher.write(*records)
     found = await kafka_tools.read(publisher.bootstrap, publisher.messages)
-    assert [r.value for r in found] == [wire.value_of(record) for record in records]
+    assert [r.value for r in found] == [kafka_record.value_of(record) for record in records]
     assert [(r.key, r.value, list(r.headers)) for r in found] == sent
 
 
@@ -165,8 +182,8 @@ async def test_every_codec_is_understood(topics: Env, stack: AsyncExitStack) -> 
 
 async def test_the_largest_event_fits_the_topic_we_create(publisher: Publisher) -> None:
     """A million bytes that cannot be compressed, with the largest headers, beside small ones."""
-    headers = wire.headers([("conversation", noise(16_384))])
-    largest = wire.record(0, b"1", noise(1_000_000), headers)
+    headers = kafka_record.headers([("conversation", noise(16_384))])
+    largest = kafka_record.record(0, b"1", noise(1_000_000), headers)
     await publisher.write(hola("small"), largest, largest, hola("small too"), letters=[largest])
     found = await kafka_tools.read(publisher.bootstrap, publisher.messages)
     assert sorted(len(record.value) for record in found) == [5, 9, 1_000_000, 1_000_000]
@@ -247,7 +264,7 @@ async def test_large_events_get_large_topics(topics: Env, stack: AsyncExitStack)
     await publisher.begin()
     told = await configs(publisher.bootstrap, publisher.messages)
     assert int(told["max.message.bytes"]) >= 3_020_480
-    await publisher.write(wire.record(0, b"1", noise(3_000_000), wire.headers(())))
+    await publisher.write(kafka_record.record(0, b"1", noise(3_000_000), kafka_record.headers(())))
     assert len(await kafka_tools.read(publisher.bootstrap, publisher.messages)) == 1
 
 
@@ -322,7 +339,7 @@ async def test_a_record_that_the_topic_refuses_takes_the_whole_window_with_it(
         publisher.bootstrap, publisher.messages, {"max.message.bytes": "20000"}
     )
     # More batches behind the first.
-    large = [wire.record(3, b"1", noise(300_000), wire.headers(()))] * 10
+    large = [kafka_record.record(3, b"1", noise(300_000), kafka_record.headers(()))] * 10
     with pytest.raises(OutcomeUnknown) as raised:
         await publisher.write(hola("lost"), *large, hola("lost", None), letters=[hola("lost")])
     assert raised.value.reason is Reason.KAFKA_TOPIC
@@ -718,7 +735,7 @@ async def test_the_client_never_prints_content(
     topics: Env, stack: AsyncExitStack, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The client's DEBUG lines hold keys and values: at our debug level, too, they stay out."""
-    logs = pytest.importorskip("publisher.edges.logs")
+    logs = pytest.importorskip("publisher.telemetry.logs")
     root = logging.root
     before = root.handlers[:], root.level
     hooks = kafka_tools.hooks()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from publisher.edges.kafka import Cluster as Kafka
 from publisher.errors import Held, Reason
+from publisher.kafka.cluster import Cluster
 from publisher.signals import HintGiven, Signal, TopicCreated
 from sandbox import kafka as sandbox
 from tests import kafka_tools
@@ -30,7 +30,7 @@ ONE_IS_ENOUGH = {
 async def restored(environment: dict[str, str]) -> list[Signal]:
     """Start as the service does; what it told."""
     signals: list[Signal] = []
-    kafka = Kafka(settings_of(environment), signals.append)
+    kafka = Cluster(settings_of(environment), signals.append)
     try:
         await kafka.log("wv0010").restore()
     finally:

@@ -18,17 +18,25 @@ from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from publisher.edges import (
-    kafka_client,
-    kafka_connect,
-    kafka_epoch,
-    kafka_shard,
-    kafka_transaction,
-)
-from publisher.edges.kafka_client import Clients
 from publisher.errors import Fenced, OutcomeUnknown, Stop, Transient
+from publisher.kafka import (
+    clients as kafka_client,
+)
+from publisher.kafka import (
+    connect as kafka_connect,
+)
+from publisher.kafka import (
+    epoch as kafka_epoch,
+)
+from publisher.kafka import (
+    shard as kafka_shard,
+)
+from publisher.kafka import (
+    transaction as kafka_transaction,
+)
+from publisher.kafka.clients import Clients
 from publisher.model import Record
-from publisher.rules import state
+from publisher.state import state
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.fakes import event, settings_of

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from publisher.edges.kafka import Cluster
 from publisher.errors import Held, OutcomeUnknown, PublisherError, Reason, SettingsError, Transient
-from publisher.rules import state
+from publisher.kafka.cluster import Cluster
 from publisher.signals import HintGiven, Signal
+from publisher.state import state
 from sandbox.kafka import USERS, Broker
 from sandbox.kafka.config import free_ports
 from sandbox.kafka.tls import issue

@@ -14,15 +14,15 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from publisher.edges.metrics import Metrics
-from publisher.edges.operation import OperationStatus, Standing
-from publisher.edges.status import Status
 from publisher.errors import Reason, Stage, Transient
 from publisher.model import Answer, Request, Window
-from publisher.rules import records
-from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings, duration_text
 from publisher.signals import DateMissing, DatesOff, HintGiven, Signal
+from publisher.state import checkpoint
+from publisher.telemetry.current_status import Status
+from publisher.telemetry.metrics import Metrics
+from publisher.telemetry.operation_status import OperationStatus, Standing
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import (
     NOON,
     Chat,
@@ -109,7 +109,7 @@ async def test_nothing_is_told_of_gaps_before_they_are_known() -> None:
     alive, _, kafka = life(start="-5m")
     await alive.run_for(POLL)
     gap = Window(NOON - HOUR, NOON - HOUR / 2)
-    key, value = records.encode_checkpoint(replace(known(kafka).checkpoint, gaps=(gap,)))
+    key, value = checkpoint.encode_checkpoint(replace(known(kafka).checkpoint, gaps=(gap,)))
     assert value is not None
     kafka.state[key] = value
 

@@ -10,9 +10,8 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publisher.commands.lateness import rendered
-from publisher.rules import lateness
-from publisher.rules.lateness import Ages, Measured
+from publisher.commands.lateness import estimate, rendered
+from publisher.commands.lateness.estimate import Ages, Measured
 from publisher.settings import PublisherSettings
 from sandbox.kafka import Broker
 from tests import kafka_tools
@@ -57,23 +56,23 @@ def measured(
 
 
 def test_too_few_or_too_short_propose_nothing() -> None:
-    assert lateness.proposal(Measured(PublisherSettings())) is None
-    assert lateness.proposal(measured({MINUTE: 999}, {})) is None
-    assert lateness.proposal(measured({MINUTE: 5000}, {}, span=timedelta(hours=107))) is None
-    assert lateness.proposal(measured({MINUTE: 5000}, {}, span=timedelta(hours=108))) is not None
+    assert estimate.proposal(Measured(PublisherSettings())) is None
+    assert estimate.proposal(measured({MINUTE: 999}, {})) is None
+    assert estimate.proposal(measured({MINUTE: 5000}, {}, span=timedelta(hours=107))) is None
+    assert estimate.proposal(measured({MINUTE: 5000}, {}, span=timedelta(hours=108))) is not None
 
 
 def test_what_is_read_while_catching_up_tells_nothing() -> None:
     """An outage of two days must not look like a report two days late."""
     found = measured({4 * MINUTE: 5000, 48 * HOUR: 5000}, {})
     assert found.telling == 5000
-    proposed = lateness.proposal(found)
+    proposed = estimate.proposal(found)
     assert proposed is not None
     assert proposed.overlap == 5 * MINUTE
 
 
 def test_rereads_stay_while_they_find_something_and_the_longest_always() -> None:
-    proposed = lateness.proposal(measured({4 * MINUTE: 99_950}, {7 * HOUR: 50}))
+    proposed = estimate.proposal(measured({4 * MINUTE: 99_950}, {7 * HOUR: 50}))
     assert proposed is not None
     assert proposed.overlap == 5 * MINUTE
     assert proposed.rereads == (6 * HOUR, 72 * HOUR)
@@ -82,14 +81,14 @@ def test_rereads_stay_while_they_find_something_and_the_longest_always() -> None
 
 
 def test_much_that_is_late_doubles_the_overlap() -> None:
-    proposed = lateness.proposal(measured({4 * MINUTE: 9_900}, {80 * MINUTE: 100}))
+    proposed = estimate.proposal(measured({4 * MINUTE: 9_900}, {80 * MINUTE: 100}))
     assert proposed is not None
     assert proposed.overlap == 30 * MINUTE
     assert proposed.rereads == (1 * HOUR, 72 * HOUR)
 
 
 def test_what_the_longest_finds_calls_for_a_longer_one() -> None:
-    proposed = lateness.proposal(measured({4 * MINUTE: 99_999}, {100 * HOUR: 1}))
+    proposed = estimate.proposal(measured({4 * MINUTE: 99_999}, {100 * HOUR: 1}))
     assert proposed is not None
     assert proposed.rereads == (72 * HOUR, 144 * HOUR)
     assert proposed.horizon == 216 * HOUR + timedelta(days=1)
@@ -103,7 +102,7 @@ def test_a_proposal_is_one_that_the_settings_accept(
     live: dict[int, int], late: dict[int, int]
 ) -> None:
     """Whatever was measured: ages beyond the overlap, and never without a re-read that proves."""
-    proposed = lateness.proposal(
+    proposed = estimate.proposal(
         measured(
             {MINUTE * age: count for age, count in live.items()} | {30 * MINUTE / 31: 1000},
             {MINUTE * age: count for age, count in late.items()},

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from publisher.rules.ledger import REJECTED, Ledger
+from publisher.state.ledger import REJECTED, Ledger
 from tests.fakes import ids_of
 
 START = datetime(2026, 11, 20, tzinfo=UTC)

@@ -6,14 +6,15 @@ from typing import Protocol
 
 import pytest
 
-from publisher.edges import kafka_client
-from publisher.edges.kafka import Cluster, partition_of
+from publisher.context import Log
 from publisher.errors import Fenced, Held, OutcomeUnknown, Reason
-from publisher.job import Log
+from publisher.events import kafka_record
+from publisher.events.encode import SEQUENCE_HEADER
+from publisher.kafka import clients as kafka_client
+from publisher.kafka.cluster import Cluster, partition_of
 from publisher.model import Record
-from publisher.rules import state, wire
-from publisher.rules.events import SEQUENCE_HEADER
-from publisher.rules.restored import restored_state
+from publisher.state import state
+from publisher.state.restored import restored_state
 from tests import kafka_tools
 from tests.fakes import (
     Author,
@@ -391,7 +392,7 @@ def numbered(author: Author, text: str) -> list[Record]:
     """An event that says which transaction of its operation publishes it."""
     sequence = author.state.checkpoint.sequence + 1
     headers = [("ce_source", author.operation.encode()), (SEQUENCE_HEADER, str(sequence).encode())]
-    return [wire.record(sequence, None, text.encode(), wire.headers(headers))]
+    return [kafka_record.record(sequence, None, text.encode(), kafka_record.headers(headers))]
 
 
 async def test_a_state_that_was_set_back_is_noticed(backend: Backend) -> None:

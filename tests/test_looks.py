@@ -8,10 +8,10 @@ from typing import Never
 
 import pytest
 
+from publisher.context import Job
 from publisher.errors import Reason, Stage, Transient
-from publisher.job import Job
 from publisher.model import Answer, Request
-from publisher.rules.backfill import Order
+from publisher.schedule.backfill_pass import Order
 from publisher.settings import PublisherSettings
 from publisher.signals import HintGiven, WindowPublished
 from tests.fakes import NOON, FakeClock, MemoryCluster, MemoryKafka, ScriptedSource, raising

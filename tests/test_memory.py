@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from publisher.edges import memory
+from publisher.telemetry import malloc_trim
 from tests.test_signals import FAILED, PUBLISHED
 
 
 async def test_only_after_very_large_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
-    monkeypatch.setattr(memory, "LATER", 0.0)
-    monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
-    memory.watch(FAILED)
-    memory.watch(replace(PUBLISHED, rows=memory.LARGE - 1))
+    monkeypatch.setattr(malloc_trim, "LATER", 0.0)
+    monkeypatch.setattr(malloc_trim, "give_back", lambda: given.append(1))
+    malloc_trim.watch(FAILED)
+    malloc_trim.watch(replace(PUBLISHED, rows=malloc_trim.LARGE - 1))
     await asyncio.sleep(0)
     assert not given
-    memory.watch(replace(PUBLISHED, rows=memory.LARGE))
+    malloc_trim.watch(replace(PUBLISHED, rows=malloc_trim.LARGE))
     assert not given  # the window is still held
     for _ in range(3):
         await asyncio.sleep(0)
@@ -32,7 +32,7 @@ def test_what_lies_below_something_that_stays_goes_back() -> None:
     full = _rss_mib()
     del pieces
     kept = _rss_mib()
-    memory.give_back()
+    malloc_trim.give_back()
     assert full - _rss_mib() > 50
     assert len(last) == 4_000
     assert kept <= full

@@ -12,11 +12,6 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from publisher.edges import page
-from publisher.edges.liveness import Liveness
-from publisher.edges.metrics import Metrics
-from publisher.edges.ops import serve
-from publisher.edges.status import Status
 from publisher.errors import Reason, SettingsError, Stage
 from publisher.model import Backfill, Progress, Standing, Window, iso
 from publisher.signals import (
@@ -30,6 +25,11 @@ from publisher.signals import (
     TransactionEnded,
     WindowPublished,
 )
+from publisher.telemetry import page
+from publisher.telemetry.current_status import Status
+from publisher.telemetry.health import Liveness
+from publisher.telemetry.http_server import serve
+from publisher.telemetry.metrics import Metrics
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 NAMES = ("wv0010", "wv0041")

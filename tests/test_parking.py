@@ -10,17 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publisher.errors import Held, OutcomeUnknown, PublisherError, Reason, Stage, Transient
+from publisher.events.publication import Limits, prepare
 from publisher.model import Answer, Instant, Progress, Request, Window
-from publisher.rules.gaps import FAR, NEAR, added, before_next, beyond, near, removed
-from publisher.rules.parking import Next, Suspect, own
-from publisher.rules.publication import Limits, prepare
-from publisher.rules.records import Entry
-from publisher.rules.repair import Repair
-from publisher.rules.schedule import REPAIRING, Read, passes_of
-from publisher.rules.state import State, first, restore
-from publisher.rules.tries import REST, TRIES
-from publisher.rules.upstream import Judgement, Verdict
-from publisher.rules.zone import Zone
+from publisher.schedule.attempts import REST, TRIES
+from publisher.schedule.failing_window import Next, Suspect, own
+from publisher.schedule.gap_repair import Repair
+from publisher.schedule.passes import REPAIRING, Read, passes_of
 from publisher.settings import PublisherSettings
 from publisher.signals import (
     RepairFailed,
@@ -29,6 +24,11 @@ from publisher.signals import (
     WindowParked,
     WindowPublished,
 )
+from publisher.state.checkpoint import Entry
+from publisher.state.gaps import FAR, NEAR, added, before_next, beyond, near, removed
+from publisher.state.state import State, first, restore
+from publisher.wolkvox.responses import Judgement, Verdict
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import (
     NOON,
     Chat,

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publisher.edges.status import Status
 from publisher.model import Answer, Request
-from publisher.rules.quota import EVERY_POLLS, FIRST_POLLS, SCARCE_POLLS, Bucket, Quota, told_by
+from publisher.schedule.quota import EVERY_POLLS, FIRST_POLLS, SCARCE_POLLS, Bucket, Quota, told_by
 from publisher.settings import PublisherSettings
 from publisher.signals import HintGiven, QuotaTold, RequestAnswered, Signal, StepFailed
+from publisher.telemetry.current_status import Status
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from tests.fakes import (

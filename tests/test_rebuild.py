@@ -11,20 +11,21 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publisher.edges.kafka_orders import KafkaOrders
+from publisher.commands.state.rebuilt_state import MOST_TWINS, Rebuilt, ids_of
+from publisher.events.deduplicate import Screen
+from publisher.events.encode import Encoder, Provenance
+from publisher.events.kafka_record import value_of
+from publisher.events.published_event import PublishedEvent
+from publisher.events.rows import portions, read_rows
+from publisher.kafka.commands_topic import KafkaOrders
 from publisher.model import Standing, Window
-from publisher.rules import state
-from publisher.rules.backfill import Order
-from publisher.rules.events import Encoder, Provenance
-from publisher.rules.forgetting import forgotten_with
-from publisher.rules.gaps import NEAR, near
-from publisher.rules.ledger import Ledger
-from publisher.rules.rebuild import MOST_TWINS, Published, Rebuilt, ids_of
-from publisher.rules.rows import portions, read_rows
-from publisher.rules.screening import Screen
-from publisher.rules.wire import value_of
-from publisher.rules.zone import Zone
+from publisher.schedule.backfill_pass import Order
 from publisher.settings import load
+from publisher.state import state
+from publisher.state.forgetting import forgotten_with
+from publisher.state.gaps import NEAR, near
+from publisher.state.ledger import Ledger
+from publisher.wolkvox.timezone import Zone
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.harness import Rig, rig
@@ -93,7 +94,7 @@ def test_half_a_rebuild_is_refused() -> None:
     settings = load({"WOLKVOX_SERVER": "0010", "WOLKVOX_TOKEN": "t"}).publisher
     rebuilt = Rebuilt("wv0010", ZONE)
     _, [value] = published([{"conn_id": "1", "conversation": [{"date": "2026-11-20 06:00:00"}]}])
-    rebuilt.add([Published(value, NOON, "live")])
+    rebuilt.add([PublishedEvent(value, NOON, "live")])
     many = rebuilt.days["2026-11-20"]["2026-11-20 06"]
     many.extend(range(600_000))
     cursor = rebuilt.cursor(settings)
@@ -123,7 +124,7 @@ def rebuilt_of(*dates: str) -> Rebuilt:
     rebuilt = Rebuilt("wv0010", ZONE)
     for date in dates:
         _, values = published([{"conn_id": "1", "conversation": [{"date": date}]}])
-        rebuilt.add([Published(value, NOON, "live") for value in values])
+        rebuilt.add([PublishedEvent(value, NOON, "live") for value in values])
     return rebuilt
 
 

@@ -6,11 +6,12 @@ from typing import Final
 
 import pytest
 
-from publisher.edges.kafka import partition_of
+from publisher.commands.state.rebuilt_state import Rebuilt
+from publisher.events.published_event import PublishedEvent
+from publisher.kafka.cluster import partition_of
 from publisher.model import Instant
-from publisher.rules.rebuild import Published, Rebuilt
-from publisher.rules.records import checkpoint_key
 from publisher.settings import load
+from publisher.state.checkpoint import checkpoint_key
 from sandbox.kafka import Broker
 from tests.harness import rig
 from tests.kafka_tools import delete, producing
@@ -79,7 +80,7 @@ def cursor(*read: tuple[Instant, Instant, str]) -> Instant | None:
         date = f"{occurred - timedelta(hours=5):%Y-%m-%d %H:%M:%S}"
         row = {"date": date, "message": str(number)}
         _, [value] = published([{"conn_id": "7", "conversation": [row]}])
-        rebuilt.add([Published(value, read_at, label)])
+        rebuilt.add([PublishedEvent(value, read_at, label)])
     return rebuilt.cursor(SETTINGS)
 
 

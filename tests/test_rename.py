@@ -12,18 +12,18 @@ import orjson
 import pytest
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
-from publisher.commands import rename
-from publisher.commands.owning import owned
-from publisher.edges.kafka import Cluster
-from publisher.edges.kafka_events import first_kept
-from publisher.edges.kafka_orders import KafkaOrders
+from publisher.commands.event_reader import first_kept
+from publisher.commands.state import rename
+from publisher.commands.state.rename_steps import renaming
+from publisher.commands.takeover import owned
+from publisher.events.encode import Encoder, Provenance
+from publisher.events.rows import read_rows
+from publisher.kafka.cluster import Cluster
+from publisher.kafka.commands_topic import KafkaOrders
 from publisher.model import Record, Standing
-from publisher.rules.backfill import Order
-from publisher.rules.events import Encoder, Provenance
-from publisher.rules.renaming import renaming
-from publisher.rules.rows import read_rows
-from publisher.rules.zone import Zone
+from publisher.schedule.backfill_pass import Order
 from publisher.settings import load
+from publisher.wolkvox.timezone import Zone
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from tests import kafka_tools

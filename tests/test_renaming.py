@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from publisher.commands.state import rename_steps as rules
+from publisher.commands.state.rename_steps import RenamingError, renaming
 from publisher.errors import Held, Reason
 from publisher.model import Batch, StateRecord
-from publisher.rules import renaming as rules
-from publisher.rules.journal import decode_journal
-from publisher.rules.records import checkpoint_of, encode_checkpoint, operation_of
-from publisher.rules.renaming import RenamingError, renaming
-from publisher.rules.state import State, restore
+from publisher.state.checkpoint import checkpoint_of, encode_checkpoint, operation_of
+from publisher.state.journal import decode_journal
+from publisher.state.state import State, restore
 from tests.fakes import Author, same
 
 NAMES: Final = ("one", "two", "three")

@@ -12,18 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from publisher.commands.dead_letters.replay_batch import DONE, Outcome, prepare
+from publisher.commands.dead_letters.stored_letter import Letter, Letters, Replayed
+from publisher.events import dead_letter
+from publisher.events.dead_letter import DeadLetter, Origin
+from publisher.events.encode import Encoder, Provenance
+from publisher.events.publication import Limits
+from publisher.events.rows import Reject, RejectReason, Row, read_rows
 from publisher.model import Progress, Record, Window
-from publisher.rules import dead_letters, state
-from publisher.rules.dead_letters import DeadLetter, Origin
-from publisher.rules.events import Encoder, Provenance
-from publisher.rules.letters import Letter, Letters, Replayed
-from publisher.rules.publication import Limits
-from publisher.rules.records import REPLAY, Entry
-from publisher.rules.replay import DONE, Outcome, prepare
-from publisher.rules.rows import Reject, RejectReason, Row, read_rows
-from publisher.rules.state import State
-from publisher.rules.upstream import judge
-from publisher.rules.zone import Zone
+from publisher.state import state
+from publisher.state.checkpoint import REPLAY, Entry
+from publisher.state.state import State
+from publisher.wolkvox.responses import judge
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import Seen, ids_of, seen
 from tests.test_upstream import answer
 
@@ -52,7 +53,7 @@ def chat(*rows: Any, **fields: Any) -> dict[str, Any]:
 
 def written(letters: Iterable[DeadLetter], part: int = 1_000_000) -> list[Seen]:
     origin = Origin(OPERATION, "live", WINDOW, START)
-    return [seen(record) for record in dead_letters.records(letters, origin, part)]
+    return [seen(record) for record in dead_letter.records(letters, origin, part)]
 
 
 def read_back(records: Iterable[Seen], without: Iterable[str] = ()) -> list[Letter]:
@@ -151,7 +152,7 @@ def test_what_an_older_version_did_not_understand_comes_out_once(
             good.append(row)
     known = begun()
     publish(known, good)
-    found = dead_letters.unknown_to(known.ledger, dead_letters.cut_out(body, rejects))
+    found = dead_letter.unknown_to(known.ledger, dead_letter.cut_out(body, rejects))
     letters = read_back(written(found, part=random.choice([7, 1000])))
     assert len(letters) == len(found)
     meanwhile = [row for row in all_rows if random.random() < 0.2]
@@ -204,7 +205,7 @@ def too_large(largest: int, row: dict[str, Any], twins: int = 1) -> tuple[list[R
     encoder = Encoder(Provenance(OPERATION, "live", START), max_event_bytes=largest)
     list(encoder.encode(rows))
     reason = RejectReason.EVENT_TOO_LARGE
-    late = dead_letters.of_rows(body, reason, encoder.oversized, encoder.unpublished)
+    late = dead_letter.of_rows(body, reason, encoder.oversized, encoder.unpublished)
     return rows, read_back(written(late, part=largest))
 
 
@@ -244,7 +245,7 @@ def test_letters_of_an_older_version_never_come_out_twice() -> None:
         assert replayed(begun(), read_back(written(late), newer))[:2] == ([Outcome.DUPLICATE], [])
     body = body_of(chat(ROW, ROW))
     rows = read_rows(judge(answer(200, body)).data, OPERATION, ZONE).rows
-    cut = dead_letters.cut_out(body, [Reject(RejectReason.DATE_INVALID, 0, 1)])
+    cut = dead_letter.cut_out(body, [Reject(RejectReason.DATE_INVALID, 0, 1)])
     (old,) = read_back(written(cut), newer)
     assert old.id == old.headers["sha1"]
     known = begun()
@@ -254,18 +255,16 @@ def test_letters_of_an_older_version_never_come_out_twice() -> None:
 
 def bad_letters() -> list[tuple[Letter, Outcome]]:
     """Letters that stay what they are, and why."""
-    no_date = dead_letters.cut_out(body_of(chat({**ROW, "date": "never"}, 5)), [
+    no_date = dead_letter.cut_out(body_of(chat({**ROW, "date": "never"}, 5)), [
         Reject(RejectReason.DATE_INVALID, 0, 0), Reject(RejectReason.ROW_INVALID, 0, 1)
     ])  # fmt: skip
-    whole = dead_letters.cut_out(
-        body_of(None), [Reject(RejectReason.CONVERSATION_INVALID, 0, None)]
-    )
-    no_json = [dead_letters.of_answer(b"<html>")]
+    whole = dead_letter.cut_out(body_of(None), [Reject(RejectReason.CONVERSATION_INVALID, 0, None)])
+    no_json = [dead_letter.of_answer(b"<html>")]
     bad = read_back(written([*no_date, *whole, *no_json]))
     lost = DeadLetter(
         RejectReason.DATE_INVALID, "data[0].conversation[0]", json.dumps(ROW).encode()
     )
-    half = read_back(written(dead_letters.cut_out(
+    half = read_back(written(dead_letter.cut_out(
         body_of(chat(ROW)), [Reject(RejectReason.DATE_INVALID, 0, 0)]), part=20)[:-1])  # fmt: skip
     return [
         *((letter, Outcome.STILL_BAD) for letter in bad),
@@ -280,7 +279,7 @@ def test_what_is_still_bad_stays_and_stops_no_other() -> None:
     assert len(letters) == 6
     assert replayed(known, letters) == ([*outcomes], [], [], set())
     assert known.checkpoint.sequence == 0
-    good = read_back(written(dead_letters.cut_out(
+    good = read_back(written(dead_letter.cut_out(
         body_of(chat(ROW)), [Reject(RejectReason.DATE_INVALID, 0, 0)])))  # fmt: skip
     told, events, fresh, done = replayed(known, [*letters, *good])
     assert told == [*outcomes, Outcome.PUBLISHED]
@@ -291,7 +290,7 @@ def test_of_a_conversation_that_can_be_read_now_what_is_bad_gets_a_letter() -> N
     """In its place, once; and that one is a letter of a row like any other."""
     data = [None, chat(ROW, {**ROW, "date": "never"}, {**ROW, "from_name": "x" * 3000})]
     reject = Reject(RejectReason.CONVERSATION_INVALID, 1, None)
-    (letter,) = read_back(written(dead_letters.cut_out(body_of(*data), [reject])))
+    (letter,) = read_back(written(dead_letter.cut_out(body_of(*data), [reject])))
     known = begun()
     outcomes, events, fresh, done = replayed(known, [letter], Limits(31 * DAY, 2000))
     assert (outcomes, len(events), len(done)) == ([Outcome.PUBLISHED], 1, 1)
@@ -309,7 +308,7 @@ def test_of_a_conversation_that_can_be_read_now_what_is_bad_gets_a_letter() -> N
 def test_a_damaged_answer_has_been_published_already() -> None:
     """All of its rows; those that the ledger lost come out again, and are marked."""
     body = b'\xef\xbb\xbf{"code":200,"data":[{"conn_id":"7","conversation":[' + orjson.dumps(ROW)
-    letters = read_back(written([dead_letters.of_answer(body + b"]}]}")], part=10))
+    letters = read_back(written([dead_letter.of_answer(body + b"]}]}")], part=10))
     known = begun()
     outcomes, (event,), _, _ = replayed(known, letters)
     assert outcomes == [Outcome.PUBLISHED]
@@ -328,23 +327,23 @@ def test_what_came_out_with_more_or_less_told_of_its_customer_is_a_duplicate(
     """A damaged answer that was kept, and its window read again later with another column."""
     kept, later = (body_of(chat({**ROW, **who}, conn_id="0")) for who in order)
     known = begun()
-    one = replayed(known, read_back(written([dead_letters.of_answer(later)])))
+    one = replayed(known, read_back(written([dead_letter.of_answer(later)])))
     assert one[0] == [Outcome.PUBLISHED]
-    other = replayed(known, read_back(written([dead_letters.of_answer(kept)])))
+    other = replayed(known, read_back(written([dead_letter.of_answer(kept)])))
     assert other[:2] == ([Outcome.DUPLICATE], [])
 
 
 def test_two_customers_in_one_answer_both_come_out() -> None:
     """Although one of them tells all that the other does, and more."""
     kept = body_of(*(chat({**ROW, **who}, conn_id="0") for who in ({}, PHONE)))
-    outcomes, events, _, _ = replayed(begun(), read_back(written([dead_letters.of_answer(kept)])))
+    outcomes, events, _, _ = replayed(begun(), read_back(written([dead_letter.of_answer(kept)])))
     assert (outcomes, len(events)) == ([Outcome.PUBLISHED], 2)
 
 
 @pytest.mark.parametrize(("days", "outcome"), [(30, Outcome.PUBLISHED), (32, Outcome.TOO_OLD)])
 def test_what_lies_beyond_the_horizon_stays(days: int, outcome: Outcome) -> None:
     """There nobody knows any more whether a re-read has published it."""
-    letters = read_back(written(dead_letters.cut_out(
+    letters = read_back(written(dead_letter.cut_out(
         body_of(chat(ROW)), [Reject(RejectReason.DATE_INVALID, 0, 0)])))  # fmt: skip
     known = begun(START + days * DAY)
     assert replayed(known, letters)[0] == [outcome]
@@ -355,7 +354,7 @@ def test_what_lies_beyond_the_horizon_stays(days: int, outcome: Outcome) -> None
 )
 def test_of_forgotten_time_nothing_comes_out(hours: int, outcome: Outcome) -> None:
     """However near: its row may have been published by a window of that time."""
-    letters = read_back(written(dead_letters.cut_out(
+    letters = read_back(written(dead_letter.cut_out(
         body_of(chat(ROW)), [Reject(RejectReason.DATE_INVALID, 0, 0)])))  # fmt: skip
     known = begun()
     at = WINDOW.end + timedelta(hours=hours)
@@ -366,7 +365,7 @@ def test_of_forgotten_time_nothing_comes_out(hours: int, outcome: Outcome) -> No
 
 def test_a_replay_covers_nothing_and_is_journalled() -> None:
     """No pass takes it for a window that was read; a restore finds what it has published."""
-    letters = read_back(written(dead_letters.cut_out(
+    letters = read_back(written(dead_letter.cut_out(
         body_of(chat(ROW, ROW)), [Reject(RejectReason.DATE_INVALID, 0, 1)])))  # fmt: skip
     known = begun()
     before = known.checkpoint
@@ -426,9 +425,9 @@ def test_what_a_replay_published_is_remembered_as_long_as_a_gap_is_near(edge: st
     beside = {
         "start": Window(wide.start - hour, wide.start), "end": Window(wide.end, wide.end + hour)
     }  # fmt: skip
-    (cut,) = dead_letters.cut_out(body_of(chat(ROW)), [Reject(RejectReason.DATE_INVALID, 0, 0)])
+    (cut,) = dead_letter.cut_out(body_of(chat(ROW)), [Reject(RejectReason.DATE_INVALID, 0, 0)])
     origin = Origin(OPERATION, "live", wide, START)
-    letters = read_back(map(seen, dead_letters.records([cut], origin, 1000)))
+    letters = read_back(map(seen, dead_letter.records([cut], origin, 1000)))
     known = begun()
     known.checkpoint = replace(known.checkpoint, gaps=(beside[edge],))
     assert replayed(known, letters)[0] == [Outcome.PUBLISHED]

@@ -13,13 +13,13 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from publisher.edges.kafka import partition_of
+from publisher.events import dead_letter
+from publisher.events.dead_letter import DeadLetter, Origin
+from publisher.events.rows import RejectReason
+from publisher.kafka.cluster import partition_of
 from publisher.model import Window
-from publisher.rules import dead_letters
-from publisher.rules.dead_letters import DeadLetter, Origin
-from publisher.rules.records import encode_checkpoint
-from publisher.rules.rows import RejectReason
-from publisher.rules.state import first
+from publisher.state.checkpoint import encode_checkpoint
+from publisher.state.state import first
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from tests import kafka_tools
@@ -189,8 +189,8 @@ async def test_what_is_wrong_is_said(topics: dict[str, str]) -> None:
     raws = [b"%d" % number for number in range(17)]
     letters = [DeadLetter(RejectReason.ROW_INVALID, "data[0].conversation[0]", raw) for raw in raws]
     halves = DeadLetter(RejectReason.ANSWER_UNDECODABLE, "answer", b"x" * 20)
-    records = [*dead_letters.records(letters, origin, 100)]
-    records += [*dead_letters.records([halves], origin, 10)][:1]
+    records = [*dead_letter.records(letters, origin, 100)]
+    records += [*dead_letter.records([halves], origin, 10)][:1]
     topic = topics["PUBLISHER_DEAD_LETTERS_TOPIC"]
     bootstrap = topics["KAFKA_BOOTSTRAP_SERVERS"]
     await kafka_tools.create(bootstrap, topic)

@@ -3,10 +3,10 @@
 import pytest
 from aiokafka.protocol.admin import ApiVersionResponse_v0
 
-from publisher.edges.kafka_durability import Copies
-from publisher.edges.kafka_replicas import SAFE, replicas_of_new, too_few_brokers
-from publisher.edges.kafka_topics import Wanted, new_topics
-from publisher.edges.kafka_version import ShowVersions, hanging_hint, metadata_level, release
+from publisher.kafka.broker_version import ShowVersions, hanging_hint, metadata_level, release
+from publisher.kafka.durability import Copies
+from publisher.kafka.replicas import SAFE, replicas_of_new, too_few_brokers
+from publisher.kafka.topics import Wanted, new_topics
 
 UNSAFE = {"min.insync.replicas": "1", "unclean.leader.election.enable": "true"}
 

@@ -8,17 +8,17 @@ from typing import Any
 import orjson
 import pytest
 
-from publisher.commands.repair import repair
+from publisher.commands.republish import prepare
+from publisher.commands.verify.comparison import Comparison
+from publisher.commands.verify.publish_missing import repair
+from publisher.commands.verify.verdict import Verdict
+from publisher.events.encode import event_ids
+from publisher.events.kafka_record import value_of
+from publisher.events.publication import Limits
+from publisher.events.rows import read_rows
 from publisher.model import Window
-from publisher.rules.comparison import Comparison
-from publisher.rules.events import event_ids
-from publisher.rules.publication import Limits
-from publisher.rules.republish import prepare
-from publisher.rules.rows import read_rows
-from publisher.rules.upstream import judge
-from publisher.rules.verdict import Verdict
-from publisher.rules.wire import value_of
 from publisher.settings import load
+from publisher.wolkvox.responses import judge
 from tests.fakes import seen
 from tests.test_replay import DAY, LIMITS, OPERATION, ROW, START, WINDOW, ZONE, begun, body_of, chat
 from tests.test_signals import NOON

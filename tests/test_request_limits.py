@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from publisher.errors import Reason
 from publisher.model import DAY, SECOND, Request, Window
-from publisher.rules.request import LONGEST_REQUEST, askable, reaches_beyond, request_for
-from publisher.rules.zone import Zone
 from publisher.settings import PublisherSettings
 from publisher.signals import WindowNarrowed, WindowPublished
+from publisher.wolkvox.request import LONGEST_REQUEST, askable, reaches_beyond, request_for
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import NOON, Chat, FakeClock, FakeReport, MemoryCluster, MemoryKafka, Said
 from tests.test_flow import HOUR, OPERATION, POLL, Life, values
 from tests.test_zone import MINUTE, NAMES, around, local_time, readings

@@ -16,7 +16,7 @@ from publisher.errors import (
     TooLarge,
     Transient,
 )
-from publisher.rules.retry import pause
+from publisher.schedule.retry import pause
 
 FIVE = timedelta(minutes=5)
 JITTER = st.floats(0, 1, exclude_max=True)

@@ -13,20 +13,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from publisher.commands.dead_letters import replay_batch
+from publisher.commands.state.rebuilt_state import Rebuilt
+from publisher.commands.verify.comparison import Comparison
+from publisher.events import dead_letter
+from publisher.events.publication import Limits, Publication, prepare
+from publisher.events.published_event import PublishedEvent
+from publisher.events.revisions import fingerprints_of
+from publisher.events.rows import RejectReason, digest_of, read_rows
 from publisher.model import Answer, Window
-from publisher.rules import dead_letters, replay, state
-from publisher.rules.comparison import Comparison
-from publisher.rules.fingerprints import MOST_REVISIONS, version
-from publisher.rules.ledger import Ledger
-from publisher.rules.publication import Limits, Publication, prepare
-from publisher.rules.rebuild import Published, Rebuilt
-from publisher.rules.revisions import fingerprints_of
-from publisher.rules.rows import RejectReason, digest_of, read_rows
-from publisher.rules.schedule import Read, passes_of
-from publisher.rules.state import State
-from publisher.rules.upstream import Judgement, judge
-from publisher.rules.zone import Zone
+from publisher.schedule.passes import Read, passes_of
 from publisher.settings import PublisherSettings
+from publisher.state import state
+from publisher.state.fingerprints import MOST_REVISIONS, version
+from publisher.state.ledger import Ledger
+from publisher.state.state import State
+from publisher.wolkvox.responses import Judgement, judge
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import Seen, seen
 from tests.test_replay import read_back
 
@@ -79,7 +82,7 @@ class Service:
         body = orjson.dumps({"code": 200, "error": None, "msg": "", "data": data})
         answer = Answer(200, {}, body, WINDOW.end, WINDOW.end, 0.1)
         step = Read(PASS, WINDOW, ends_round=True)
-        with patch("publisher.rules.rows.PORTION", self.portion):
+        with patch("publisher.events.rows.PORTION", self.portion):
             return prepare(
                 self.state, step, answer, judgement or judge(answer), ZONE, self.limits,
                 now=WINDOW.end, covered_until=WINDOW.end, possibly_cut=False,
@@ -632,10 +635,10 @@ def test_a_replayed_dead_letter_is_remembered_as_it_came_out() -> None:
         service = Service(limits)
         raw, context = orjson.dumps(row()), b'{"conn_id":"186067512","agent_name":"Luis"}'
         place = "data[0].conversation[0]"
-        letter = dead_letters.DeadLetter(RejectReason.ROW_INVALID, place, raw, context)
-        origin = dead_letters.Origin("wv0010", "live", WINDOW, WINDOW.end)
-        letters = read_back(map(seen, dead_letters.records([letter], origin, 1_000_000)))
-        found = replay.prepare(service.state, letters, ZONE, limits, WINDOW.end)
+        letter = dead_letter.DeadLetter(RejectReason.ROW_INVALID, place, raw, context)
+        origin = dead_letter.Origin("wv0010", "live", WINDOW, WINDOW.end)
+        letters = read_back(map(seen, dead_letter.records([letter], origin, 1_000_000)))
+        found = replay_batch.prepare(service.state, letters, ZONE, limits, WINDOW.end)
         assert found.batch
         assert found.successor
         assert len([*found.batch.events]) == 1
@@ -653,8 +656,8 @@ def test_a_dead_letter_of_a_revision_is_never_replayed() -> None:
     service.read(chat(row()))
     service.read(chat(row(to_name="y" * 2_000)))
     for known in (service.state, Service().state):  # also where nothing is known of it
-        found = replay.prepare(known, read_back(service.letters), ZONE, ON, WINDOW.end)
-        assert [result.outcome for result in found.results] == [replay.Outcome.DUPLICATE]
+        found = replay_batch.prepare(known, read_back(service.letters), ZONE, ON, WINDOW.end)
+        assert [result.outcome for result in found.results] == [replay_batch.Outcome.DUPLICATE]
         assert found.batch
         assert not [*found.batch.events]
 
@@ -667,9 +670,9 @@ def test_a_rebuilt_state_gives_no_number_twice() -> None:
     for feeling in "bcb":
         service.read(chat(row(feeling=feeling), row("other")))
     rebuilt = Rebuilt("wv0010", ZONE)
-    rebuilt.add(Published(value_of(event), WINDOW.end, "live") for event in service.events)
+    rebuilt.add(PublishedEvent(value_of(event), WINDOW.end, "live") for event in service.events)
     for one in reversed(service.revisions):
-        rebuilt.revised([Published(value_of(one), WINDOW.end, "live")])
+        rebuilt.revised([PublishedEvent(value_of(one), WINDOW.end, "live")])
     service.topic = {}
     for _, written in rebuilt.transactions(PublisherSettings(), WINDOW.start):
         service._write(written)

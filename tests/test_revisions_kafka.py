@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from publisher.edges.kafka import Cluster
+from publisher.kafka.cluster import Cluster
 from publisher.model import Record
 from sandbox.consume import Event, Reader
 from sandbox.kafka import Broker

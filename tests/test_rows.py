@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from publisher.rules.format import format_changed
-from publisher.rules.records import Entry
-from publisher.rules.rows import Reading, Reject, RejectReason, Row, read_rows
-from publisher.rules.zone import Zone
+from publisher.events.format_change import format_changed
+from publisher.events.rows import Reading, Reject, RejectReason, Row, read_rows
+from publisher.state.checkpoint import Entry
+from publisher.wolkvox.timezone import Zone
 
 ZONE = Zone("America/Bogota")
 DATE = "2026-11-20 10:00:01"

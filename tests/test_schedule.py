@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from publisher.model import SECOND, Instant, Progress, Window
-from publisher.rules.records import Entry
-from publisher.rules.schedule import (
+from publisher.schedule.passes import (
     NARROWEST,
     TARGET_ROWS,
     Pace,
@@ -29,9 +28,10 @@ from publisher.rules.schedule import (
     passes_of,
     with_passes,
 )
-from publisher.rules.state import State, first
-from publisher.rules.upstream import ROW_CAP
 from publisher.settings import PublisherSettings
+from publisher.state.checkpoint import Entry
+from publisher.state.state import State, first
+from publisher.wolkvox.responses import ROW_CAP
 
 TRIALS = int(os.environ.get("SCHEDULE_TRIALS", "4"))
 START = datetime(2026, 11, 1, tzinfo=UTC)

@@ -20,28 +20,24 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from publisher.edges import kafka_orders
-from publisher.edges.kafka import Cluster
-from publisher.edges.kafka_shard import Shard
+from publisher.events import dead_letter
+from publisher.events.encode import DATA_SCHEMA, Encoder, Provenance
+from publisher.events.publication import Limits, prepare
+from publisher.events.rows import RejectReason, read_rows
+from publisher.kafka import commands_topic
+from publisher.kafka.cluster import Cluster
+from publisher.kafka.shard import Shard
 from publisher.model import Answer, Backfill, Progress, Standing, StateRecord, Window
-from publisher.rules import dead_letters, state
-from publisher.rules.backfill import Order
-from publisher.rules.events import DATA_SCHEMA, Encoder, Provenance
-from publisher.rules.fingerprints import version
-from publisher.rules.journal import decode_journal, journal_parts
-from publisher.rules.ledger import REJECTED
-from publisher.rules.publication import Limits, prepare
-from publisher.rules.records import (
-    Checkpoint,
-    Entry,
-    decode_checkpoint,
-    encode_checkpoint,
-)
-from publisher.rules.rows import RejectReason, read_rows
-from publisher.rules.schedule import Read, passes_of
-from publisher.rules.upstream import judge
-from publisher.rules.zone import Zone
+from publisher.schedule.backfill_pass import Order
+from publisher.schedule.passes import Read, passes_of
 from publisher.settings import PublisherSettings, load
+from publisher.state import state
+from publisher.state.checkpoint import Checkpoint, Entry, decode_checkpoint, encode_checkpoint
+from publisher.state.fingerprints import version
+from publisher.state.journal import decode_journal, journal_parts
+from publisher.state.ledger import REJECTED
+from publisher.wolkvox.responses import judge
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import Seen, ids_of, seen
 
 SCHEMAS: Final = Path(__file__).parents[1] / "schemas"
@@ -438,18 +434,18 @@ def test_a_backfill_and_its_order_fit() -> None:
     schema("checkpoint").validate(json.loads(value))
     assert decode_checkpoint(value) == written
     order = Order("1", START, end, again=True, wanted=Standing.CANCELLED)
-    schema("command").validate(json.loads(kafka_orders._encoded(order)))
-    assert kafka_orders._decoded(b"wv0010/1", kafka_orders._encoded(order)) == order
+    schema("command").validate(json.loads(commands_topic._encoded(order)))
+    assert commands_topic._decoded(b"wv0010/1", commands_topic._encoded(order)) == order
 
 
 def test_the_headers_of_a_dead_letter_are_those_of_the_readme() -> None:
     readme = (SCHEMAS / "README.md").read_text(encoding="utf-8")
-    letter = dead_letters.DeadLetter(
+    letter = dead_letter.DeadLetter(
         RejectReason.DATE_INVALID, "data[0].conversation[0]", b"{}", b"{}"
     )
     window = Window(START, START + MINUTE)
-    origin = dead_letters.Origin(OPERATION, "live", window, READ_AT)
-    [record] = dead_letters.records([letter], origin, 1_000_000)
+    origin = dead_letter.Origin(OPERATION, "live", window, READ_AT)
+    [record] = dead_letter.records([letter], origin, 1_000_000)
     section = readme.partition("## Dead letters")[2].partition("\n## ")[0]
     for name in seen(record).header:
         assert f"`{name}`" in section, name

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from publisher.rules import rows
-from publisher.rules.ledger import Ledger, id_of
-from publisher.rules.rows import Reject, portions, read_rows
-from publisher.rules.screening import Screen
-from publisher.rules.zone import Zone
+from publisher.events import rows
+from publisher.events.deduplicate import Screen
+from publisher.events.rows import Reject, portions, read_rows
+from publisher.state.ledger import Ledger, id_of
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import ids_of
 from tests.test_rows import ANSWERS, chat, row
 

@@ -17,8 +17,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from aiokafka.helpers import create_ssl_context
 
-from publisher.edges.kafka_durability import one_broker_hint
-from publisher.edges.kafka_topics import (
+from publisher.kafka.durability import one_broker_hint
+from publisher.kafka.topics import (
     _STATE_CONFIG,
     DEAD_LETTERS_PARTITIONS,
     MESSAGES_PARTITIONS,

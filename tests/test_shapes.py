@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from publisher.rules import shapes
-from publisher.rules.rows import Reading, Reject, RejectReason, read_rows
-from publisher.rules.shapes import Chat, Message
-from publisher.rules.upstream import judge
-from publisher.rules.zone import Zone
+from publisher.events.rows import Reading, Reject, RejectReason, read_rows
+from publisher.wolkvox import schema
+from publisher.wolkvox.responses import judge
+from publisher.wolkvox.schema import Chat, Message
+from publisher.wolkvox.timezone import Zone
 from tests.test_events import encoder, shown
 from tests.test_rows import ANSWERS, DATE, chat, row
 from tests.test_upstream import answer, envelope
@@ -28,7 +28,7 @@ DOCUMENTED = st.lists(
             "conversation": st.lists(
                 st.fixed_dictionaries(
                     {"date": st.sampled_from([DATE, "2026-11-20 10:00:02", "yesterday", ""])},
-                    optional=dict.fromkeys(shapes.MESSAGE_FIELDS.keys() - {"date"}, TEXT),
+                    optional=dict.fromkeys(schema.MESSAGE_FIELDS.keys() - {"date"}, TEXT),
                 ),
                 max_size=4,
             )
@@ -67,7 +67,7 @@ def test_both_ways_lead_to_the_same_events(data: list[Any]) -> None:
 @given(DOCUMENTED)
 def test_what_is_documented_is_decoded_into_types(data: list[Any]) -> None:
     """The short way is the usual one, and it leaves out nothing."""
-    told = shapes.decode(envelope(data=data))
+    told = schema.decode(envelope(data=data))
     assert told is not None
     assert all(type(each) is Chat for each in told["data"])
     assert msgspec.to_builtins(told["data"]) == data
@@ -84,7 +84,7 @@ SPOILT = [
 def test_what_the_strict_decoder_refuses_is_refused(spoilt: bytes, place: bytes) -> None:
     """In every text and name of an answer, also in those that nobody looks at."""
     body = envelope(msg="1 records were found", data=[chat(row("Hola"))])
-    assert shapes.decode(body.replace(place, spoilt, 1)) is None
+    assert schema.decode(body.replace(place, spoilt, 1)) is None
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -106,7 +106,7 @@ def test_no_mutation_is_read_otherwise_than_by_the_strict_decoder(seed: int) -> 
                     body.insert(place, rng.choice(b'"\\{}[],:0123u\x00\xff\xc3'))
                 case _:
                     body[place:place] = body[place : place + rng.randrange(1, 8)]
-        told = shapes.decode(bytes(body))
+        told = schema.decode(bytes(body))
         if told is not None:
             accepted += 1
             assert msgspec.to_builtins(told) == orjson.loads(body)
@@ -118,7 +118,7 @@ def test_no_mutation_is_read_otherwise_than_by_the_strict_decoder(seed: int) -> 
 def test_no_answer_sets_a_field_of_ours(name: str, value: Any) -> None:
     """A field of that name in the report is one that nobody documented."""
     body = envelope(data=[{**chat(row(**{name: value})), name: value}])
-    assert shapes.decode(body) is None
+    assert schema.decode(body) is None
     (record,) = encoder().encode(next(both(body)).rows)
     event = json.loads(shown([record]).splitlines()[-1])
     assert event["extra"] == {"message": {name: value}, "conversation": {name: value}}
@@ -128,7 +128,7 @@ def test_no_answer_sets_a_field_of_ours(name: str, value: Any) -> None:
 @pytest.mark.parametrize("char", [*map(chr, range(0x20)), '"', "\\", "/", "\x7f", "\u2028"])
 def test_texts_are_written_as_orjson_writes_them(char: str) -> None:
     """Whatever encoded an event, its bytes are the same."""
-    assert shapes.encode(Message(message=char)) == orjson.dumps({"message": char})
+    assert schema.encode(Message(message=char)) == orjson.dumps({"message": char})
 
 
 def test_what_cannot_be_written_again_is_rejected() -> None:

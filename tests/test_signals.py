@@ -17,20 +17,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from publisher import signals
-from publisher.edges import logs
-from publisher.edges.gauges import BACKFILL_STANDINGS
-from publisher.edges.metrics import (
-    DELAY_BUCKETS,
-    ERRORS,
-    LATENESS_BUCKETS,
-    PASSES,
-    TRANSACTION_RESULTS,
-    VERDICTS,
-    BulkHistogram,
-    Metrics,
-)
-from publisher.edges.status import Status
 from publisher.errors import Reason, Stage
+from publisher.events.rows import RejectReason
 from publisher.model import (
     Backfill,
     HourShare,
@@ -41,7 +29,6 @@ from publisher.model import (
     Window,
     iso,
 )
-from publisher.rules.rows import RejectReason
 from publisher.signals import (
     DateMissing,
     DatesOff,
@@ -65,6 +52,19 @@ from publisher.signals import (
     WindowParked,
     WindowPublished,
     ZoneChanged,
+)
+from publisher.telemetry import logs
+from publisher.telemetry.current_status import Status
+from publisher.telemetry.gauges import BACKFILL_STANDINGS
+from publisher.telemetry.metrics import (
+    DELAY_BUCKETS,
+    ERRORS,
+    LATENESS_BUCKETS,
+    PASSES,
+    TRANSACTION_RESULTS,
+    VERDICTS,
+    BulkHistogram,
+    Metrics,
 )
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from publisher.model import Answer, Request, Window
-from publisher.rules import state
-from publisher.rules.gaps import NEAR
-from publisher.rules.records import LIVE, REPLAY, Entry
-from publisher.rules.silence import doubted, silent_run
+from publisher.schedule.silence import doubted, silent_run
 from publisher.settings import PublisherSettings
 from publisher.signals import HintGiven
+from publisher.state import state
+from publisher.state.checkpoint import LIVE, REPLAY, Entry
+from publisher.state.gaps import NEAR
 from tests.fakes import (
     NOON,
     Chat,

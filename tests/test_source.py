@@ -21,10 +21,10 @@ from aiohttp.client_reqrep import ConnectionKey, RequestInfo
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from publisher.edges.source import HttpSource, open_session, transient
 from publisher.errors import Reason, Stage, Transient
 from publisher.model import Answer, Request
-from publisher.rules import upstream
+from publisher.wolkvox import responses
+from publisher.wolkvox.client import HttpSource, open_session, transient
 from sandbox.kafka.tls import issue
 
 TOKEN = "0123456789abcdef-the-token"
@@ -152,7 +152,7 @@ async def test_an_answer_carries_what_was_said_and_when() -> None:
     assert (answer.sent_at, answer.received_at) == (NOON, NOON)
     assert 0 < answer.took < 20
     assert not answer.oversized
-    assert upstream.server_time(answer) == NOON + timedelta(seconds=1)
+    assert responses.server_time(answer) == NOON + timedelta(seconds=1)
 
 
 @pytest.mark.parametrize("status", ["403 Forbidden", "404 Not Found", "429 Slow", "500 Oops"])
@@ -325,7 +325,7 @@ async def test_a_server_without_tls_is_told_as_such() -> None:
 async def test_a_server_that_does_not_answer_in_time() -> None:
     error = await failing(silent, total_limit=0.3)
     assert error.reason is Reason.TIMEOUT
-    assert error.retry_after == upstream.SERVER_LIMIT.total_seconds()
+    assert error.retry_after == responses.SERVER_LIMIT.total_seconds()
 
 
 async def test_a_body_that_does_not_end_in_time() -> None:
@@ -335,7 +335,7 @@ async def test_a_body_that_does_not_end_in_time() -> None:
 
     error = await failing(handler, total_limit=0.3)
     assert error.reason is Reason.TIMEOUT
-    assert error.retry_after == upstream.SERVER_LIMIT.total_seconds()
+    assert error.retry_after == responses.SERVER_LIMIT.total_seconds()
 
 
 SECRET_BYTES = SECRET.encode()

@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 
 from publisher.errors import Held, Reason, Stage
 from publisher.model import Progress, StateRecord, Unconfirmed, Window
-from publisher.rules import records
-from publisher.rules.forgetting import BEHIND, TOMBSTONES_PER_COMMIT
-from publisher.rules.gaps import NEAR
-from publisher.rules.journal import decode_journal, journal_parts
-from publisher.rules.ledger import REJECTED
-from publisher.rules.records import (
+from publisher.state import checkpoint as records
+from publisher.state.checkpoint import (
     Checkpoint,
     Entry,
     decode_checkpoint,
     encode_checkpoint,
     operation_of,
 )
-from publisher.rules.state import State, first, restore
+from publisher.state.forgetting import BEHIND, TOMBSTONES_PER_COMMIT
+from publisher.state.gaps import NEAR
+from publisher.state.journal import decode_journal, journal_parts
+from publisher.state.ledger import REJECTED
+from publisher.state.state import State, first, restore
 from tests.fakes import ids_of
 
 GOLDEN = Path(__file__).parent / "golden" / "state.v1.json"

@@ -15,16 +15,16 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from publisher.edges.kafka import Cluster, partition_of
 from publisher.errors import Fenced
+from publisher.events.publication import Limits, Publication, prepare
+from publisher.kafka.cluster import Cluster, partition_of
 from publisher.model import Answer, Window
-from publisher.rules import state
-from publisher.rules.publication import Limits, Publication, prepare
-from publisher.rules.schedule import Read, passes_of
-from publisher.rules.state import State
-from publisher.rules.upstream import judge
-from publisher.rules.zone import Zone
+from publisher.schedule.passes import Read, passes_of
 from publisher.settings import PublisherSettings
+from publisher.state import state
+from publisher.state.state import State
+from publisher.wolkvox.responses import judge
+from publisher.wolkvox.timezone import Zone
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.fakes import Author, event, same, settings_of

@@ -17,8 +17,8 @@ import orjson
 import pytest
 
 from publisher.commands.status import rendered
-from publisher.edges import report
-from publisher.edges.kafka import partition_of
+from publisher.kafka.cluster import partition_of
+from publisher.telemetry import status_document
 from sandbox.kafka import Broker
 from sandbox.kafka.config import free_ports
 from tests import kafka_tools
@@ -302,7 +302,7 @@ async def test_settings_that_cannot_work() -> None:
 
 # --- the shape, and what a person sees of it ------------------------------------------------------
 
-FAILING: Final[report.OperationReport] = {
+FAILING: Final[status_document.OperationReport] = {
     "operation": "wv0010",
     "standing": "needs_person",
     "lag_seconds": 7_260.0,
@@ -376,8 +376,9 @@ def test_the_shape_is_documented() -> None:
         for part in section.split("| Field |")[1:]
     ]
     shapes = (
-        report.Report, report.OperationReport, report.GapReport, report.BackfillReport,
-        report.WindowReport, report.ErrorReport,
+        status_document.Report, status_document.OperationReport, status_document.GapReport,
+        status_document.BackfillReport,
+        status_document.WindowReport, status_document.ErrorReport,
     )  # fmt: skip
     assert tables == [set(shape.__annotations__) for shape in shapes]
 

@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 import pytest
 
 from publisher.model import SECOND, Request, Window, iso
-from publisher.rules.schedule import NARROWEST, Pace
-from publisher.rules.zone import NARROW, Zone
+from publisher.schedule.passes import NARROWEST, Pace
 from publisher.settings import PublisherSettings
 from publisher.signals import WindowNarrowed, WindowPublished
+from publisher.wolkvox.timezone import NARROW, Zone
 from tests.fakes import Chat, FakeClock, FakeReport, MemoryCluster, MemoryKafka, Said
 from tests.test_flow import OPERATION, Life, values
 from tests.test_zone import (

@@ -13,12 +13,12 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
-from publisher.edges.kafka import partition_of
-from publisher.edges.kafka_events import first_kept
-from publisher.edges.kafka_orders import KafkaOrders
+from publisher.commands.event_reader import first_kept
 from publisher.errors import Held
+from publisher.kafka.cluster import partition_of
+from publisher.kafka.commands_topic import KafkaOrders
 from publisher.model import Standing
-from publisher.rules.backfill import Order
+from publisher.schedule.backfill_pass import Order
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.fakes import NOON, settings_of

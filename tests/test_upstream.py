@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from publisher.errors import Reason
 from publisher.model import Answer
-from publisher.rules.upstream import (
+from publisher.wolkvox.responses import (
     LONGEST_RETRY_AFTER,
     ROW_CAP,
     Judgement,

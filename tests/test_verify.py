@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from publisher.edges import textfile
+from publisher.commands.verify import textfile
+from publisher.commands.verify.comparison import Comparison
+from publisher.commands.verify.verdict import KINDS, Unjudged
 from publisher.model import Window
-from publisher.rules.comparison import Comparison
-from publisher.rules.verdict import KINDS, Unjudged
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.harness import Rig, read_raw, rig

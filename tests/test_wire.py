@@ -12,11 +12,11 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from publisher.edges.kafka_batch import RecordBatch, pack
-from publisher.edges.kafka_transaction import send_and_commit
+from publisher.events import kafka_record
+from publisher.events.murmur2 import murmur2
+from publisher.kafka.record_batch import RecordBatch, pack
+from publisher.kafka.transaction import send_and_commit
 from publisher.model import Record
-from publisher.rules import wire
-from publisher.rules.murmur2 import murmur2
 
 Told: TypeAlias = list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]
 
@@ -30,7 +30,7 @@ def written(
     records: Told,
 ) -> list[Record]:
     return [
-        wire.record(murmur2(key or b""), key, value, wire.headers(headers))
+        kafka_record.record(murmur2(key or b""), key, value, kafka_record.headers(headers))
         for key, value, headers in records
     ]
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publisher.model import DAY, SECOND, Window
-from publisher.rules.request import request_for
-from publisher.rules.zone import NARROW, Zone
+from publisher.wolkvox.request import request_for
+from publisher.wolkvox.timezone import NARROW, Zone
 
 NAMES = (
     "America/Bogota",
@@ -393,7 +393,7 @@ def test_any_text_is_a_date_or_a_value_error(name: str, text: str) -> None:
 def test_dates_mean_the_same_whatever_the_machine_s_zone_is() -> None:
     """TZ of the process changes nothing: slim images and laptops publish the same events."""
     script = (
-        "from publisher.rules.zone import Zone;"
+        "from publisher.wolkvox.timezone import Zone;"
         "print(Zone('Europe/Madrid').occurred_at('2026-10-25 02:30:00'))"
     )
     said = {

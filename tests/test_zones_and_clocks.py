@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from publisher.errors import Reason
 from publisher.model import Answer, Instant, Request, Window, iso
-from publisher.rules.gaps import FAR
-from publisher.rules.rezoning import rezoned
-from publisher.rules.skew import RESOLUTION, ServerClock
-from publisher.rules.zone import Zone
+from publisher.schedule.timezone_change import rezoned
 from publisher.settings import PublisherSettings
 from publisher.signals import DatesOff, StepFailed, WindowPublished, ZoneChanged
+from publisher.state.gaps import FAR
+from publisher.wolkvox.server_clock import RESOLUTION, ServerClock
+from publisher.wolkvox.timezone import Zone
 from tests.fakes import NOON, Chat, Crash, FakeClock, FakeReport, MemoryCluster, MemoryKafka, Said
 from tests.test_flow import HOUR, OPERATION, POLL, Life, known, values
 

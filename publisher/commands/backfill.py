@@ -16,14 +16,14 @@ from typing import Final, TypedDict
 import click
 import orjson
 
-from publisher.commands.frame import complain_all, run, span
-from publisher.edges.kafka_orders import KafkaOrders
-from publisher.edges.report_reader import NoAnswerError, read_states
+from publisher.commands.runner import complain_all, run, span
+from publisher.commands.status_reader import NoAnswerError, read_states
 from publisher.errors import SettingsError, StepError
+from publisher.kafka.commands_topic import KafkaOrders
 from publisher.model import SECOND, Backfill, Instant, Standing, iso
-from publisher.rules.backfill import Order, outlived
-from publisher.rules.state import State
+from publisher.schedule.backfill_pass import Order, outlived
 from publisher.settings import Settings
+from publisher.state.state import State
 
 LOOK_SECONDS: Final = 2.0
 """Between two looks at the progress."""

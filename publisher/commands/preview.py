@@ -15,20 +15,21 @@ from typing import Final, TextIO
 
 import orjson
 
-from publisher import flow
-from publisher.commands.check.api import ask_for_newest, newest_row
-from publisher.commands.frame import chosen, complain
-from publisher.commands.range_walk import Walker
-from publisher.edges.clock import MachineClock
-from publisher.edges.source import HttpSource, open_session
+from publisher import pipeline
+from publisher.clock import MachineClock
+from publisher.commands.check.api_checks import ask_for_newest, newest_row
+from publisher.commands.runner import chosen, complain
+from publisher.commands.window_reader import Walker
+from publisher.context import Job, Memory
 from publisher.errors import PublisherError, SettingsError
-from publisher.job import Job, Memory
+from publisher.events import kafka_record
 from publisher.model import Batch, Restored, Window, iso
-from publisher.rules import schedule, wire
-from publisher.rules.schedule import Read
-from publisher.rules.zone import Zone
+from publisher.schedule import passes
+from publisher.schedule.passes import Read
 from publisher.settings import Operation, Settings, duration_text, load
 from publisher.signals import Signal, WindowPublished
+from publisher.wolkvox.client import HttpSource, open_session
+from publisher.wolkvox.timezone import Zone
 
 MASKED: Final = (
     "message", "from_name", "to_name", "agent_name", "customer_name", "customer_phone",
@@ -88,7 +89,7 @@ class _Printer:
         """Print, at most as many as asked for."""
         for event in batch.events:
             if not self.full:
-                value = wire.value_of(event)
+                value = kafka_record.value_of(event)
                 self.out.write((value if self.show_text else masked(value)).decode() + "\n")
                 self.printed += 1
         # Consumed after the events, as Kafka's log does it.
@@ -178,12 +179,12 @@ async def _preview(
 
 async def _walk(job: Job, memory: Memory, printer: _Printer) -> None:
     """One round of the live pass, from the start to now; too large windows are narrowed."""
-    state = memory.state = await flow.begin(job, memory)
+    state = memory.state = await pipeline.begin(job, memory)
     walker = Walker(job, memory, state)
     while not printer.full:
-        state = memory.state = await flow.begin_earlier(job, memory, state)
+        state = memory.state = await pipeline.begin_earlier(job, memory, state)
         now = memory.server.now(job.clock.now())
-        step = schedule.next_step(
+        step = passes.next_step(
             memory.passes,
             state.checkpoint.passes,
             memory.pace,

@@ -10,12 +10,18 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from publisher.commands.frame import complain, span
-from publisher.edges import report_reader
-from publisher.edges.report import SERVICE, ErrorReport, OperationReport, Report, as_json
-from publisher.edges.report_reader import NoAnswerError
+from publisher.commands import status_reader
+from publisher.commands.runner import complain, span
+from publisher.commands.status_reader import NoAnswerError
 from publisher.errors import SettingsError
 from publisher.settings import Settings, base_url, load
+from publisher.telemetry.status_document import (
+    SERVICE,
+    ErrorReport,
+    OperationReport,
+    Report,
+    as_json,
+)
 
 
 def main(url: str | None, *, as_text: bool) -> int:
@@ -50,10 +56,10 @@ async def _report(url: str | None) -> Report:
         complain("PUBLISHER_HTTP_PORT is 0, so the service's port is not known: name it with --url")
     else:
         try:
-            return await report_reader.from_service(_checked(url))
+            return await status_reader.from_service(_checked(url))
         except NoAnswerError as error:
             complain(str(error))
-    return await report_reader.from_state_topic(settings or load())
+    return await status_reader.from_state_topic(settings or load())
 
 
 def _checked(url: str) -> str:

@@ -10,12 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from publisher.settings.groups import (
-    Group,
-    KafkaSettings,
-    OperationSettings,
-    PublisherSettings,
-)
+from publisher.settings.groups import Group, KafkaSettings, OperationSettings, PublisherSettings
 
 _TABLES: Final[Mapping[str, type[Group]]] = {
     "kafka": KafkaSettings,

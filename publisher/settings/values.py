@@ -1,4 +1,4 @@
-"""What a single setting may be; each text says what to write instead. Pure.
+"""What a single setting may be; each text says what to write instead.
 
 Rules of this file:
 - A refused value raises ValueError with a text that continues "NAME ...".

@@ -10,10 +10,10 @@ import os
 import sys
 from typing import Final
 
-from publisher.commands.check import api, kafka, show
+from publisher.commands.check import api_checks, kafka_checks, output
 from publisher.commands.check.checklist import Check, Checklist
-from publisher.edges.kafka_client import Clients
 from publisher.errors import SettingsError
+from publisher.kafka.clients import Clients
 from publisher.settings import Settings, load
 
 SECONDS: Final = 12.0
@@ -30,13 +30,13 @@ def main(*, as_json: bool) -> int:
         settings = load()
     except SettingsError as error:
         check.failed("\n".join(error.problems))
-        show.everything(checklist, 2, as_json=as_json)
+        output.everything(checklist, 2, as_json=as_json)
         return 2
-    show.begin(as_json=as_json)
+    output.begin(as_json=as_json)
     # No `asyncio.run`: at its end it waits for name look-ups that hang.
     loop = asyncio.new_event_loop()
     code = loop.run_until_complete(find_out(settings, checklist, check))
-    show.everything(checklist, code, as_json=as_json)
+    output.everything(checklist, code, as_json=as_json)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # for the same reason: the interpreter would wait for them, too
@@ -50,7 +50,7 @@ async def find_out(settings: Settings, checklist: Checklist, check: Check) -> in
     else:
         check.ok(f"complete, for {names}")
     tasks = [
-        asyncio.ensure_future(api.check(settings, operation, checklist))
+        asyncio.ensure_future(api_checks.check(settings, operation, checklist))
         for operation in settings.operations
     ]
     wrong = 0
@@ -61,7 +61,7 @@ async def find_out(settings: Settings, checklist: Checklist, check: Check) -> in
         checklist.add(f"Kafka, {settings.kafka.bootstrap_servers}", "connection")
         wrong = 2
     else:
-        tasks.append(asyncio.ensure_future(kafka.check(settings, clients, checklist)))
+        tasks.append(asyncio.ensure_future(kafka_checks.check(settings, clients, checklist)))
     _, late = await asyncio.wait(tasks, timeout=SECONDS)
     checklist.end(SECONDS)
     for task in late:

@@ -1,0 +1,156 @@
+"""Whether each topic is there, or could be created, with our rights on it and the right settings.
+
+The service only reads the commands topic; who orders backfills writes, and makes it the first
+time. The service can do without it, so its lines are optional.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from publisher.commands.check.checklist import Check, GiveUpError, trying
+from publisher.commands.check.kafka_context import Inside, acl
+from publisher.kafka import probe as kafka_probe
+from publisher.kafka.durability import TRANSACTIONS, Copies
+from publisher.kafka.replicas import too_few_brokers
+from publisher.kafka.topics import (
+    AUTHORIZATION,
+    UNKNOWN_TOPIC,
+    new_topics,
+    not_created,
+    too_few_partitions,
+    unseen_orders,
+    unseen_settings,
+    wrong_commands,
+    wrong_settings,
+)
+
+CHECKS: Final = ("rights", "settings")
+
+
+async def check(inside: Inside, topic: str, checks: dict[str, Check]) -> None:
+    """Fill in the lines of one topic."""
+    with suppress(GiveUpError):
+        with trying(checks["rights"]) as line:
+            await _rights(inside, topic, line)
+        code = inside.cluster.topics[topic].code
+        if code == UNKNOWN_TOPIC:
+            checks["settings"].ok("the right ones, when it is created")
+        elif not code:
+            with trying(checks["settings"]) as line:
+                await _settings(inside, topic, line)
+
+
+async def _rights(inside: Inside, topic: str, line: Check) -> None:
+    seen = inside.cluster.topics[topic]
+    orders = inside.is_commands(topic)
+    if forbidden := _forbidden(inside, topic):
+        words = " and ".join(right.upper() for right in forbidden)
+        hidden = " (or it is missing, which is hidden from us)" if seen.code else ""
+        text = f"Kafka forbids {words} on topic {topic}{hidden}: grant {words} on it"
+        line.wrong(
+            unseen_orders(topic) if orders else text,
+            acl(inside.settings, forbidden, f"--topic {topic}"),
+        )
+    elif seen.code == UNKNOWN_TOPIC:
+        await _creation(inside, topic, line)
+    elif seen.code:
+        line.wrong(
+            f"Kafka cannot say anything of topic {topic} now (its error {seen.code}): look at the"
+            " brokers' log"
+        )
+    elif orders and seen.rights is not None and "Write" not in seen.rights:
+        line.ok(f"there (partitions {seen.partitions}); we may read, others order backfills")
+    else:
+        needed = " and ".join(_needed(inside, topic)).lower()
+        may = "we may read and write" if orders else f"we may {needed}"
+        told = "rights are not told" if seen.rights is None else may
+        line.ok(f"there (partitions {seen.partitions}); {told}")
+
+
+def _needed(inside: Inside, topic: str) -> list[str]:
+    if inside.is_commands(topic):
+        return ["Read"]
+    return ["Write", "Read"] if topic == inside.settings.publisher.state_topic else ["Write"]
+
+
+def _forbidden(inside: Inside, topic: str) -> list[str]:
+    """What we need there and may not do."""
+    seen, needed = inside.cluster.topics[topic], _needed(inside, topic)
+    if seen.code == AUTHORIZATION:
+        return needed  # who may not even see it may do nothing at all there
+    if seen.rights is None or (seen.code and inside.is_commands(topic)):
+        return []
+    return [right for right in needed if right not in seen.rights]
+
+
+async def _creation(inside: Inside, topic: str, line: Check) -> None:
+    wanted = inside.wanted[topic]
+    up = len(inside.cluster.brokers)
+    if up < inside.replicas:
+        line.wrong(str(too_few_brokers(topic, up, inside.replicas)))
+        return
+    [new] = new_topics({topic: wanted}, inside.replicas)
+    code = await kafka_probe.could_create(inside.controller, new)
+    if code == kafka_probe.NOT_CONTROLLER:
+        line.hint("missing; whether we may create it only the controller knows")
+    elif code and inside.is_commands(topic):
+        line.wrong(f"{not_created(topic, code, wanted)}, before a backfill is ordered")
+    elif code:
+        raise not_created(topic, code, wanted)
+    elif inside.is_commands(topic):
+        line.ok(
+            "missing, so nothing was ordered; the first backfill will create it"
+            f" (partitions {new.num_partitions}, replicas {new.replication_factor})"
+        )
+    else:
+        line.ok(
+            "missing; the service will create it at its first start"
+            f" (partitions {new.num_partitions}, replicas {new.replication_factor})"
+        )
+
+
+async def check_transaction_log(inside: Inside, check: Check) -> None:
+    """Whether Kafka's own topic keeps which transactions were committed."""
+    topic = inside.cluster.topics[TRANSACTIONS]
+    with suppress(GiveUpError), trying(check):
+        config = await kafka_probe.settings_of(inside.connection, TRANSACTIONS)
+        copies = Copies(TRANSACTIONS, topic.replicas, config)
+        if topic.code == UNKNOWN_TOPIC:
+            check.ok("missing; Kafka will create it for the first transaction")
+        elif dangers := [*copies.dangers(inside.brokers)]:
+            check.failed("; ".join(dangers))
+        elif topic.code or config is None:
+            check.hint(
+                f"replicas of topic {TRANSACTIONS} cannot be checked: grant DESCRIBE and"
+                " DESCRIBE_CONFIGS on it",
+                acl(inside.settings, ["Describe", "DescribeConfigs"], f"--topic {TRANSACTIONS}"),
+            )
+        else:
+            check.ok(str(copies))
+
+
+async def _settings(inside: Inside, topic: str, line: Check) -> None:
+    found = await kafka_probe.settings_of(inside.connection, topic)
+    copies = Copies(topic, inside.cluster.topics[topic].replicas, found)
+    dangers = copies.dangers(inside.brokers)
+    if problems := [*_problems(inside, topic, found), *dangers]:
+        line.wrong("; ".join(problems))
+    elif found is None:
+        command = acl(inside.settings, ["DescribeConfigs"], f"--topic {topic}")
+        line.hint(unseen_settings(topic), command)
+    else:
+        told = ["cleanup.policy", *([] if inside.is_commands(topic) else ["max.message.bytes"])]
+        settings = ", ".join(f"{name}={found[name]}" for name in told if name in found)
+        line.ok(f"{settings}, {copies}")
+
+
+def _problems(inside: Inside, topic: str, found: Mapping[str, str] | None) -> list[str]:
+    """What cannot work there; the number of partitions may be seen without the settings."""
+    partitions = inside.cluster.topics[topic].partitions
+    if inside.is_commands(topic):
+        return [*wrong_commands(topic, partitions, found or {})]
+    problems = [*wrong_settings(inside.settings, topic, found)] if found else []
+    if topic == inside.settings.publisher.state_topic:
+        problems += too_few_partitions(topic, partitions)
+    return problems

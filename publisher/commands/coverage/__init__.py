@@ -1,0 +1,279 @@
+"""`wolkvox-publisher gaps` and `coverage`: which minutes were read, when, and which are missing."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from itertools import pairwise
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import click
+import orjson
+
+from publisher.commands.coverage import coverage_map
+from publisher.commands.coverage.coverage_map import MISSING, Kind, Stretch
+from publisher.commands.runner import RefusedError, chosen, complain, run, span
+from publisher.commands.status_reader import read_states
+from publisher.errors import StepError
+from publisher.model import Instant, Window, iso
+from publisher.settings import PublisherSettings, Settings, duration_text, start_instant
+from publisher.state.state import State
+
+WHAT: Final = "the coverage"
+WEEK: Final = "-7d"
+CELL_MINUTES: Final = (5, 6, 10, 12, 15, 20, 30, 60, 120, 180, 240)
+"""How much a cell may stand for: divisors of a day, the finest that fits is taken."""
+DATE_WIDTH: Final = len("2026-11-20  ")
+LONGEST: Final = 400
+"""Days that a strip shows at most."""
+
+WORDS: Final = {
+    Kind.PARKED: "parked: it failed while others answered, repair reads it again",
+    Kind.NEVER_ASKED: "never asked",
+    Kind.POSSIBLY_CUT: "possibly cut by the report's row cap",
+    Kind.NOT_YET: "not read yet",
+    Kind.READ: "read",
+    Kind.FORGOTTEN: "read longer ago than the journal remembers",
+    Kind.BEFORE_START: "before the operation began",
+}
+COLORS: Final = {
+    Kind.PARKED: "red", Kind.NEVER_ASKED: "red", Kind.POSSIBLY_CUT: "yellow",
+    Kind.READ: "green", Kind.NOT_YET: "blue",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of one operation in a range."""
+
+    name: str
+    state: State
+    window: Window | None
+    """None = nothing lies in the range."""
+    stretches: Sequence[Stretch]
+    ages: Sequence[timedelta]
+
+
+def gaps(since: str | None, until: str | None, operation: str | None, *, as_json: bool) -> int:
+    """Print what is missing; 1 where something is."""
+
+    async def doing(settings: Settings) -> int:
+        looks = await _look(settings, operation, since, until)
+        missing = {look.name: coverage_map.missing(look.stretches) for look in looks}
+        if as_json:
+            click.echo(orjson.dumps({
+                name: [_described(one) for one in found] for name, found in missing.items()
+            }))  # fmt: skip
+        else:
+            for look in looks:
+                for line in _gaps(look, missing[look.name]):
+                    click.echo(line)
+        return 1 if any(missing.values()) else 0
+
+    return run(doing, WHAT)
+
+
+def calendar(since: str | None, until: str | None, operation: str | None, *, as_json: bool) -> int:
+    """Print the strip; 1 where something is missing."""
+
+    async def doing(settings: Settings) -> int:
+        zones = {one.name: ZoneInfo(one.timezone) for one in settings.operations}
+        looks = await _look(settings, operation, since, until, default=WEEK)
+        if as_json:
+            click.echo(orjson.dumps({look.name: _everything(look) for look in looks}))
+        else:
+            for look in looks:
+                for line in strip(look, zones[look.name]):
+                    click.echo(line)
+        return 1 if any(coverage_map.missing(look.stretches) for look in looks) else 0
+
+    return run(doing, WHAT)
+
+
+async def _look(
+    settings: Settings, operation: str | None, since: str | None, until: str | None,
+    default: str | None = None,
+) -> list[Look]:  # fmt: skip
+    """Of each operation the range; `default` is where it begins at the earliest unless told."""
+    now = datetime.now(UTC)
+    end = start_instant(until, now) if until else now
+    told = settings.publisher
+    states, hints = await read_states(settings)
+    for hint in hints:
+        complain(hint)
+    looks = []
+    for one in chosen(settings, operation):
+        state = states[one.name]
+        if isinstance(state, StepError):
+            raise state
+        if state is None:
+            raise RefusedError(
+                f"operation {one.name} has not begun: there is nothing to tell before the service"
+                " has run with these settings"
+            )
+        start = state.checkpoint.start
+        if since:
+            start = start_instant(since, now)
+        elif default:
+            start = max(start, start_instant(default, now))
+        looks.append(_look_at(one.name, state, start, end, told))
+    return looks
+
+
+def _look_at(
+    name: str, state: State, start: Instant, end: Instant, told: PublisherSettings
+) -> Look:
+    ages = sorted({told.overlap, *told.rereads})
+    stretches = coverage_map.coverage(state, start, end, ages)
+    return Look(name, state, Window(start, end) if start < end else None, stretches, ages)
+
+
+def _gaps(look: Look, missing: Sequence[Stretch]) -> Iterator[str]:
+    covered = look.state.checkpoint.live.covered_until
+    if look.window is None:
+        yield f"{look.name}: nothing lies between --from and --to"
+        return
+    begins, ends = look.window.start, min(look.window.end, covered)
+    total = sum(one.seconds for one in missing)
+    what = f"{_span(total)} missing" if missing else "nothing is missing"
+    yield click.style(
+        f"{look.name}: {what} between {_moment(begins)} and {_moment(max(begins, ends))} (UTC)",
+        bold=True,
+    )
+    for one in missing:
+        width = _span(one.seconds)
+        line = f"  {_moment(one.start)} to {_moment(one.end)}  {width:>10}  {WORDS[one.kind]}"
+        yield click.style(line, fg="red")
+
+
+def strip(look: Look, zone: ZoneInfo) -> Iterator[str]:
+    """A line per day of the operation's zone, a cell per some minutes, and what the cells mean."""
+    if look.window is None:
+        yield f"{look.name}: nothing lies between --from and --to"
+        return
+    room = shutil.get_terminal_size().columns - DATE_WIDTH
+    minutes = next((each for each in CELL_MINUTES if 1440 // each <= room), CELL_MINUTES[-1])
+    signs = _Signs(look.ages)
+    yield click.style(
+        f"{look.name}, days of {zone.key}, {minutes} minutes a cell; times below are local",
+        bold=True,
+    )
+    yield " " * DATE_WIDTH + _hours(minutes)
+    day = look.window.start.astimezone(zone).date()
+    last = (look.window.end - timedelta(microseconds=1)).astimezone(zone).date()
+    if (last - day).days >= LONGEST:
+        raise RefusedError(f"more than {LONGEST} days: choose a later --from")
+    seen: set[str] = set()
+    while day <= last:
+        slots = _slots(datetime.combine(day, time(), zone), minutes)
+        row = ""
+        for cell in coverage_map.cells(look.stretches, slots):
+            sign, color = signs.of(cell)
+            seen.add(sign)
+            row += click.style(sign, fg=color) if color else sign
+        yield f"{day}  {row}".rstrip()
+        day += timedelta(days=1)
+    yield ""
+    yield from signs.legend(seen)
+
+
+def _slots(midnight: datetime, minutes: int) -> list[Window]:
+    """The cells of a day, by the clock on the wall: its 24 hours, whatever their number."""
+    naive = midnight.replace(tzinfo=None)
+    edges = [
+        (naive + timedelta(minutes=at)).replace(tzinfo=midnight.tzinfo).astimezone(UTC)
+        for at in range(0, 1441, minutes)
+    ]
+    for at in range(len(edges) - 2, -1, -1):
+        edges[at] = min(edges[at], edges[at + 1])  # a skipped time is the moment of the jump
+    # A skipped hour has no length: a moment stands for it.
+    moment = timedelta(microseconds=1)
+    return [Window(start, max(end, start + moment)) for start, end in pairwise(edges)]
+
+
+def _hours(minutes: int) -> str:
+    """The hours above their cells, as many as there is room for."""
+    line = ""
+    for hour in range(24):
+        place = hour * 60 // minutes
+        if len(line) <= place:
+            line = line.ljust(place) + f"{hour:02} "
+    return line.rstrip()
+
+
+class _Signs:
+    """One character for each thing that can be known; plain ones where others cannot be shown."""
+
+    def __init__(self, ages: Sequence[timedelta]) -> None:
+        fancy = sys.stdout.isatty() and "utf" in (sys.stdout.encoding or "").lower()
+        fancy = fancy and os.environ.get("TERM") != "dumb"
+        ramp = "\N{LIGHT SHADE}\N{MEDIUM SHADE}\N{DARK SHADE}\N{FULL BLOCK}" if fancy else ".-+#"
+        self._ages = (timedelta(), *ages)
+        self._kinds = {
+            Kind.PARKED: "X", Kind.NEVER_ASKED: "!", Kind.POSSIBLY_CUT: "?",
+            Kind.NOT_YET: "~", Kind.FORGOTTEN: "_", Kind.BEFORE_START: " ",
+        }  # fmt: skip
+        last = len(self._ages) - 1
+        self._read = {
+            age: ramp[3] if number == last else ramp[min(number * 3 // max(last, 1), 2)]
+            for number, age in enumerate(self._ages)
+        }
+
+    def of(self, cell: Stretch | None) -> tuple[str, str | None]:
+        """The character, and its colour on a terminal."""
+        if cell is None:
+            return " ", None
+        sign = self._read[cell.age] if cell.kind is Kind.READ else self._kinds[cell.kind]
+        return sign, COLORS.get(cell.kind)
+
+    def legend(self, seen: set[str]) -> Iterator[str]:
+        """What the characters that stand there mean."""
+        by_sign: dict[str, timedelta] = {}
+        for age, sign in self._read.items():
+            by_sign.setdefault(sign, age)
+        for sign, age in by_sign.items():
+            if sign in seen:
+                how = f"read when it was {duration_text(age)} old or older" if age else "read once"
+                yield f"  {click.style(sign, fg='green')}  {how}"
+        for kind, sign in self._kinds.items():
+            if sign in seen and sign.strip():
+                yield f"  {click.style(sign, fg=COLORS.get(kind))}  {WORDS[kind]}"
+
+
+def _everything(look: Look) -> dict[str, Any]:
+    range_ = look.window
+    windows = coverage_map.asked(look.state, range_.start, range_.end) if range_ else []
+    return {
+        "stretches": [_described(one) for one in look.stretches],
+        "windows": [
+            {
+                "pass": one.pass_name, "from": iso(one.start), "to": iso(one.end),
+                "read_at": iso(one.read_at), "rows": one.rows, "new": one.new,
+                "duplicate": one.duplicate, "rejected": one.rejected,
+                "possibly_cut": one.possibly_cut,
+            }
+            for one in windows
+        ],
+    }  # fmt: skip
+
+
+def _described(one: Stretch) -> dict[str, Any]:
+    return {
+        "from": iso(one.start),
+        "to": iso(one.end),
+        "seconds": one.seconds,
+        "kind": one.kind,
+        "missing": one.kind in MISSING,
+        "read_at_age_seconds": one.age.total_seconds() if one.kind is Kind.READ else None,
+    }
+
+
+def _moment(instant: Instant) -> str:
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _span(seconds: float) -> str:
+    return span(seconds) if seconds >= 1 else "below 1 s"

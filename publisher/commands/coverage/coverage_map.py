@@ -1,0 +1,162 @@
+"""Which stretches of time were read, when, and which are missing.
+
+Rules of this file:
+- The journal is the coverage ledger: nothing here is measured a second time.
+- An answer covers what lies before its window's end, and what it says of an instant
+  is as old as the instant was when the request was sent: the older, the less may still
+  appear late.
+- What the journal has forgotten by its horizon is neither read nor missing: the checkpoint
+  tells which time that is.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from itertools import pairwise
+from typing import Final, TypeAlias
+
+from publisher.model import Instant, Window
+from publisher.state.checkpoint import Entry
+from publisher.state.state import State
+
+Stretches: TypeAlias = Sequence[tuple[Instant, Instant]]
+"""Half-open, sorted, none touching another."""
+
+
+class Kind(StrEnum):
+    """What is known of a stretch, worst first."""
+
+    PARKED = "parked"
+    """Failed while others answered; `repair` reads it again."""
+    NEVER_ASKED = "never_asked"
+    """Lies behind what live has covered, and no answer covers it."""
+    POSSIBLY_CUT = "possibly_cut"
+    """The answer reached the report's row cap in the narrowest window."""
+    NOT_YET = "not_yet"
+    """Lies ahead of what live has covered."""
+    READ = "read"
+    """See `Stretch.age`."""
+    FORGOTTEN = "forgotten"
+    """Read longer ago than the journal remembers."""
+    BEFORE_START = "before_start"
+    """The operation was never asked to cover it."""
+
+
+MISSING: Final = frozenset({Kind.PARKED, Kind.NEVER_ASKED})
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A stretch of time of which one thing is known."""
+
+    start: Instant
+    end: Instant
+    kind: Kind
+    age: timedelta = timedelta()
+    """How old it was at least when it was read last; of the ages asked for the largest."""
+
+    @property
+    def seconds(self) -> float:
+        return (self.end - self.start).total_seconds()
+
+
+def coverage(
+    state: State, start: Instant, end: Instant, ages: Iterable[timedelta]
+) -> list[Stretch]:
+    """All of [start, end) in stretches, in order, neighbours differing.
+
+    `ages` are those to tell apart, such as the overlap and the re-reads'.
+    """
+    if not start < end:
+        return []
+    checkpoint = state.checkpoint
+    entries = asked(state, start, end)
+    begun, covered = checkpoint.start, checkpoint.live.covered_until
+    forgotten = ((window.start, window.end) for window in checkpoint.forgotten)
+    # Later layers lie over earlier ones.
+    layers: list[tuple[Kind, timedelta, Stretches]] = [
+        (Kind.NEVER_ASKED, timedelta(), [(start, end)]),
+        (Kind.FORGOTTEN, timedelta(), _clipped(_union(forgotten), start, end)),
+    ]
+    for age in sorted({timedelta(), *ages}):
+        read = ((one.start, min(one.end, one.read_at - age)) for one in entries)
+        layers.append((Kind.READ, age, _clipped(_union(read), start, end)))
+    cut = ((one.start, one.end) for one in entries if one.possibly_cut)
+    parked = ((gap.start, gap.end) for gap in checkpoint.gaps)
+    layers += [
+        (Kind.POSSIBLY_CUT, timedelta(), _clipped(_union(cut), start, end)),
+        (Kind.PARKED, timedelta(), _clipped(_union(parked), start, end)),
+        (Kind.NOT_YET, timedelta(), _clipped([(covered, end)], start, end)),
+        (Kind.BEFORE_START, timedelta(), _clipped([(start, begun)], start, end)),
+    ]
+    return list(_flat(layers))
+
+
+def asked(state: State, start: Instant, end: Instant) -> list[Entry]:
+    """The committed windows that touch [start, end), oldest first."""
+    return [one for one in state.journal if one.start < end and start < one.end]
+
+
+def missing(stretches: Iterable[Stretch]) -> list[Stretch]:
+    """Those that hold rows nobody has read."""
+    return [one for one in stretches if one.kind in MISSING]
+
+
+def cells(stretches: Sequence[Stretch], slots: Sequence[Window]) -> list[Stretch | None]:
+    """Of each slot the worst stretch that it touches; None where there is none."""
+    order = [*Kind]
+    found: list[Stretch | None] = []
+    first = 0
+    for slot in slots:
+        while first < len(stretches) and stretches[first].end <= slot.start:
+            first += 1
+        touching = []
+        for one in stretches[first:]:
+            if one.start >= slot.end:
+                break
+            touching.append(one)
+        worst = min(touching, key=lambda one: (order.index(one.kind), one.age), default=None)
+        found.append(worst)
+    return found
+
+
+def _union(pairs: Iterable[tuple[Instant, Instant]]) -> Stretches:
+    found: list[tuple[Instant, Instant]] = []
+    for start, end in sorted(pairs):
+        if start >= end:
+            continue
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        else:
+            found.append((start, end))
+    return found
+
+
+def _clipped(stretches: Stretches, start: Instant, end: Instant) -> Stretches:
+    inside = ((max(first, start), min(last, end)) for first, last in stretches)
+    return [(first, last) for first, last in inside if first < last]
+
+
+def _flat(layers: Sequence[tuple[Kind, timedelta, Stretches]]) -> Iterator[Stretch]:
+    """What lies on top, from one edge to the next."""
+    edges = sorted({edge for _, _, stretches in layers for pair in stretches for edge in pair})
+    places = [0] * len(layers)
+    last: Stretch | None = None
+    for start, end in pairwise(edges):
+        top = None
+        for number, (kind, age, stretches) in enumerate(layers):
+            while places[number] < len(stretches) and stretches[places[number]][1] <= start:
+                places[number] += 1
+            if places[number] < len(stretches) and stretches[places[number]][0] <= start:
+                top = kind, age
+        if top is None:
+            continue
+        if last is not None and (last.kind, last.age) == top and last.end == start:
+            last = Stretch(last.start, end, *top)
+            continue
+        if last is not None:
+            yield last
+        last = Stretch(start, end, *top)
+    if last is not None:
+        yield last

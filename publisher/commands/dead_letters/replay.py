@@ -1,0 +1,216 @@
+"""`wolkvox-publisher dead-letters replay`: what can be read now is published, exactly once.
+
+Goes through the topic twice: what is there and what is done; then letter by letter, in
+transactions of one window and some megabytes each. What was committed stays done
+whatever happens next, so after any failure it is simply started again.
+"""
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from contextlib import AsyncExitStack, aclosing
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+import orjson
+
+from publisher.commands import takeover
+from publisher.commands.dead_letters import (
+    SHORT,
+    WHAT,
+    Index,
+    columns,
+    indexed,
+    matching,
+    replay_batch,
+)
+from publisher.commands.dead_letters.letter_reader import letters
+from publisher.commands.dead_letters.replay_batch import DONE, Result
+from publisher.commands.dead_letters.stored_letter import Key, Letter
+from publisher.commands.runner import RefusedError, chosen, complain, run
+from publisher.commands.status_reader import records_of
+from publisher.errors import PublisherError, SettingsError
+from publisher.events.publication import Limits
+from publisher.events.rows import RejectReason
+from publisher.kafka.cluster import Cluster
+from publisher.settings import Operation, Settings
+from publisher.state import state
+from publisher.state.restored import restored_state
+from publisher.state.state import State
+from publisher.wolkvox.timezone import Zone
+
+BATCH_BYTES: Final = 4 * 1024 * 1024
+BATCH_LETTERS: Final = 500
+"""Of one transaction; a single letter may be larger."""
+
+
+def main(
+    ids: Collection[str],
+    *,
+    reason: str | None,
+    all_: bool,
+    operation: str | None,
+    dry_run: bool,
+    take_over: bool,
+    as_json: bool,
+) -> int:
+    """Replay, or say what would come of it; the exit code."""
+
+    async def doing(settings: Settings) -> int:
+        if bool(ids) + bool(reason) + all_ != 1:
+            raise SettingsError(["choose what to replay: ids, --reason or --all, one of the three"])
+        if reason and reason not in set(RejectReason):
+            raise SettingsError([f"--reason must be one of {', '.join(RejectReason)}"])
+        operations = chosen(settings, operation)
+        index = await indexed(settings, operations)
+        wanted = _wanted(index, ids, reason)
+        results: list[Result] = []
+        problem = None
+        if wanted:
+            names = {name for name, _ in wanted}
+            theirs = [one for one in operations if one.name in names]
+            try:
+                await _replay(settings, theirs, wanted, results, dry=dry_run, take_over=take_over)
+            except PublisherError as error:
+                problem = error
+        _tell(results, dry_run=dry_run, as_json=as_json)
+        if problem:
+            complain(
+                f"the replay ended early: {problem}; what was published so far is done:"
+                " start it again"
+            )
+        return 0 if not problem and all(one.outcome in DONE for one in results) else 1
+
+    return run(doing, WHAT)
+
+
+def _wanted(index: Index, ids: Iterable[str], reason: str | None) -> set[Key]:
+    """The letters that were asked for and are not done."""
+    if named := {matching(index, id_).key for id_ in ids}:
+        return named - index.replayed.keys()
+    keys = {one.key for one in index.letters if reason in (None, one.reason)}
+    return keys - index.replayed.keys()
+
+
+async def _replay(
+    settings: Settings,
+    operations: list[Operation],
+    wanted: set[Key],
+    results: list[Result],
+    *,
+    dry: bool,
+    take_over: bool,
+) -> None:
+    """Replay what is wanted, operation by operation; `results` tells of what is done."""
+    states = {
+        one.name: _begun(state.restore(one.name, await records_of(settings, one.name)), one.name)
+        for one in operations
+    }
+    if not dry and not take_over:
+        await takeover.refuse_while_running(settings, states.values())
+    async with AsyncExitStack() as stack:
+        cluster = None if dry else await stack.enter_async_context(takeover.owned(settings))
+        for one in operations:
+            known = states.pop(one.name)
+            if cluster:
+                restored = await cluster.log(one.name).restore()
+                known = _begun(restored_state(one.name, restored), one.name)
+            # Once more: nobody else can have written since the takeover.
+            index = await indexed(settings, [one])
+            todo = wanted - index.replayed.keys()
+            await _operation(settings, known, todo, results, cluster)
+
+
+def _begun(known: State | None, operation: str) -> State:
+    if known is None:
+        raise RefusedError(
+            f"operation {operation} has no state in the state topic: start the service first, or"
+            " rebuild the state; without it nobody knows what was published"
+        )
+    return known
+
+
+async def _operation(
+    settings: Settings,
+    known: State,
+    todo: set[Key],
+    results: list[Result],
+    cluster: Cluster | None,
+) -> None:
+    """Replay the letters of one operation, batch by batch."""
+    told = settings.publisher
+    operation = known.checkpoint.operation
+    names = dict.fromkeys(known.checkpoint.names, operation)
+    zone, limits = Zone(known.checkpoint.timezone), Limits.of(told)
+    async with aclosing(_batches(settings, names, todo)) as batches:
+        async for batch in batches:
+            # Of a letter that stands in the topic twice the first counts.
+            fresh = {one.key: one for one in reversed(batch) if one.key in todo}
+            those = [*reversed(fresh.values())]
+            found = replay_batch.prepare(known, those, zone, limits, datetime.now(UTC))
+            if found.batch and found.successor:
+                if cluster:
+                    await cluster.log(operation).commit(found.batch)
+                known.apply(found.successor, told.horizon)
+            todo -= fresh.keys()
+            results += (
+                Result(_light(one.letter), one.outcome, one.events) for one in found.results
+            )
+
+
+async def _batches(
+    settings: Settings, names: Mapping[str, str], todo: set[Key]
+) -> AsyncGenerator[list[Letter], None]:
+    """The letters with their bytes, in the topic's order; those of one batch have one window."""
+    batch: list[Letter] = []
+    size = 0
+    found = letters(settings, names, wanted=lambda one: one.key in todo)
+    async with aclosing(found):
+        async for one in found:
+            if not isinstance(one, Letter) or one.key not in todo:
+                continue
+            full = size + one.size > BATCH_BYTES or len(batch) >= BATCH_LETTERS
+            if batch and (full or one.window != batch[0].window):
+                yield batch
+                batch, size = [], 0
+            batch.append(one)
+            size += one.size
+    if batch:
+        yield batch
+
+
+def _light(letter: Letter) -> Letter:
+    letter.pieces.clear()
+    return letter
+
+
+def _tell(results: list[Result], *, dry_run: bool, as_json: bool) -> None:
+    counts = Counter(one.outcome.value for one in results)
+    events = sum(one.events for one in results)
+    if as_json:
+        told: dict[str, Any] = {
+            "dry_run": dry_run,
+            "events": events,
+            "outcomes": dict(sorted(counts.items())),
+            "dead_letters": [
+                {
+                    "id": one.letter.id, "operation": one.letter.operation,
+                    "reason": one.letter.reason, "outcome": one.outcome, "events": one.events,
+                }
+                for one in results
+            ],
+        }  # fmt: skip
+        click.echo(orjson.dumps(told))
+        return
+    head = ("ID", "REASON", "OPERATION", "OUTCOME", "EVENTS")
+    rows = [
+        (one.letter.id[:SHORT], one.letter.reason, one.letter.operation,
+         one.outcome.replace("_", " "), str(one.events))
+        for one in results
+    ]  # fmt: skip
+    for line in columns([head, *rows]):
+        click.echo(line)
+    outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+    click.echo(f"{events} events" + (f"; {outcomes}" if outcomes else ": nothing to replay"))
+    if dry_run and events:
+        click.echo("a dry run: nothing was published; --publish does it")

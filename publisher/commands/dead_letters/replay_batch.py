@@ -1,0 +1,195 @@
+"""From dead letters to the one batch that publishes what can be read of them now.
+
+Rules of this file:
+- A letter becomes the answer that it was cut out of, as far as it is known, and goes the
+  way of every answer: the same judgement, rows, ledger and encoder.
+- A row gets the id that it would have had in its answer.
+- What is still bad stays the dead letter that it is. Of a conversation or an answer that can
+  be read now, rows that still cannot become letters of their own.
+- A letter is done in the transaction that publishes it, by a record that says so.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from publisher.commands.dead_letters.stored_letter import Letter, replayed
+from publisher.commands.republish import Addition
+from publisher.events import dead_letter
+from publisher.events.dead_letter import DeadLetter, Event, Origin
+from publisher.events.encode import Encoder, Provenance
+from publisher.events.identity import Stranger
+from publisher.events.publication import Limits
+from publisher.events.rows import RejectReason, Row, read_rows
+from publisher.model import Answer, Batch, Instant
+from publisher.state.checkpoint import REPLAY, Checkpoint
+from publisher.state.forgetting import not_remembered
+from publisher.state.gaps import near
+from publisher.state.ledger import REJECTED, id_of
+from publisher.state.state import State, Successor
+from publisher.wolkvox.responses import judge
+from publisher.wolkvox.timezone import Zone
+
+
+class Outcome(StrEnum):
+    """What a replay makes of a letter; only the first two end it."""
+
+    PUBLISHED = "published"
+    DUPLICATE = "duplicate"
+    """Its messages have been published before."""
+    STILL_BAD = "still_bad"
+    INCOMPLETE = "incomplete"
+    """Parts are missing, or the fields of a row's conversation."""
+    TOO_OLD = "too_old"
+    """Whether it was published meanwhile is no longer known."""
+
+
+DONE: Final = frozenset({Outcome.PUBLISHED, Outcome.DUPLICATE})
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one letter."""
+
+    letter: Letter
+    outcome: Outcome
+    events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What became of some letters, and the batch and the successor that make it so."""
+
+    results: Sequence[Result]
+    batch: Batch | None
+    """None = nothing to commit."""
+    successor: Successor | None
+
+
+class _Found(Addition):
+    """What a batch is made of, letter by letter."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self.out: set[bytes] = set()
+        """Digests of the rows that were dealt with."""
+
+    def knows(self, row: Row) -> bool:
+        """Whether the row is remembered."""
+        return self.state.ledger.knows(row[2].hour, id_of(row[1]))
+
+    def knows_otherwise(self, row: Row, stranger: Stranger | None) -> bool:
+        """Whether the row was published with more or less told of its customer."""
+        return stranger is not None and stranger.is_known(self.state.ledger, row[2].hour)
+
+    def dealt_with(self, row: Row, stranger: Stranger | None, *, revisions: bool) -> None:
+        """Remember that its event is published, unless that is remembered."""
+        self.out.add(row[1])
+        if stranger is not None and stranger.tells_more_than:
+            self.ids[row[2].hour] |= stranger.tells_more_than
+        if not self.knows(row):
+            self.remember(row, revisions=revisions)
+
+
+def prepare(
+    state: State, letters: Iterable[Letter], zone: Zone, limits: Limits, now: Instant
+) -> Replay:
+    """What these letters, which are of one window, add to what the state knows."""
+    found = _Found(state)
+    results: list[Result] = []
+    forgotten = not_remembered(state.checkpoint, limits.horizon)
+    for letter in letters:
+        if near(forgotten, letter.window.start, letter.window.end):
+            result = Result(letter, Outcome.TOO_OLD)
+        else:
+            result = _replay(letter, state.checkpoint, found, zone, limits)
+        if result.outcome in DONE:
+            found.letters.append(replayed(letter, result.outcome, now))
+        results.append(result)
+    done = [result.letter for result in results if result.outcome in DONE]
+    if not done:
+        return Replay(results, None, None)
+    return Replay(results, *found.prepared(done[0].window, now, limits.horizon))
+
+
+def _replay(
+    letter: Letter, checkpoint: Checkpoint, found: _Found, zone: Zone, limits: Limits
+) -> Result:
+    """Publish what can be read of one letter."""
+    event = letter.headers.get("event")
+    if event in _PUBLISHED or (event is None and letter.reason == _TOO_LARGE):
+        # Also where an older version did not say: better nothing than a second event.
+        return Result(letter, Outcome.DUPLICATE)
+    body = _answer(letter)
+    if body is None:
+        return Result(letter, Outcome.INCOMPLETE)
+    judgement = judge(Answer(200, {}, body, letter.read_at, letter.read_at, 0.0), lenient=True)
+    reading = read_rows(judgement.data, checkpoint.identity, zone)
+    lone = _is_row(letter)
+    rows = reading.rows[letter.number - 1 :] if lone else reading.rows
+    if lone and event:
+        rows = [(row[0], bytes.fromhex(letter.id), *row[2:]) for row in rows]
+    if not rows:
+        return Result(letter, Outcome.STILL_BAD)
+    provenance = Provenance(
+        checkpoint.operation, REPLAY, letter.read_at, judgement.lenient, checkpoint.formerly,
+        checkpoint.sequence + 1,
+    )  # fmt: skip
+    encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
+    before = len(found.events)
+    for row in rows:
+        stranger = reading.strangers.get(row[1])
+        known = found.knows(row) or found.knows_otherwise(row, stranger)
+        if row[1] in found.out or (known and event != Event.NONE):
+            continue
+        records = [*encoder.encode([row])]
+        if not records and lone:
+            return Result(letter, Outcome.STILL_BAD)
+        found.dealt_with(row, stranger, revisions=limits.revisions)
+        found.events += [(row[0], record) for record in records]
+    if not lone:
+        late = dead_letter.of_rows(body, _TOO_LARGE, encoder.oversized, encoder.unpublished)
+        _write([*dead_letter.cut_out(body, reading.rejects), *late], letter, found, limits)
+    found.counts["rows"] += len(rows)
+    events = len(found.events) - before
+    return Result(letter, Outcome.PUBLISHED if events else Outcome.DUPLICATE, events)
+
+
+_TOO_LARGE: Final = RejectReason.EVENT_TOO_LARGE
+_PUBLISHED: Final = (Event.WITHOUT_MESSAGE, Event.REVISION)
+
+
+def _is_row(letter: Letter) -> bool:
+    return ".conversation[" in letter.position
+
+
+def _answer(letter: Letter) -> bytes | None:
+    """An answer with what the letter holds; None where that is not known."""
+    raw = letter.raw
+    if raw is None or letter.position == "answer":
+        return raw
+    if _is_row(letter):
+        if not letter.context:
+            return None
+        # As many of its equals as stood before it: so it gets the number that it had.
+        rows = b",".join([raw] * letter.number)
+        others = b"" if letter.context == b"{}" else letter.context[1:-1] + b","
+        raw = b'{%b"conversation":[%b]}' % (others, rows)
+    return b'{"code":200,"data":[%b]}' % raw
+
+
+def _write(letters: Sequence[DeadLetter], of: Letter, found: _Found, limits: Limits) -> None:
+    """What still cannot be read of a conversation or an answer: letters of their own."""
+    bucket = f"{REJECTED}{of.window.start:%Y-%m-%d}"
+    origin = Origin(of.operation, REPLAY, of.window, of.read_at)
+    for letter in dead_letter.unknown_to(found.state.ledger, letters):
+        if letter.id in found.ids[bucket]:
+            continue
+        found.ids[bucket].add(letter.id)
+        found.counts["rejected"] += 1
+        place = letter.position
+        if of.position != "answer":
+            place = place.replace("data[0]", of.position, 1)
+        moved = replace(letter, position=place)
+        found.letters += dead_letter.records([moved], origin, limits.max_event_bytes)

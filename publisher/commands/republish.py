@@ -1,0 +1,136 @@
+"""What an owner publishes beside the passes: exactly what was asked for, and nothing else.
+
+Rules of this file:
+- It moves no cursor, closes no gap and covers no time: whoever must read that time still does.
+- Its ids are remembered as long as its window might be read again. An id that stands in the
+  journal already is known once.
+"""
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import timedelta
+from operator import itemgetter
+
+from publisher.events import dead_letter
+from publisher.events.dead_letter import Origin
+from publisher.events.encode import Encoder, Provenance, event_ids
+from publisher.events.publication import Limits
+from publisher.events.revisions import fingerprints_of
+from publisher.events.rows import RejectReason, Row, portions
+from publisher.model import Answer, Batch, Instant, Record, Window
+from publisher.schedule.passes import REPAIRING
+from publisher.state.checkpoint import REPLAY, Entry
+from publisher.state.fingerprints import Version, revisions_of, version
+from publisher.state.gaps import near
+from publisher.state.ledger import Id, id_of
+from publisher.state.state import State, Successor
+from publisher.wolkvox.responses import Judgement
+from publisher.wolkvox.timezone import Zone
+
+
+@dataclass(slots=True)
+class Addition:
+    """What one transaction is to hold."""
+
+    state: State
+    events: list[tuple[str, Record]] = field(default_factory=list)
+    """With their dates."""
+    ids: defaultdict[str, set[Id]] = field(default_factory=lambda: defaultdict(set))
+    """To be remembered, by bucket."""
+    versions: dict[str, dict[Id, Version]] = field(default_factory=dict)
+    """Where revisions are on: what was published, as it was."""
+    letters: list[Record] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    """Of `rows` and `rejected`."""
+
+    def remember(self, row: Row, *, revisions: bool) -> None:
+        """That its event is published. Numbers of its revisions go on."""
+        hour, id_ = row[2].hour, id_of(row[1])
+        self.ids[hour].add(id_)
+        if revisions:
+            told = self.state.fingerprints.known(hour, [id_]).get(id_, version(0, 0))
+            [fingerprint] = fingerprints_of([row])
+            self.versions.setdefault(hour, {})[id_] = version(fingerprint, revisions_of(told))
+
+    def prepared(self, window: Window, now: Instant, horizon: timedelta) -> tuple[Batch, Successor]:
+        """The transaction, and what the state becomes with it."""
+        state, checkpoint = self.state, self.state.checkpoint
+        kept_by_gap = near(checkpoint.gaps, window.start, window.start)
+        at = window.start if kept_by_gap else window.end
+        rows, new = self.counts["rows"], len(self.events)
+        entry = Entry(
+            checkpoint.sequence + 1, REPLAY, at, at, now,
+            rows=rows, new=new, duplicate=rows - new, rejected=self.counts["rejected"],
+        )  # fmt: skip
+        ids = {bucket: array("Q", those) for bucket, those in self.ids.items() if those}
+        successor = state.successor(entry, checkpoint.passes, ids, horizon, versions=self.versions)
+        batch = Batch(
+            operation=checkpoint.operation,
+            follows=checkpoint.sequence,
+            sequence=entry.sequence,
+            events=iter([record for _, record in sorted(self.events, key=itemgetter(0))]),
+            dead_letters=iter(self.letters),
+            state=successor.records,
+        )
+        return batch, successor
+
+
+@dataclass(frozen=True, slots=True)
+class Republication:
+    """What of the missing events an answer shows, as a transaction."""
+
+    event_ids: frozenset[bytes]
+    batch: Batch
+    successor: Successor
+
+
+def prepare(
+    state: State,
+    missing: AbstractSet[bytes],
+    window: Window,
+    answer: Answer,
+    judgement: Judgement,
+    zone: Zone,
+    limits: Limits,
+    now: Instant,
+) -> Republication | None:
+    """The events of these ids (text), as far as the answer shows them; None = it shows none.
+
+    Whatever else it shows stays as it is: what is new in it comes with the pass that reads it.
+    """
+    checkpoint = state.checkpoint
+    provenance = Provenance(
+        checkpoint.operation,
+        REPAIRING.label,
+        answer.received_at,
+        judgement.lenient,
+        checkpoint.formerly,
+    )
+    encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
+    added = Addition(state)
+    published: set[bytes] = set()
+    for reading in portions(judgement.data, checkpoint.identity, zone):
+        for row, event_id in zip(reading.rows, event_ids(reading.rows), strict=True):
+            if event_id not in missing or event_id in published:
+                continue
+            stranger = reading.strangers.get(row[1])
+            if stranger is not None and stranger.is_known(state.ledger, row[2].hour):
+                continue  # published while the report said more or less of its customer
+            records = [*encoder.encode([row])]
+            if records:
+                published.add(event_id)
+                added.remember(row, revisions=limits.revisions)
+                if stranger is not None:
+                    added.ids[row[2].hour] |= stranger.tells_more_than
+                added.events += [(row[0], record) for record in records]
+    if not published:
+        return None
+    added.counts["rows"] = len(published)
+    too_large = dead_letter.of_rows(
+        answer.body, RejectReason.EVENT_TOO_LARGE, encoder.oversized, encoder.unpublished
+    )
+    origin = Origin(checkpoint.operation, REPAIRING.label, window, answer.received_at)
+    added.letters += dead_letter.records(too_large, origin, limits.max_event_bytes)
+    return Republication(frozenset(published), *added.prepared(window, now, limits.horizon))

@@ -1,0 +1,192 @@
+"""`wolkvox-publisher state rebuild`: a lost state, made again from what was published.
+
+It writes as the service would, under its transactional id: whoever runs meanwhile is fenced,
+says so, and restores a minute later what stands here.
+"""
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import orjson
+
+from publisher.commands import status_reader, takeover
+from publisher.commands.event_reader import events_of, first_kept, revisions_of
+from publisher.commands.runner import RefusedError, chosen, complain, run
+from publisher.commands.state.rebuilt_state import Rebuilt
+from publisher.context import Log
+from publisher.errors import Reason, StepError
+from publisher.kafka.cluster import Cluster
+from publisher.kafka.commands_topic import KafkaOrders
+from publisher.model import Backfill, Batch, Instant, Restored, StateRecord, iso
+from publisher.schedule import backfill_pass
+from publisher.settings import Operation, Settings
+from publisher.state.checkpoint import checkpoint_of
+from publisher.state.journal import placeholder
+from publisher.state.restored import restored_state
+from publisher.wolkvox.timezone import Zone
+
+
+def main(name: str | None, *, yes: bool, take_over: bool, as_json: bool) -> int:
+    """Rebuild, or tell what would be; returns the exit code."""
+
+    async def doing(settings: Settings) -> int:
+        told = await _rebuild(settings, chosen(settings, name), yes=yes, take_over=take_over)
+        if as_json:
+            click.echo(orjson.dumps({"done": yes, "operations": told}))
+        return 0
+
+    return run(doing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """An operation that has published, and whose state cannot be used."""
+
+    name: str
+    log: Log
+    left: Mapping[bytes, bytes]
+    """What is left of its state."""
+    rebuilt: Rebuilt
+    cursor: Instant
+    kept_since: Instant | None
+    """Older events are deleted; None = the topic holds them all."""
+    backfills: tuple[Backfill, ...]
+    """What was ordered: it has ended."""
+
+    @property
+    def first_sequence(self) -> int:
+        """Above all that the topic and what is left tell: nothing of it is newer."""
+        broken = checkpoint_of(self.name, self.left)
+        return max(self.rebuilt.newest_sequence, broken.sequence if broken else -1) + 1
+
+
+async def _rebuild(
+    settings: Settings, operations: list[Operation], *, yes: bool, take_over: bool
+) -> list[dict[str, Any]]:
+    if yes and not take_over:
+        await takeover.refuse_while_running(settings)
+    lost = [
+        one
+        for one in settings.operations
+        if not _usable(one.name, await status_reader.restored_of(settings, one.name))
+    ]
+    wanted = [one for one in operations if one in lost]
+    if not wanted:
+        names = ", ".join(one.name for one in operations)
+        raise RefusedError(f"{names}: its state is whole, there is nothing to rebuild")
+    for one in lost:
+        if one not in wanted:
+            await _refuse_beside(settings, one, wanted)
+    async with takeover.owned(settings) as cluster:
+        found = [await _look(settings, cluster, one, yes=yes) for one in wanted]
+        those = [one for one in found if isinstance(one, _Lost)]
+        if yes:
+            # All of them before one has a checkpoint: beside the state of another, an operation
+            # without any would begin anew in the topic that they share.
+            for lost_one in those:
+                await _begin(lost_one)
+            for lost_one in those:
+                await _write(settings, lost_one)
+        return [_told(one, yes=yes) if isinstance(one, _Lost) else one for one in found]
+
+
+async def _refuse_beside(settings: Settings, other: Operation, wanted: list[Operation]) -> None:
+    """Raise RefusedError when an operation that is left lost would begin anew."""
+    topic = settings.messages_topic(other.name)
+    if topic not in {settings.messages_topic(one.name) for one in wanted}:
+        return
+    async with aclosing(events_of(settings, [other.name])) as events:
+        async for _ in events:
+            raise RefusedError(
+                f"{other.name} lost its state, too, and shares the messages topic: it would begin"
+                " anew and publish twice; rebuild them together, without --operation"
+            )
+
+
+async def _look(
+    settings: Settings, cluster: Cluster, operation: Operation, *, yes: bool
+) -> _Lost | dict[str, Any]:
+    """What its events tell; takes over first if it is to be rebuilt."""
+    name, told = operation.name, settings.publisher
+    log = cluster.log(name)
+    if yes:
+        # First of all: from here on nobody publishes anything that is not read below.
+        restored = await log.restore()
+    else:
+        restored = await status_reader.restored_of(settings, name)
+    records = dict(restored.records)
+    if _usable(name, restored):
+        raise RefusedError(f"{name}: its state is whole, there is nothing to rebuild")
+    rebuilt = Rebuilt(name, Zone(operation.timezone))
+    async for published in events_of(settings, [name], once=True):
+        rebuilt.named(published)
+        rebuilt.add(each for each in published if each.value["source"] == name)
+    # Only events that know the present name tell which others it has borne.
+    if formerly := set(rebuilt.formerly) - {name}:
+        async for published in events_of(settings, formerly):
+            rebuilt.add(published)
+    async for published in revisions_of(settings, {name, *rebuilt.formerly}):
+        rebuilt.revised(published)
+    kept = await first_kept(settings, name, rebuilt.formerly)
+    cursor = rebuilt.cursor(told, kept)
+    if cursor is None:
+        complain(
+            f"{name}: no events in {settings.messages_topic(name)}: nothing to rebuild; if it was"
+            " renamed and has published nothing since, rebuild it under its former name"
+        )
+        return {"operation": name, "events": 0}
+    orders = await KafkaOrders(settings, name).read_if_allowed()
+    return _Lost(name, log, records, rebuilt, cursor, kept, backfill_pass.lost(orders))
+
+
+def _told(one: _Lost, *, yes: bool) -> dict[str, Any]:
+    name, rebuilt, cursor, kept = one.name, one.rebuilt, one.cursor, one.kept_since
+    done = "rebuilt" if yes else "would be rebuilt (add --yes)"
+    complain(f"{name}: {done} from {rebuilt.events} events; live goes on at {iso(cursor)}")
+    if kept is not None:
+        complain(
+            f"{name}: the topic keeps events since {iso(kept)} only: earlier ones may come again"
+            " with backfill --again, nothing else reads that time"
+        )
+    if one.backfills:
+        complain(f"{name}: backfills that were ordered before are ended: order them anew if wanted")
+    return {
+        "operation": name,
+        "events": rebuilt.events,
+        "unrecoverable": rebuilt.unrecoverable,
+        "cursor": iso(cursor),
+        "kept_since": iso(kept) if kept else None,
+    }
+
+
+async def _begin(one: _Lost) -> None:
+    """Replace what is left of the lost state by a record that keeps every service waiting."""
+    broken = checkpoint_of(one.name, one.left)
+    follows = broken.sequence if broken else None
+    record = placeholder(
+        one.name, one.first_sequence + 1, one.cursor
+    )  # replaced by the first of the rebuilt ones
+    gone = [StateRecord(key, None) for key in one.left if key != record.key]
+    await one.log.commit(Batch(one.name, follows, one.first_sequence, [*gone, record]))
+
+
+async def _write(settings: Settings, one: _Lost) -> None:
+    follows = one.first_sequence
+    for sequence, records in one.rebuilt.transactions(
+        settings.publisher, one.cursor, one.backfills, one.kept_since, follows=follows
+    ):
+        await one.log.commit(Batch(one.name, follows, sequence, records))
+        follows = sequence
+
+
+def _usable(operation: str, restored: Restored) -> bool:
+    """Whether the service could go on from there. Raises where this version must not judge."""
+    try:
+        return restored_state(operation, restored) is not None
+    except StepError as error:
+        if error.reason is not Reason.STATE_LOST:
+            raise
+        return False

@@ -1,0 +1,79 @@
+"""`wolkvox-publisher state rename`: another name, and nothing is published twice.
+
+It writes as the service would, under the transactional ids of both names (decision 0027).
+"""
+
+from collections.abc import Mapping
+
+from publisher.commands.runner import RefusedError, complain, run
+from publisher.commands.state import refuse_former
+from publisher.commands.state.rename_steps import Renaming, RenamingError, renaming
+from publisher.commands.status_reader import all_records
+from publisher.commands.takeover import owned, refuse_while_running
+from publisher.errors import SettingsError
+from publisher.kafka.commands_topic import KafkaOrders
+from publisher.settings import NAME, Settings
+from publisher.state import state
+from publisher.state.checkpoint import checkpoint_of
+
+
+def main(old: str, new: str, *, yes: bool, take_over: bool) -> int:
+    """Rename, or tell what that would be; the exit code."""
+
+    async def doing(settings: Settings) -> int:
+        if not NAME.fullmatch(new):
+            raise SettingsError(["NEW must be letters, digits, '.', '_' and '-' only"])
+        if new == old:
+            raise SettingsError(["NEW must be another name than OLD"])
+        found = await all_records(settings)
+        records = found.get(old, {})
+        left = _left(old, new, records, found.get(new, {}))
+        told = checkpoint_of(old, records)
+        if told and new not in told.names and new not in found:
+            # Its old record says so itself, but is lost where the state was rebuilt.
+            refuse_former(new, found, found)
+        if told is None or not (left.beginning or left.cleaning):
+            complain(f"{old}: is {new} already; nothing is left to do")
+            return 0
+        begun = None if told.renamed_to else state.restore(old, records.copy())
+        if yes:
+            if not take_over:
+                await refuse_while_running(settings, [begun] if begun else [])
+            await _rename(settings, old, new)
+        done = "renamed" if yes else "would be renamed (add --yes)"
+        complain(
+            f"{old}: {done} to {new}, {len(records)} records; ids of messages are made of"
+            f" {told.identity} as before"
+        )
+        if new not in (one.name for one in settings.operations):
+            complain(f"{new}: give the operation this name in the settings before it starts again")
+        return 0
+
+    return run(doing)
+
+
+async def _rename(settings: Settings, old: str, new: str) -> None:
+    before, after = KafkaOrders(settings, old), KafkaOrders(settings, new)
+    async with owned(settings) as cluster:
+        logs = {name: cluster.log(name) for name in (old, new)}
+        # First of all: from here on nobody else writes under either name.
+        records = {name: (await log.restore()).records for name, log in logs.items()}
+        left = _left(old, new, records[old], records[new])
+        for batch in left.beginning:
+            await logs[batch.operation].commit(batch)
+        if left.moving and (orders := await before.read_if_allowed()):
+            for order in orders:
+                await after.write(order)
+            # While neither goes on: left behind by a kill they would come back with the old name.
+            await before.forget(order.id for order in orders)
+        for batch in (*left.moving, *left.cleaning):
+            await logs[batch.operation].commit(batch)
+
+
+def _left(
+    old: str, new: str, records: Mapping[bytes, bytes], others: Mapping[bytes, bytes]
+) -> Renaming:
+    try:
+        return renaming(old, new, records, others)
+    except RenamingError as error:
+        raise RefusedError(str(error)) from None

@@ -1,0 +1,273 @@
+"""`wolkvox-publisher verify`: whether the topic holds what the report shows for a range.
+
+The report is read by the service's own flow, so a row is compared as the event that it would
+be. With --repair exactly what is missing is published, in the transactions of the service.
+"""
+
+import os
+from collections.abc import MutableMapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import orjson
+
+from publisher import pipeline
+from publisher.clock import MachineClock
+from publisher.commands import status_reader, takeover
+from publisher.commands.event_reader import events_of, first_kept, published_until, revisions_of
+from publisher.commands.runner import RefusedError, chosen, complain, run
+from publisher.commands.verify import textfile
+from publisher.commands.verify.comparison import Comparison, Finding
+from publisher.commands.verify.publish_missing import repair
+from publisher.commands.verify.verdict import KINDS, Verdict
+from publisher.commands.window_reader import Walker, walk
+from publisher.context import Job, Log, Memory
+from publisher.errors import Reason, SettingsError, StepError
+from publisher.events import kafka_record
+from publisher.model import Batch, Instant, Restored, Window, iso
+from publisher.settings import Operation, Settings, start_instant
+from publisher.state import state
+from publisher.state.checkpoint import checkpoint_of
+from publisher.state.forgetting import not_remembered
+from publisher.state.restored import refuse_set_back
+from publisher.wolkvox.client import HttpSource, open_session
+from publisher.wolkvox.timezone import Zone
+
+MARGINS: Final = (timedelta(hours=1), timedelta(days=1))
+"""How much more is read on both sides: the report may filter by another time than `date`. The
+second only when the topic holds what the first did not show."""
+PADDING: Final = timedelta(seconds=10)
+"""Requests reach a little over their windows: a window that ends with what is settled must not."""
+LATE: Final = timedelta(minutes=10)
+"""So much later than it settles by itself live may be, and all until `now` counts as judged."""
+LINES: Final = 50
+"""Differences printed for a person; --json holds all of them."""
+
+
+def main(
+    start: str,
+    end: str,
+    name: str | None,
+    *,
+    repair: bool,
+    take_over: bool,
+    as_json: bool,
+    metrics_file: str | None,
+) -> int:
+    """Compare, repair if asked to, and report; returns the exit code."""
+    metrics = Path(metrics_file) if metrics_file else None
+
+    async def doing(settings: Settings) -> int:
+        # Before all the requests, which cost the quota.
+        if metrics and (why := _unwritable(metrics)):
+            raise RefusedError(f"--metrics-file: {metrics} cannot be written: {why}")
+        asked = Asked(_range(start, end), end == "now", repair, take_over)
+        found = [await _verify(settings, one, asked) for one in chosen(settings, name)]
+        complete = all(one["complete"] for one in found)
+        if metrics:
+            _write(metrics, found)
+        if as_json:
+            click.echo(orjson.dumps({"complete": complete, "operations": found}))
+        else:
+            for one in found:
+                _print(one)
+        for one in found:
+            if one["problem"]:
+                complain(f"{one['operation']}: {one['problem']}")
+        return 0 if complete else 1
+
+    return run(doing)
+
+
+def _write(metrics: Path, found: list[dict[str, Any]]) -> None:
+    try:
+        textfile.write(metrics, found, datetime.now(UTC))
+    except OSError as error:
+        complain(f"--metrics-file: {metrics} cannot be written: {error.strerror}")
+
+
+def _unwritable(path: Path) -> str:
+    """Say why the file cannot be written; empty = it can, as far as can be seen."""
+    if path.is_dir():
+        return "it is a directory"
+    if not path.parent.is_dir():
+        return "there is no such directory"
+    return "" if os.access(path.parent, os.W_OK) else "its directory is not for us to write in"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command was asked for."""
+
+    range_: Window
+    until_now: bool
+    """As far as live has settled, if it keeps its rhythm."""
+    repair: bool
+    take_over: bool
+
+
+def _range(start: str, end: str) -> Window:
+    now = datetime.now(UTC)
+    try:
+        return Window(start_instant(start, now), start_instant(end, now))
+    except ValueError:
+        raise SettingsError(["FROM must lie before TO"]) from None
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Fits `job.Log`: what the flow would publish is what the report shows."""
+
+    comparison: Comparison
+    window: Window | None = None
+    rejected: int = 0
+
+    def about_to_ask(self, window: Window) -> None:
+        self.window = window
+
+    async def restore(self) -> Restored:
+        return Restored({}, history_lost=False)
+
+    async def commit(self, batch: Batch) -> None:
+        """Remember the digests."""
+        for event in batch.events:
+            assert self.window is not None
+            self.comparison.shown(kafka_record.value_of(event), self.window)
+        self.rejected += sum(1 for _ in batch.dead_letters)
+
+
+async def _verify(settings: Settings, operation: Operation, asked: Asked) -> dict[str, Any]:
+    verdict = Verdict(operation.name, asked.range_)
+    try:
+        await _judge(settings, operation, asked, verdict)
+    except StepError as error:
+        if error.reason is not Reason.STATE_BLOCKED:
+            raise
+        verdict = Verdict(operation.name, asked.range_)
+        verdict.undecided(str(error))
+    return verdict.described()
+
+
+async def _judge(settings: Settings, operation: Operation, asked: Asked, verdict: Verdict) -> None:
+    name, revisions = operation.name, bool(settings.publisher.revisions_topic)
+    known = _begun(name, await status_reader.records_of(settings, name))
+    if not asked.repair:
+        await _compare(settings, operation, asked, known, verdict, None)
+        return
+    if not asked.take_over:
+        await takeover.refuse_while_running(settings, [known])
+    async with takeover.owned(settings) as cluster:
+        log = cluster.log(name)
+        # First of all: from here on nobody else publishes what is compared below.
+        restored = await log.restore()
+        last = restored.newest_published
+        refuse_set_back(name, checkpoint_of(name, restored.records), last)
+        known = _begun(name, restored.records, revisions=revisions)
+        await _compare(settings, operation, asked, known, verdict, log)
+
+
+def _begun(
+    operation: str, records: MutableMapping[bytes, bytes], *, revisions: bool = False
+) -> state.State:
+    known = state.restore(operation, records, revisions=revisions)
+    if known is None:
+        raise RefusedError(f"{operation}: nothing was published yet, or its state is lost")
+    return known
+
+
+async def _compare(
+    settings: Settings,
+    operation: Operation,
+    asked: Asked,
+    known: state.State,
+    verdict: Verdict,
+    log: Log | None,
+) -> None:
+    checkpoint, name = known.checkpoint, operation.name
+    # Before the report is asked: what is hidden, and what is published meanwhile.
+    until = await published_until(settings, checkpoint.names)
+    if settings.messages_topic(name) not in {place.topic for place in until}:
+        raise RefusedError(
+            f"{name}: its messages topic {settings.messages_topic(name)} is not there: check"
+            " PUBLISHER_MESSAGES_TOPIC, and that READ on it is granted"
+        )
+    kept = await first_kept(settings, name, checkpoint.formerly)
+    settled, told = checkpoint.live.cursor - PADDING, settings.publisher
+    rhythm = told.overlap + max(3 * told.poll_every, LATE)
+    forgotten = not_remembered(checkpoint, told.horizon)
+    range_ = verdict.bounds(kept, settled, forgotten, rhythm if asked.until_now else timedelta())
+    if checkpoint.start > asked.range_.start:
+        verdict.notes.append(f"nothing before {iso(checkpoint.start)} was ever asked for")
+    if range_ is None:
+        return
+    start, end = range_.start, range_.end
+    comparison = verdict.comparison = Comparison(start, end, settled)
+    reader = _Reader(comparison)
+    async with open_session() as session:
+        # Read and compared as messages, whatever may have been told of changes.
+        alone = settings.publisher.model_copy(update={"revisions_topic": ""})
+        unrevised = replace(settings, publisher=alone)
+        job = _job(unrevised, operation, session, reader, start)
+        memory = Memory.starting(job.settings)
+        blank = await pipeline.begin(job, memory)
+        blank.checkpoint = replace(blank.checkpoint, formerly=checkpoint.formerly)
+        pass_ = memory.passes[0]
+        began = datetime.now(UTC)
+        outer = Window(start - MARGINS[0], min(end + MARGINS[0], settled))
+        await walk(Walker(job, memory, blank), pass_, outer, reader.about_to_ask)
+        async for revisions in revisions_of(settings, checkpoint.names, until=until):
+            for revision in revisions:
+                comparison.revised(revision.value, later=revision.later)
+        async for events in events_of(settings, checkpoint.names, until=until):
+            for event in events:
+                comparison.published(event.value, later=event.later)
+        if comparison.extra:
+            before = Window(start - MARGINS[1], outer.start)
+            await walk(Walker(job, memory, blank), pass_, before, reader.about_to_ask)
+            if outer.end < (latest := min(end + MARGINS[1], began)):
+                after = Window(outer.end, latest)
+                await walk(Walker(job, memory, blank), pass_, after, reader.about_to_ask)
+        if log is not None:
+            job = _job(settings, operation, session, log, start)
+            verdict.repaired = await repair(job, known, comparison.missing_by_window())
+
+
+def _job(settings: Settings, operation: Operation, session: Any, log: Log, start: Instant) -> Job:
+    clock = MachineClock()
+    return Job(
+        operation=operation.name,
+        zone=Zone(operation.timezone),
+        settings=settings.publisher.model_copy(update={"start": iso(start - MARGINS[1])}),
+        source=HttpSource(session, operation.url, operation.token, clock.now),
+        log=log,
+        clock=clock,
+        emit=lambda _: None,
+        beat=lambda _: None,
+    )
+
+
+def _print(one: dict[str, Any]) -> None:
+    wrong = sum(one[kind] for kind in KINDS) - one["repaired"]
+    standing = "complete" if one["complete"] else "NOT COMPLETE" if wrong else "NOT JUDGED in whole"
+    found = "nothing could be compared"
+    if one["from"]:
+        found = (
+            f"{one['from']} to {one['to']}:"
+            f" {one['rows']:,} rows, {one['events']:,} events; {one['missing']:,} missing"
+            f" ({one['repaired']:,} repaired), {one['doubled']:,} doubled, {one['extra']:,} extra,"
+            f" {one['changed']:,} changed"
+        )
+    click.echo(f"{one['operation']}: {standing}, {found}")
+    for note in one["notes"]:
+        click.echo(f"  {note}")
+    for told in one["findings"][:LINES]:
+        finding = Finding(**told)
+        fields = ", ".join(finding.fields)
+        click.echo(
+            f"  {finding.kind:8} {finding.date}  {finding.event_id}  {finding.conn_id}  {fields}"
+        )
+    if len(one["findings"]) > LINES:
+        click.echo(f"  and {len(one['findings']) - LINES:,} more: --json shows them all")

@@ -1,0 +1,87 @@
+"""Which rows of an answer are new.
+
+Rules of this file:
+- New is what neither the ledger knows nor the answer has shown before.
+- Nor is new what the ledger knows by another name: a row under a placeholder of whose customer
+  more or less was told. What is shown beside it under that name is another message, though.
+- Nothing is remembered here: the ids go into the ledger once they are committed.
+"""
+
+from array import array
+from collections import defaultdict
+from collections.abc import Mapping
+
+from publisher.events.rows import Reading, Row
+from publisher.state.ledger import Id, Ledger
+
+
+class Screen:
+    """Screens one answer, portion by portion."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._shown: defaultdict[str, set[Id]] = defaultdict(set)
+        self._with_them: defaultdict[str, set[Id]] = defaultdict(set)
+        """What else to remember of the new rows."""
+        self.known_otherwise: set[bytes] = set()
+        """Digests of rows that the ledger knows by another name."""
+
+    @property
+    def count(self) -> int:
+        """New rows so far."""
+        return sum(map(len, self._shown.values()))
+
+    def ids(self) -> dict[str, "array[Id]"]:
+        """The ids of the new rows by hour: what the ledger takes."""
+        return {
+            hour: array("Q", those | self._with_them.get(hour, set()))
+            for hour, those in self._shown.items()
+            if those
+        }
+
+    def fresh(self, reading: Reading) -> list[Row]:
+        """The new rows of a portion, in the answer's order."""
+        rows, ids = reading.rows, reading.ids
+        wanted = {*ids}
+        old: set[Id] = set()
+        for hour, those in _by_hour(reading, wanted).items():
+            shown = self._shown[hour]
+            known = self._ledger.known(hour, those) | shown.intersection(those)
+            shown.update(those - known if known else those)
+            old |= known
+        if reading.strangers:
+            old |= self._known_otherwise(reading, old)
+        if len(wanted) == len(rows):
+            told = zip(ids, rows, strict=True)
+            return [row for id_, row in told if id_ not in old] if old else rows
+        fresh: dict[Id, Row] = {}
+        for id_, row in zip(ids, rows, strict=True):
+            if id_ not in old:
+                fresh.setdefault(id_, row)  # of equal rows the first
+        return [*fresh.values()]
+
+    def _known_otherwise(self, reading: Reading, old: set[Id]) -> set[Id]:
+        """Of the rows under placeholders those that are no new ones after all."""
+        found: set[Id] = set()
+        for id_, row in zip(reading.ids, reading.rows, strict=True):
+            stranger = reading.strangers.get(row[1])
+            if stranger is None or id_ in old:
+                continue
+            hour = row[2].hour
+            if stranger.is_known(self._ledger, hour):
+                self.known_otherwise.add(row[1])
+                self._shown[hour].discard(id_)
+                found.add(id_)
+            else:
+                self._with_them[hour] |= stranger.tells_more_than
+        return found
+
+
+def _by_hour(reading: Reading, ids: set[Id]) -> Mapping[str, set[Id]]:
+    if len(reading.hours) == 1:
+        [hour] = reading.hours
+        return {hour: ids}
+    found: defaultdict[str, set[Id]] = defaultdict(set)
+    for id_, row in zip(reading.ids, reading.rows, strict=True):
+        found[row[2][0]].add(id_)
+    return found

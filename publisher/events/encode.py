@@ -1,0 +1,256 @@
+"""From an identified row to the event that consumers see.
+
+Rules of this file:
+- An event's bytes depend on the API's row alone, never on when it was read.
+  What depends on the reading (when, by which pass) stands in the headers.
+- Field names are the API's own; ours are event_id, source and occurred_at*,
+  message_bytes and message_sha256. Fields that nobody documented go to `extra`.
+- What is constant in a conversation is encoded once per conversation, the rest
+  is joined as bytes: this is the hot path.
+
+The schema is `schemas/event.v1.schema.json`; headers follow the CloudEvents 1.0
+Kafka binding in binary mode.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import chain
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import orjson
+from msgspec import UNSET
+
+from publisher.events import kafka_record
+from publisher.events.murmur2 import murmur2
+from publisher.events.rows import Conversation, Row
+from publisher.model import Header, Instant, Record, iso
+from publisher.wolkvox import schema
+
+EVENT_TYPE: Final = "wolkvox.chat.message.v1"
+DATA_SCHEMA: Final = "urn:wolkvox:schema:chat.message.v1"
+SEQUENCE_HEADER: Final = "wolkvox_sequence"
+
+_OPEN: Final = b'{"event_id":"'
+_OPENED: Final = [kafka_record.varint(size) + _OPEN for size in range(4096)]
+"""The beginning of a value of that size, behind its size."""
+_ID: Final = kafka_record.sized(b"ce_id") + kafka_record.varint(36)
+_TIME: Final = kafka_record.sized(b"ce_time") + kafka_record.varint(len("2026-11-20T15:00:01Z"))
+_SUBJECT: Final = kafka_record.sized(b"ce_subject")
+_NO_KEY: Final = kafka_record.sized(None)
+_NO_EXTRA: Final[dict[str, Any]] = {}
+_CONN_ID: Final = b',"conn_id":'
+_AGENT_NAME: Final = b',"agent_name":'
+_CUSTOMER_NAME: Final = b',"customer_name":'
+
+
+_Shared: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, int, int | None, dict[str, Any]]
+"""What the records of one conversation have in common, as Kafka or JSON writes it.
+
+A plain tuple, because most conversations of a poll have a few messages only:
+
+- key;
+- head of the value, between the event's id and its date;
+- names: of the value, behind the row's own fields;
+- tail: the names and the end of the value, where the row has no undocumented fields;
+- headers, as far as the value of `ce_id`;
+- room: bytes of a value at most;
+- partition hash; None = by the event's id;
+- extra: the undocumented fields of the conversation.
+"""
+
+
+class _Second(NamedTuple):
+    """What the rows of one date have in common, and the records made of them."""
+
+    time: bytes
+    """The value of `ce_time`, behind its size."""
+    occurred_at: str
+    ambiguous: bool
+    records: list[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Whose answer it is, and how it was read: what all its events have in common."""
+
+    source: str
+    """The operation's name."""
+    pass_label: str
+    read_at: Instant
+    lenient: bool = False
+    """Characters may be replaced by U+FFFD."""
+    formerly: tuple[str, ...] = ()
+    """Names that the operation has borne, the first one first; of that one ids are made."""
+    sequence: int = 1
+    """Number of the transaction that publishes it."""
+
+
+class Encoder:
+    """Encodes the rows of one answer."""
+
+    def __init__(self, provenance: Provenance, *, max_event_bytes: int) -> None:
+        self._head = b'","source":' + orjson.dumps(provenance.source)
+        self._max_event_bytes = max_event_bytes
+        shared = shared_headers(EVENT_TYPE, DATA_SCHEMA, provenance)
+        encoded = b"".join(kafka_record.header(name, content) for name, content in shared)
+        # Behind the shared headers follow ce_subject, where there is one, ce_id and ce_time.
+        self._headers = kafka_record.varint(len(shared) + 2) + encoded
+        self._headers_with_subject = kafka_record.varint(len(shared) + 3) + encoded + _SUBJECT
+        self._seconds: dict[str, _Second] = {}
+        """What was encoded, by the date of the rows."""
+        self.oversized: list[Row] = []
+        """Rows too large for an event: published without their message, or not at all."""
+        self.unpublished: set[bytes] = set()
+        """Digests of those rows that were not published at all."""
+
+    def encode(self, rows: Sequence[Row]) -> Iterator[Record]:
+        """One Kafka record per row, ordered by date, equal seconds in the order given."""
+        self.add(rows)
+        return self.records()
+
+    def occurred(self) -> Counter[str]:
+        """Records so far by the second at which their message occurred (RFC 3339, UTC)."""
+        found: Counter[str] = Counter()
+        for second in self._seconds.values():
+            found[second.occurred_at] += len(second.records)
+        return found
+
+    def records(self) -> Iterator[Record]:
+        """The records of all rows added, ordered by date; they are handed over only once."""
+        return chain.from_iterable(
+            self._seconds.pop(date).records for date in sorted(self._seconds)
+        )
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Encode rows, in the order given, which is how they lie in memory.
+
+        To follow the dates through it would take twice as long.
+        """
+        seconds = self._seconds
+        encode, varint, join = schema.encode, kafka_record.varint, b"".join
+        conversation: Conversation | None = None
+        for (date, digest, moment, message, its_conversation, index), id_ in zip(
+            rows, event_ids(rows), strict=True
+        ):
+            if conversation is not its_conversation:
+                conversation = its_conversation
+                key, head, names, usual_tail, headers, room, its_hash, chat_extra = self._shared(
+                    conversation
+                )
+                fixed = len(_OPEN) + len(id_) + len(head)
+            try:
+                second = seconds[date]
+            except KeyError:
+                time = _TIME + moment.occurred_at.encode()
+                second = seconds[date] = _Second(time, *moment[1:], [])
+            time, message.occurred_at, ambiguous, found = second
+            if ambiguous:
+                message.occurred_at_ambiguous = True
+            tail, extra = usual_tail, message.extra
+            if extra is UNSET:
+                body = encode(message)[1:-1]
+            else:
+                message.extra = UNSET  # has its place behind the conversation's fields
+                body = encode(message)[1:-1]
+                message.extra = extra
+                tail = names + _end(extra, chat_extra)
+            size = fixed + len(body) + len(tail)
+            hash_ = int.from_bytes(digest[:4]) & 0x7FFFFFFF if its_hash is None else its_hash
+            if size <= room:
+                opened = _OPENED[size] if size < 4096 else varint(size) + _OPEN
+                content = join((key, opened, id_, head, body, tail, headers, id_, time))
+                found.append((hash_, content))
+                continue
+            self.oversized.append((date, digest, moment, message, conversation, index))
+            value = _without_message(join((_OPEN, id_, head, body, tail)))
+            if len(value) <= room:
+                content = join((key, kafka_record.sized(value), headers, id_, time))
+                found.append((hash_, content))
+            else:
+                self.unpublished.add(digest)
+
+    def _shared(self, conversation: Conversation) -> _Shared:
+        chat, dumps = conversation.chat, schema.dumps
+        head = self._head if chat.conn_id is UNSET else self._head + _CONN_ID + dumps(chat.conn_id)
+        head += b","
+        names = b""
+        if chat.agent_name is not UNSET:
+            names = _AGENT_NAME + dumps(chat.agent_name)
+        if chat.customer_name is not UNSET:
+            names += _CUSTOMER_NAME + dumps(chat.customer_name)
+        if chat.extra is UNSET:
+            extra, tail = _NO_EXTRA, names + b"}"
+        else:
+            extra, tail = chat.extra, names + _end(_NO_EXTRA, chat.extra)
+        room = self._max_event_bytes
+        if conversation.placeholder:
+            return _NO_KEY, head, names, tail, self._headers + _ID, room, None, extra
+        id_ = conversation.conn_id.encode()
+        key = kafka_record.sized(id_)
+        headers = self._headers_with_subject + key + _ID
+        room -= 2 * len(_SUBJECT + key)
+        return key, head, names, tail, headers, room, murmur2(id_), extra
+
+
+def shared_headers(event_type: str, data_schema: str, provenance: Provenance) -> list[Header]:
+    """What all events of one type that an answer brings have in common."""
+    found: list[Header] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_type", event_type.encode()),
+        ("ce_source", provenance.source.encode()),
+        ("content-type", b"application/json"),
+        ("ce_dataschema", data_schema.encode()),
+        ("wolkvox_read_at", iso(provenance.read_at).encode()),
+        ("wolkvox_pass", provenance.pass_label.encode()),
+        (SEQUENCE_HEADER, str(provenance.sequence).encode()),
+    ]
+    if provenance.formerly:
+        found.append(("wolkvox_formerly", ",".join(provenance.formerly).encode()))
+    if provenance.lenient:
+        found.append(("wolkvox_decoding", b"lenient"))
+    return found
+
+
+def event_ids(rows: Sequence[Row]) -> list[bytes]:
+    """The version 5 UUIDs (RFC 9562) of the rows' digests, as text.
+
+    All of them at once, digit by digit: a tenth of what formatting each would take.
+    """
+    digits = b"".join([row[1] for row in rows]).hex().encode()
+    text = bytearray(_UUID * len(rows))
+    digit = 0
+    for place, kind in enumerate(_UUID.decode()):
+        if kind == "x":
+            text[place::36] = digits[digit::40]
+        elif kind == "y":
+            text[place::36] = digits[digit::40].translate(_VARIANT)
+        digit += kind != "-"
+    ids = bytes(text)
+    return [ids[at : at + 36] for at in range(0, len(ids), 36)]
+
+
+_UUID: Final = b"xxxxxxxx-xxxx-5xxx-yxxx-xxxxxxxxxxxx"
+_VARIANT: Final = bytes.maketrans(b"0123456789abcdef", b"89ab" * 4)
+
+
+def _end(message: dict[str, Any], conversation: dict[str, Any]) -> bytes:
+    """The end of an event: `extra` where there is any, and the closing brace."""
+    extra = {"message": message, "conversation": conversation}
+    extra = {name: value for name, value in extra.items() if value}
+    return b',"extra":%b}' % schema.dumps(extra) if extra else b"}"
+
+
+def _without_message(value: bytes) -> bytes:
+    """The same event with `message` null and its size and digest instead."""
+    event: dict[str, Any] = {}
+    for name, field in schema.loads(value).items():
+        if name == "message":
+            content = field.encode() if isinstance(field, str) else schema.dumps(field)
+            event["message"] = None
+            event["message_bytes"] = len(content)
+            event["message_sha256"] = sha256(content).hexdigest()
+        else:
+            event[name] = field
+    return schema.dumps(event)

@@ -1,0 +1,102 @@
+"""Kafka's record format (magic 2), as far as we write it.
+
+Ours, because most of a record's headers are the same for a whole answer: encoded
+once, as bytes, they cost a tenth of what the client's builder takes for each
+record. Source: Apache Kafka's documentation, "Record Batch" and "Record".
+
+    Record  => Length Attributes TimestampDelta OffsetDelta Key Value Headers
+    Headers => Count (KeyLength Key ValueLength Value)*
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from publisher.model import Header, Record
+
+
+def _varint(number: int) -> bytes:
+    """A length or a count, zigzag-encoded, seven bits a byte, the lowest first."""
+    rest = number << 1
+    found = bytearray()
+    while rest > 0x7F:
+        found.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    found.append(rest)
+    return bytes(found)
+
+
+_TABLE: Final = 4096
+_SHORT: Final = [_varint(number) for number in range(_TABLE)]
+_NULL: Final = b"\x01"
+"""The length -1."""
+_ATTRIBUTES: Final = b"\0\0"
+"""No attributes, no difference from the batch's timestamp."""
+_BEGIN: Final = [_ATTRIBUTES + number for number in _SHORT]
+_FRAME: Final = 12
+"""Bytes that stand before a record's key at most: its length, two zeros, its offset."""
+
+
+def varint(number: int) -> bytes:
+    """A length or a count (not negative) as Kafka writes it."""
+    return _SHORT[number] if number < _TABLE else _varint(number)
+
+
+def sized(data: bytes | None) -> bytes:
+    """Bytes behind their length."""
+    return _NULL if data is None else varint(len(data)) + data
+
+
+def header(name: str, value: bytes) -> bytes:
+    return sized(name.encode()) + sized(value)
+
+
+def headers(those: Iterable[Header]) -> bytes:
+    """The headers of a record, behind their count."""
+    encoded = [header(name, value) for name, value in those]
+    return varint(len(encoded)) + b"".join(encoded)
+
+
+def record(partition_hash: int, key: bytes | None, value: bytes | None, headers: bytes) -> Record:
+    """A record of these, its headers encoded already."""
+    return partition_hash, sized(key) + sized(value) + headers
+
+
+def value_of(record: Record) -> bytes:
+    """The value of a record that has one, read back."""
+    _, content = record
+    size, at = _length(content, 0)
+    size, at = _length(content, at + max(size, 0))
+    return content[at : at + size]
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
+    """The length that stands there, -1 for null, and where what it counts begins."""
+    found = shift = 0
+    while True:
+        byte = data[at]
+        found |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return (found >> 1) ^ -(found & 1), at
+
+
+def payloads(records: Iterable[Record], limit: int) -> Iterator[tuple[int, bytes]]:
+    """Records of one partition in order, as batches hold them: how many, and their bytes.
+
+    At most `limit` bytes each; a record that is larger gets a payload of its own. All
+    records of a batch have its timestamp.
+    """
+    pieces: list[bytes] = []
+    count = total = 0
+    for _, content in records:
+        size = len(content)
+        total += size + _FRAME
+        if total > limit and count:
+            yield count, b"".join(pieces)
+            pieces, count, total = [], 0, size + _FRAME
+        begin = _BEGIN[count] if count < _TABLE else _ATTRIBUTES + _varint(count)
+        length = size + len(begin)
+        pieces += (_SHORT[length] if length < _TABLE else _varint(length)), begin, content
+        count += 1
+    if count:
+        yield count, b"".join(pieces)

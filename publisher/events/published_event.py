@@ -1,0 +1,34 @@
+"""An event as it is read back from the messages topic, with what its headers say of it.
+
+Commands compare these with the report, and make a lost state again from them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from publisher.model import Instant
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedEvent:
+    """One event of the messages topic."""
+
+    value: dict[str, Any]
+    read_at: Instant
+    pass_label: str
+    formerly: tuple[str, ...] = ()
+    """Names that its operation had borne when it was published, the first one first."""
+    later: bool = False
+    """It was committed after the moment in question."""
+    sequence: int = -1
+    """Number of the transaction that published it."""
+
+    @property
+    def identity(self) -> str:
+        """The name of which its id is made."""
+        return self.names[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that its operation had borne by then, the first one first."""
+        return tuple(dict.fromkeys((*self.formerly, self.value["source"])))

@@ -1,0 +1,247 @@
+"""Which published messages an answer shows with other content, and the events that say so.
+
+Rules of this file:
+- Content is all that an event carries and identity does not take.
+- Equal rows are compared as multisets: in whatever order an answer tells them, it says the same.
+- After an answer what was told of equal rows is what its longest listing says: also of those
+  that it publishes itself, where a shorter listing has told them first.
+- What is hashed must never change: every message that is read again would be revised.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha1
+from itertools import count
+from typing import Any, Final, TypeAlias
+
+from msgspec import UNSET
+
+from publisher.events import kafka_record
+from publisher.events.encode import Encoder, Provenance, shared_headers
+from publisher.events.rows import Conversation, Row, digest_of
+from publisher.model import Header, Record
+from publisher.state.fingerprints import (
+    MOST_REVISIONS,
+    NO_FINGERPRINT,
+    Fingerprints,
+    Version,
+    fingerprint_of,
+    revisions_of,
+    version,
+)
+from publisher.state.ledger import Id, Ledger, id_of
+from publisher.wolkvox.schema import CHAT_FIELDS, MESSAGE_FIELDS, Chat, Message, canonical
+
+EVENT_TYPE: Final = "wolkvox.chat.message.revised.v1"
+DATA_SCHEMA: Final = "urn:wolkvox:schema:chat.message.revised.v1"
+
+_OPEN: Final = b'{"event_id":"'
+_BEHIND_ID: Final = len(_OPEN) + 36 + 1
+"""Where `revision` stands in a value."""
+_ROOM: Final = len(b',"revision":') + len(str(MOST_REVISIONS))
+
+_NOT_SHARED: Final = {"conn_id", "conversation"}
+_IDENTITY: Final = {"date", "from", "message"}
+_OF_PLACEHOLDERS: Final = _IDENTITY | {"channel", "customer_id", "customer_phone"}
+"""With a conn_id that several conversations share these are identity, too."""
+
+_REPLACED: Final = "\ufffd".encode()
+_NOTHING: Final = version(NO_FINGERPRINT, 0)
+
+Shown: TypeAlias = tuple[Row, int]
+"""A row and its fingerprint."""
+
+
+@dataclass(slots=True)
+class Revised:
+    """What an answer says anew of messages that were published."""
+
+    rows: list[tuple[Row, int]] = field(default_factory=list)
+    """Rows to publish, under the id of the message that they revise, and their numbers."""
+    versions: dict[str, dict[Id, Version]] = field(default_factory=dict)
+    """What to remember of messages, published ones and revised ones, by bucket."""
+    unpublished: list[Row] = field(default_factory=list)
+    """Rows too large for an event even without their message; known once all are encoded."""
+
+    def remember(self, hour: str, id_: Id, told: Version) -> None:
+        self.versions.setdefault(hour, {})[id_] = told
+
+    def encode(self, provenance: Provenance, *, max_event_bytes: int) -> list[Record]:
+        """One Kafka record for each revision, in the order of the dates.
+
+        The event of the message as it is now, and `revision` behind its id.
+        """
+        if not self.rows:
+            return []
+        encoder = Encoder(provenance, max_event_bytes=max_event_bytes - _ROOM)
+        shared = shared_headers(EVENT_TYPE, DATA_SCHEMA, provenance)
+        found = []
+        for row, number in sorted(self.rows, key=lambda each: each[0][0]):
+            records = [*encoder.encode([row])]
+            if not records:
+                self.unpublished.append(row)
+                continue
+            [message] = records
+            value = kafka_record.value_of(message)
+            id_ = value[len(_OPEN) : _BEHIND_ID - 1]
+            value = b'%b,"revision":%d%b' % (value[:_BEHIND_ID], number, value[_BEHIND_ID:])
+            key = None if row[4].placeholder else row[4].conn_id.encode()
+            subject: list[Header] = [] if key is None else [("ce_subject", key)]
+            headers: list[Header] = [
+                *shared, *subject,
+                ("ce_id", b"%b/%d" % (id_, number)),
+                ("ce_time", row[2].occurred_at.encode()),
+            ]  # fmt: skip
+            found.append(kafka_record.record(message[0], key, value, kafka_record.headers(headers)))
+        return found
+
+
+class Reviser:
+    """Compares one answer, portion by portion, with what was told last.
+
+    Of most rows it keeps but the fingerprint: a portion's rows go when the next one is read.
+    """
+
+    def __init__(
+        self, identity: str, ledger: Ledger, fingerprints: Fingerprints, *, lenient: bool
+    ) -> None:
+        self._identity = identity
+        self._ledger = ledger
+        self._fingerprints = fingerprints
+        self._lenient = lenient
+        self._revised = Revised()
+        self._published: set[bytes] = set()
+        """Digests of the rows that the answer publishes as messages."""
+        self._shown: defaultdict[bytes, list[tuple[int, int]]] = defaultdict(list)
+        """By digest: the elements of `data` that show such a row, and its fingerprint there."""
+        self._suspects: list[Shown] = []
+        """What is not as it was told last."""
+
+    def add(self, rows: Sequence[Row], fresh: Iterable[Row]) -> None:
+        """Compare a portion. `fresh` rows are published; of those with one id the first is."""
+        wanted: defaultdict[str, set[Id]] = defaultdict(set)
+        for row in rows:
+            wanted[row[2].hour].add(id_of(row[1]))
+        known = {hour: self._told(hour, ids) for hour, ids in wanted.items()}
+        to_publish = {row[1] for row in fresh}
+        for row, fingerprint in zip(rows, fingerprints_of(rows), strict=True):
+            digest, hour, id_ = row[1], row[2].hour, id_of(row[1])
+            told = known[hour].get(id_, _NOTHING)
+            self._shown[digest].append((row[4].position, fingerprint))
+            if digest in to_publish and digest not in self._published:
+                self._published.add(digest)
+                known[hour][id_] = version(fingerprint, revisions_of(told))
+                self._revised.remember(hour, id_, known[hour][id_])
+            elif fingerprint_of(told) != fingerprint:
+                self._suspects.append((row, fingerprint))
+
+    def revised(self) -> Revised:
+        """What the whole answer revises, and what to remember of it."""
+        groups: defaultdict[bytes, list[Shown]] = defaultdict(list)
+        for row, fingerprint in self._suspects:
+            groups[digest_of(self._identity, row, 1)].append((row, fingerprint))
+        for suspects in groups.values():
+            # In an answer that was decoded leniently U+FFFD is damage, and no change.
+            if not (self._lenient and any(_REPLACED in _content(row) for row, _ in suspects)):
+                self._match(suspects)
+        return self._revised
+
+    def _told(self, hour: str, ids: Iterable[Id]) -> dict[Id, Version]:
+        told = self._revised.versions.get(hour, {})
+        return self._fingerprints.known(hour, ids) | {id_: told[id_] for id_ in ids if id_ in told}
+
+    def _match(self, suspects: list[Shown]) -> None:
+        """Give the contents of equal rows to their messages, and note what that revises."""
+        (date, _, moment, *_), _ = suspects[0]
+        messages: dict[bytes, Version] = {}
+        listings: defaultdict[int, list[int]] = defaultdict(list)
+        for number in count(1):
+            digest = digest_of(self._identity, suspects[0][0], number)
+            shown, id_ = self._shown.get(digest, ()), id_of(digest)
+            if not shown and not self._ledger.knows(moment.hour, id_):
+                break
+            messages[digest] = self._told(moment.hour, [id_]).get(id_, _NOTHING)
+            for position, fingerprint in shown:
+                listings[position].append(fingerprint)
+        longest = max(map(len, listings.values()))
+        remembered = Counter(map(fingerprint_of, messages.values()))
+        same, changed = min(
+            (_compared(remembered, told) for told in listings.values() if len(told) == longest),
+            # By content alone: which listing stands first says nothing.
+            key=lambda found: (len(found[1]), sorted(found[1])),
+        )
+        free: list[tuple[bytes, Version]] = []
+        for digest, told in sorted(messages.items(), key=lambda one: one[0] not in self._published):
+            if same[fingerprint_of(told)]:
+                same[fingerprint_of(told)] -= 1
+            else:
+                free.append((digest, told))
+        # One of which no content is remembered comes first: nothing need have changed. One that
+        # this answer publishes comes last: it was just told.
+        free.sort(
+            key=lambda each: (each[0] in self._published, fingerprint_of(each[1]) != NO_FINGERPRINT)
+        )
+        # What is changed stands among the suspects: of any other row the content is remembered.
+        rows = {fingerprint: row for row, fingerprint in suspects}
+        for fingerprint, (digest, told) in zip(changed, free, strict=False):
+            revisions = revisions_of(told)
+            if fingerprint_of(told) != NO_FINGERPRINT:
+                if revisions == MOST_REVISIONS:
+                    continue
+                revisions += 1
+                revising = (date, digest, moment, *rows[fingerprint][3:])
+                self._revised.rows.append((revising, revisions))
+            self._revised.remember(moment.hour, id_of(digest), version(fingerprint, revisions))
+
+
+def _compared(remembered: Counter[int], listing: list[int]) -> tuple[Counter[int], list[int]]:
+    """Which contents of a listing are remembered, and which are not, in its order."""
+    left = remembered.copy()
+    same: Counter[int] = Counter()
+    changed = []
+    for fingerprint in listing:
+        if left[fingerprint]:
+            left[fingerprint] -= 1
+            same[fingerprint] += 1
+        else:
+            changed.append(fingerprint)
+    return same, changed
+
+
+def fingerprints_of(rows: Iterable[Row]) -> list[int]:
+    """32 bits of the content of each row, never 0."""
+    found = []
+    conversation: Conversation | None = None
+    shared = b""
+    for row in rows:
+        if row[4] is not conversation:
+            conversation = row[4]
+            shared = _shared(conversation)
+        content = shared + _own(row)
+        digest = sha1(content).digest()  # noqa: S324 - tells contents apart, protects nothing
+        found.append(int.from_bytes(digest[:4]) or 1)
+    return found
+
+
+def _content(row: Row) -> bytes:
+    return _shared(row[4]) + _own(row)
+
+
+def _shared(conversation: Conversation) -> bytes:
+    return canonical(_told(conversation.chat, CHAT_FIELDS, _NOT_SHARED))
+
+
+def _own(row: Row) -> bytes:
+    identity = _OF_PLACEHOLDERS if row[4].placeholder else _IDENTITY
+    return canonical(_told(row[3], MESSAGE_FIELDS, identity))
+
+
+def _told(shape: Chat | Message, fields: dict[str, str], identity: set[str]) -> dict[str, Any]:
+    """The fields that the API told, by its names; an undocumented one is a field like others."""
+    told = {
+        name: value
+        for name, attribute in fields.items()
+        if name not in identity and (value := getattr(shape, attribute)) is not UNSET
+    }
+    return told if shape.extra is UNSET else told | shape.extra

@@ -1,0 +1,269 @@
+"""How clients of Kafka are made, started and ended.
+
+Only the files `kafka*.py` know aiokafka. Facts about it ("measured") come from
+runs against real brokers.
+"""
+
+import asyncio
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import aiokafka.admin.client
+import aiokafka.client
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
+
+from publisher.errors import Held, Reason, SettingsError, Stage, StepError
+from publisher.kafka.client_errors import closed_door, no_broker, translated
+from publisher.kafka.connect import ANSWER_SECONDS, leave_lost_brokers
+from publisher.settings import Settings
+
+CALL_SECONDS: Final = 30.0
+"""Longest wait for a client to be ready, and for whatever is asked of it while nothing is being
+published; aiokafka itself may wait for ever (aiokafka#1101)."""
+
+LOGIN_SECONDS: Final = 2 * ANSWER_SECONDS
+"""Longest wait for a connection, logged in: one or two of its steps may be slow."""
+
+NEXT_SERVER_SECONDS: Final = 0.5
+"""The next server is tried as well when those before it have not let us in for so long."""
+
+REQUEST_MS: Final = 10_000
+"""Longest wait for the answer to a request: longer than a cluster takes to notice that one of its
+brokers hangs (9 s by default), because before that no other one does its work."""
+
+LOST_BROKER_MS: Final = 2_000
+"""How often a producer asks which brokers there are."""
+
+TRANSACTION_MS: Final = 60_000
+"""The broker aborts a transaction that is open for longer; its default limit is 15 minutes."""
+
+BATCH_BYTES: Final = 1024 * 1024
+"""Uncompressed; as much as a topic takes by default. Each batch costs a client 0.2 ms of CPU."""
+
+
+class Clients:
+    """Makes producers, consumers and admin clients, all with the same way to Kafka."""
+
+    def __init__(self, settings: Settings) -> None:
+        told = settings.kafka
+        self.compression = None if told.compression_type == "none" else told.compression_type
+        self.servers = [part.strip() for part in told.bootstrap_servers.split(",")]
+        self._security: dict[str, Any] = {"security_protocol": told.security_protocol}
+        self.secure = told.security_protocol.endswith("SSL")
+        """TLS is spoken."""
+        if self.secure:
+            self._security["ssl_context"] = _ssl_context(settings)
+        if told.security_protocol.startswith("SASL"):
+            self._security |= {
+                "sasl_mechanism": told.sasl_mechanism,
+                "sasl_plain_username": told.sasl_username,
+                "sasl_plain_password": settings.sasl_password,
+            }
+        self._common = {
+            **self._security,
+            "bootstrap_servers": self.servers,
+            "request_timeout_ms": REQUEST_MS,
+            "client_id": settings.publisher.transactional_id,
+            "metadata_max_age_ms": 60_000,
+        }
+
+    def producer(self, transactional_id: str) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **{**self._common, "metadata_max_age_ms": LOST_BROKER_MS},
+            transactional_id=transactional_id,
+            transaction_timeout_ms=TRANSACTION_MS,
+        )
+        leave_lost_brokers(producer.client)
+        return producer
+
+    def plain_producer(self) -> AIOKafkaProducer:
+        """A producer without a transactional id: it takes over nothing from anybody."""
+        return AIOKafkaProducer(**self._common, enable_idempotence=True)
+
+    def consumer(self, isolation_level: str) -> AIOKafkaConsumer:
+        """A consumer without a group, which reads a partition from its begin."""
+        return AIOKafkaConsumer(
+            **self._common,
+            group_id=None,
+            enable_auto_commit=False,
+            isolation_level=isolation_level,
+            auto_offset_reset="earliest",
+            # How long the answer about an empty partition takes, and a second look at a new one.
+            fetch_max_wait_ms=20,
+            retry_backoff_ms=20,
+        )
+
+    def admin(self) -> AIOKafkaAdminClient:
+        return AIOKafkaAdminClient(**self._common)
+
+    @asynccontextmanager
+    async def using(self, *clients: Any) -> AsyncIterator[None]:
+        """Clients that are open within the block. What fails there is Transient or Held."""
+        try:
+            await at_once(*(self.start(client) for client in clients))
+            yield
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise translated(error, Stage.RESTORE) from None
+        finally:
+            await asyncio.gather(*(discard(client) for client in clients))
+
+    async def start(self, client: Any) -> None:
+        """Start a client within bounds. Raises Transient or Held, with the true cause.
+
+        Where there are several servers, it begins with the first that lets us in: aiokafka would
+        try them in turn. Whatever the cause, aiokafka says "Unable to bootstrap" and tells more
+        in its log only (measured): one more connection by hand finds it out. Where the servers
+        name no broker at all, it fails with an assertion (measured).
+        """
+        try:
+            if len(self.servers) > 1:
+                connections(client)._bootstrap_servers = [await self._open_server()]  # noqa: SLF001
+            await asyncio.wait_for(client.start(), CALL_SECONDS)
+        except (KafkaError, OSError, TimeoutError, ValueError, AssertionError) as error:
+            await discard(client)
+            told = translated(error, Stage.RESTORE)
+            if isinstance(error, AssertionError) or told.reason is Reason.KAFKA_UNREACHABLE:
+                told = await self._diagnosis()
+            raise told from None
+        except BaseException:
+            await discard(client)
+            raise
+
+    async def connect(self, server: str, seconds: float) -> AIOKafkaConnection:
+        """One connection, logged in. Whatever keeps it is raised: see `closed_door`."""
+        host, port = host_and_port(server)
+        async with asyncio.timeout(seconds):
+            return await create_conn(
+                host,
+                port,
+                client_id=self._common["client_id"],
+                request_timeout_ms=int(seconds * 1000 / 2),
+                **self._security,
+            )
+
+    async def _diagnosis(self) -> StepError:
+        """Why no client could start."""
+        try:
+            await self._open_server()
+        except StepError as error:
+            return error
+        return no_broker(self.servers)
+
+    async def _open_server(self) -> str:
+        """The first server that lets us in. Where none does, raises the most telling cause."""
+        shuffled = random.sample(self.servers, len(self.servers))
+        attempts = [
+            asyncio.create_task(self._enter(server, number * NEXT_SERVER_SECONDS))
+            for number, server in enumerate(shuffled)
+        ]
+        errors: list[StepError] = []
+        try:
+            for attempt in asyncio.as_completed(attempts):
+                try:
+                    return await attempt
+                except StepError as error:
+                    errors.append(error)
+        finally:
+            for task in attempts:
+                task.cancel()
+        raise min(errors, key=lambda error: not isinstance(error, Held))
+
+    async def _enter(self, server: str, delay: float) -> str:
+        """Look, after a delay, whether the server lets us in. Raises Transient or Held."""
+        await asyncio.sleep(delay)
+        try:
+            connection = await self.connect(server, LOGIN_SECONDS)
+        except Exception as error:  # whatever it is, it is the cause
+            raise closed_door(server, error, LOGIN_SECONDS) from None
+        connection.close()
+        return server
+
+
+def host_and_port(server: str) -> tuple[str, int]:
+    """The parts of one of KAFKA_BOOTSTRAP_SERVERS. Raises ValueError where it has no port."""
+    host, _, port = server.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+async def at_once(*calls: Awaitable[Any]) -> None:
+    """Await them all; a failure is raised when none of the others is still running."""
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def discard(client: Any, grace: float = 2.0) -> bool:
+    """End a client within bounds, also while the broker is gone; True = it ended by itself.
+
+    `stop()` hangs for as long as a record or a commit is pending (measured), so
+    after the grace its sender is cancelled and its connections are closed.
+    """
+    end = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
+    stopping = asyncio.ensure_future(end())
+    await asyncio.wait([stopping], timeout=grace)
+    if stopping.done():
+        # Retrieved, so that asyncio does not report it: how it ended changes nothing.
+        return stopping.cancelled() or stopping.exception() is None
+    stopping.cancel()
+    sender = getattr(client, "_sender", None)
+    if sender is not None and sender.sender_task is not None:
+        sender.sender_task.cancel()
+    await asyncio.wait([stopping, asyncio.ensure_future(connections(client).close())], timeout=1)
+    return False
+
+
+def connections(client: Any) -> AIOKafkaClient:
+    """What the producer, consumer or admin client has open."""
+    return getattr(client, "client", None) or client._client  # noqa: SLF001 - no other way
+
+
+def report_unless_told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Fits `set_exception_handler`: leaves out what aiokafka's failed batches leave behind.
+
+    Once a producer is fenced, futures inside of it fail that nobody can wait for. What failed
+    them was raised by those that we await, and told.
+    """
+    lost = context.get("message") == "Future exception was never retrieved"
+    if not (lost and isinstance(context.get("exception"), KafkaError)):
+        loop.default_exception_handler(context)
+
+
+def _ssl_context(settings: Settings) -> ssl.SSLContext:
+    told = settings.kafka
+    try:
+        context = ssl.create_default_context(cafile=told.ssl_cafile)
+    except (OSError, ssl.SSLError):
+        raise SettingsError([f"KAFKA_SSL_CAFILE: {told.ssl_cafile} is no PEM file"]) from None
+    if told.ssl_certfile and told.ssl_keyfile:
+        try:
+            context.load_cert_chain(told.ssl_certfile, told.ssl_keyfile)
+        except (OSError, ssl.SSLError):
+            text = (
+                f"KAFKA_SSL_CERTFILE, KAFKA_SSL_KEYFILE: {told.ssl_certfile} and"
+                f" {told.ssl_keyfile} do not form a certificate and key pair (PEM, no password)"
+            )
+            raise SettingsError([text]) from None
+    return context
+
+
+def _look_without_creating() -> None:
+    """Whoever looks at a topic that is missing leaves it so.
+
+    aiokafka lets brokers create it by all that looks at topics, be it an admin client, a
+    producer or a consumer; by Kafka's default they do, with their own settings instead of
+    ours: a state topic that is not compacted, of one partition (measured).
+    """
+    look = partial(MetadataRequest, allow_auto_topic_creation=False)
+    aiokafka.admin.client.MetadataRequest = aiokafka.client.MetadataRequest = look
+
+
+_look_without_creating()

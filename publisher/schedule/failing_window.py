@@ -1,0 +1,115 @@
+"""Which window is parked: the one that fails while another answers.
+
+It fails twice, another window answers, it fails again: only then it is the
+window, and not the API (docs/decisions/0016).
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, auto
+from typing import Final
+
+from publisher.errors import PublisherError, Reason, Stage
+from publisher.model import Instant, Window
+from publisher.schedule.passes import Read, advanced
+from publisher.state.checkpoint import Entry
+from publisher.state.gaps import Gaps, added
+from publisher.state.state import State, Successor
+
+PROBE: Final = timedelta(minutes=1)
+
+_OWN: Final = {
+    Reason.TIMEOUT,
+    Reason.CONNECTION_LOST,
+    Reason.SERVER_ERROR,
+    Reason.NOT_UNDERSTOOD,
+    Reason.TOO_LARGE,
+}
+
+
+def own(error: PublisherError) -> bool:
+    """Whether the window itself may have caused this; else it is us, the token or the server."""
+    return error.stage is Stage.READ and error.reason in _OWN
+
+
+class Next(Enum):
+    """What to do with the window that is due."""
+
+    ASK = auto()
+    PROBE = auto()
+    """Ask for another one instead."""
+    PARK = auto()
+
+
+@dataclass(slots=True)
+class Suspect:
+    """The window that fails at the moment."""
+
+    step: Read | None = None
+    attempts: int = 0
+    """How often it has failed, and probes, which take their turns with it."""
+    others_answer: bool = False
+    """Another window has been answered since it failed last."""
+    guilty: bool = False
+
+    def failed(self, step: Read, error: PublisherError) -> None:
+        """Count a failure of that step."""
+        if not own(error):
+            self.others_answer = False  # what was proven may have changed
+            return
+        if not self._is(step):
+            self.attempts, self.others_answer = 0, False
+        self.step = step
+        self.attempts += 1
+        self.guilty = self.others_answer
+
+    def answered(self, step: Read) -> None:
+        """Another window's answer is proof; its own acquits it."""
+        if self._is(step):
+            self.acquit()
+        elif self.attempts >= 2:
+            self.others_answer = True
+
+    def acquit(self) -> None:
+        self.step, self.attempts, self.others_answer, self.guilty = None, 0, False, False
+
+    def next(self, step: Read) -> Next:
+        """What to do about the step that is due: while a window fails it is its window again."""
+        if not self._is(step):
+            return Next.ASK
+        if self.guilty:
+            return Next.PARK
+        wanted = self.attempts >= 2 and self.attempts % 2 == 0 and not self.others_answer
+        return Next.PROBE if wanted else Next.ASK
+
+    def probe(self, step: Read, gaps: Gaps) -> Read:
+        """A minute before the window, clear of gaps; after one that failed, another one."""
+        end = step.window.start - PROBE * (self.attempts // 2)
+        for gap in reversed(gaps):
+            if gap.start - PROBE < end and end - PROBE < gap.end + PROBE:
+                end = gap.start - PROBE
+        self.attempts += 1
+        return Read(step.pass_, Window(end - PROBE, end), ends_round=False)
+
+    def _is(self, step: Read) -> bool:
+        mine = self.step
+        return (
+            mine is not None
+            and mine.pass_.name == step.pass_.name
+            and mine.window.start == step.window.start
+        )
+
+
+def parked(state: State, step: Read, now: Instant, horizon: timedelta) -> Successor:
+    """The state with the step's window among the gaps, and its pass behind it.
+
+    The journal tells of a window that covers nothing.
+    """
+    start = step.window.start
+    entry = Entry(
+        state.checkpoint.sequence + 1, step.pass_.name, start, start, now,
+        rows=0, new=0, duplicate=0, rejected=0,
+    )  # fmt: skip
+    gaps = added(state.checkpoint.gaps, step.window)
+    passes = advanced(state.checkpoint.passes, step, step.window.end, now, gaps)
+    return state.successor(entry, passes, {}, horizon, gaps)

@@ -1,0 +1,242 @@
+"""How the state of an operation is written down: the records of the state topic.
+
+Rules of this file:
+- What is written today must be readable for ever; a format that this version
+  does not know is refused, never taken for empty.
+
+Formats (described in `schemas/`): keys are `checkpoint/OPERATION` and
+`journal/OPERATION/SEQUENCE/PART`; a checkpoint is a JSON object; journal records
+are written in `state/journal.py`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+
+from publisher.errors import Held, Reason, Stage
+from publisher.model import (
+    Backfill,
+    Instant,
+    Progress,
+    Standing,
+    StateRecord,
+    Unconfirmed,
+    Window,
+    iso,
+)
+
+FORMAT: Final = 1
+RENAMED: Final = 2
+"""Format of the checkpoints of renamed operations: a release that would make ids of the present
+name must refuse them."""
+LIVE: Final = "live"
+REPAIR: Final = "repair"
+BACKFILL: Final = "backfill"
+REPLAY: Final = "replay"
+"""Pass of what a replay publishes: its name in the journal, its label in headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where an operation stands; public as "complete up to" (schemas/checkpoint.v1)."""
+
+    operation: str
+    timezone: str
+    start: Instant
+    """Nothing before was ever asked for."""
+    start_setting: str
+    """`PUBLISHER_START` as it stood at the first start."""
+    sequence: int
+    """Number of transactions committed for the operation so far."""
+    journal_records: int
+    """Journal records alive in the state topic; a restore that finds fewer refuses."""
+    passes: Mapping[str, Progress]
+    gaps: tuple[Window, ...] = ()
+    """Parked windows: stretches of time that could not be read and were set aside."""
+    backfills: tuple[Backfill, ...] = ()
+    """In the order in which they were taken up; those that ended stay while their order stands."""
+    forgotten: tuple[Window, ...] = ()
+    """Stretches of time whose journal entries were removed: what was published of them is not
+    known any more. No pass publishes from within `gaps.NEAR` of them."""
+    unconfirmed: tuple[Unconfirmed, ...] = ()
+    """In their order: what was read only once, too late for every re-read."""
+    formerly: tuple[str, ...] = ()
+    """Names that the operation has borne, the first one first."""
+    renamed_to: str = ""
+    """The operation goes on under this name, and no more under the one that stands here."""
+
+    @property
+    def identity(self) -> str:
+        """The name of which ids are made, for ever: the first one."""
+        return self.names[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that the operation has borne, each once, the first one first."""
+        return tuple(dict.fromkeys((*self.formerly, self.operation)))
+
+    @property
+    def live(self) -> Progress:
+        return self.passes[LIVE]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One committed window, without its ids: a line of the journal."""
+
+    sequence: int
+    pass_name: str
+    start: Instant
+    end: Instant
+    """What was covered; not later than the server's clock at the time of the answer."""
+    read_at: Instant
+    """The server's time when the request was sent."""
+    rows: int
+    new: int
+    duplicate: int
+    rejected: int
+    possibly_cut: bool = False
+    """The answer reached the row cap in the narrowest window."""
+    parts: int = 1
+
+
+def formerly_of(names: tuple[str, ...], now: str) -> tuple[str, ...]:
+    """The former names of an operation that has borne these, and another one, and is called so."""
+    return tuple(name for name in names if name != now or name == names[0])
+
+
+def checkpoint_key(operation: str) -> bytes:
+    return f"checkpoint/{operation}".encode()
+
+
+def journal_key(operation: str, sequence: int, part: int) -> bytes:
+    return f"journal/{operation}/{sequence}/{part}".encode()
+
+
+def operation_of(key: bytes) -> str | None:
+    """The operation that a record of the state topic belongs to."""
+    kind, _, rest = key.decode("utf-8", "replace").partition("/")
+    return rest.split("/")[0] if kind in ("checkpoint", "journal") else None
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> StateRecord:
+    value: dict[str, Any] = {
+        "format": RENAMED if checkpoint.formerly or checkpoint.renamed_to else FORMAT,
+        "operation": checkpoint.operation,
+        "timezone": checkpoint.timezone,
+        "start": iso(checkpoint.start),
+        "start_setting": checkpoint.start_setting,
+        "sequence": checkpoint.sequence,
+        "journal_records": checkpoint.journal_records,
+        "passes": {
+            name: {"cursor": iso(p.cursor), "covered_until": iso(p.covered_until)}
+            for name, p in checkpoint.passes.items()
+        },
+        "gaps": _stretches(checkpoint.gaps),
+    }
+    if checkpoint.forgotten:
+        value["forgotten"] = _stretches(checkpoint.forgotten)
+    if checkpoint.unconfirmed:
+        value["unconfirmed"] = [
+            {"start": iso(one.window.start), "end": iso(one.window.end), "due": iso(one.due)}
+            for one in checkpoint.unconfirmed
+        ]
+    if checkpoint.backfills:  # left out otherwise: a checkpoint is written with every window
+        value["backfills"] = [
+            {
+                "id": one.id,
+                "from": iso(one.start),
+                "to": iso(one.end),
+                "again": one.again,
+                "cursor": iso(one.cursor),
+                "standing": one.standing.value,
+                "since": one.since,
+                "rows": one.rows,
+                "new": one.new,
+                **({"skipped_seconds": one.skipped_seconds} if one.skipped_seconds else {}),
+            }
+            for one in checkpoint.backfills
+        ]
+    if checkpoint.formerly:
+        value["formerly"] = checkpoint.formerly
+    if checkpoint.renamed_to:
+        value["renamed_to"] = checkpoint.renamed_to
+    return StateRecord(checkpoint_key(checkpoint.operation), orjson.dumps(value))
+
+
+def checkpoint_of(operation: str, records: Mapping[bytes, bytes]) -> Checkpoint | None:
+    """The operation's checkpoint among the live records of its state."""
+    written = records.get(checkpoint_key(operation))
+    return None if written is None else decode_checkpoint(written)
+
+
+def decode_checkpoint(value: bytes) -> Checkpoint:
+    told = known_format(value, (FORMAT, RENAMED))
+    return Checkpoint(
+        operation=told["operation"],
+        timezone=told["timezone"],
+        start=instant(told["start"]),
+        start_setting=told["start_setting"],
+        sequence=told["sequence"],
+        journal_records=told["journal_records"],
+        passes={
+            name: Progress(instant(p["cursor"]), instant(p["covered_until"]))
+            for name, p in told["passes"].items()
+        },
+        gaps=_windows(told["gaps"]),
+        forgotten=_windows(told.get("forgotten", ())),
+        unconfirmed=tuple(
+            Unconfirmed(Window(instant(each["start"]), instant(each["end"])), instant(each["due"]))
+            for each in told.get("unconfirmed", ())
+        ),
+        backfills=tuple(
+            Backfill(
+                one["id"],
+                instant(one["from"]),
+                instant(one["to"]),
+                one["again"],
+                instant(one["cursor"]),
+                Standing(one["standing"]),
+                one["since"],
+                one["rows"],
+                one["new"],
+                one.get("skipped_seconds", 0),
+            )
+            for one in told.get("backfills", ())
+        ),
+        formerly=tuple(told.get("formerly", ())),
+        renamed_to=told.get("renamed_to", ""),
+    )
+
+
+def _stretches(windows: Iterable[Window]) -> list[dict[str, str]]:
+    return [{"start": iso(window.start), "end": iso(window.end)} for window in windows]
+
+
+def _windows(stretches: Iterable[Mapping[str, str]]) -> tuple[Window, ...]:
+    return tuple(Window(instant(each["start"]), instant(each["end"])) for each in stretches)
+
+
+def known_format(value: bytes, formats: tuple[int, ...] = (FORMAT,)) -> dict[str, Any]:
+    """The JSON object of a record. Raises Held where its format is none of these."""
+    try:
+        told = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        told = None
+    found = told.get("format") if isinstance(told, dict) else None
+    if not isinstance(told, dict) or found not in formats:
+        raise Held(
+            Stage.RESTORE,
+            Reason.STATE_FORMAT,
+            f"the state topic is written in format {found!r}, this version reads"
+            f" format {' and '.join(map(str, formats))}: run the version that wrote it, or a newer"
+            " one",
+        )
+    return told
+
+
+def instant(text: str) -> Instant:
+    return datetime.fromisoformat(text)

@@ -1,0 +1,201 @@
+"""What was last told of each published message: fingerprints and revision numbers.
+
+Rules of this file:
+- They lie in the ledger's buckets and are forgotten with them.
+- 14 bytes an id, in sorted arrays, found by bisection. A younger run counts before
+  an older one, so nothing is changed in place.
+- A journal record carries them in its line, where an older release ignores them.
+"""
+
+import sys
+from array import array
+from base64 import b64decode, b64encode
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from itertools import pairwise
+from operator import itemgetter
+from typing import Final, NamedTuple, TypeAlias
+
+from publisher.errors import Held, Reason, Stage
+from publisher.state.checkpoint import known_format
+from publisher.state.ledger import Id
+
+Version: TypeAlias = int
+"""Fingerprint of a message's content in 32 bits, and below it, in 16, how often it was revised."""
+
+Versions: TypeAlias = Mapping[str, Mapping[Id, Version]]
+"""By bucket of the ledger."""
+
+MOST_REVISIONS: Final = 0xFFFF
+NO_FINGERPRINT: Final = 0
+"""The content is not known, only how often it was revised."""
+
+_RUNS: Final = 4
+_BYTES: Final = 8 + 4 + 2
+"""Of an id, its fingerprint and its number of revisions."""
+
+
+def version(fingerprint: int, revisions: int) -> Version:
+    return fingerprint << 16 | revisions
+
+
+def fingerprint_of(told: Version) -> int:
+    return told >> 16
+
+
+def revisions_of(told: Version) -> int:
+    return told & MOST_REVISIONS
+
+
+class Run(NamedTuple):
+    """Versions of one bucket; `ids` sorted, the others in its order."""
+
+    ids: "array[Id]"
+    fingerprints: "array[int]"
+    revisions: "array[int]"
+
+    @classmethod
+    def of(cls, told: Mapping[Id, Version]) -> "Run":
+        ids = sorted(told)
+        return cls(
+            array("Q", ids),
+            array("I", [fingerprint_of(told[id_]) for id_ in ids]),
+            array("H", [revisions_of(told[id_]) for id_ in ids]),
+        )
+
+
+class Fingerprints:
+    """The version of every message published within the horizon, of one operation."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, list[Run]] = {}
+        """The oldest first."""
+
+    @classmethod
+    def restored(cls, told: MutableMapping[str, list[tuple[int, Run]]]) -> "Fingerprints":
+        """From what journal records carry, with their sequence numbers. Empties `told`."""
+        found = cls()
+        for bucket in list(told):
+            runs = sorted(told.pop(bucket), key=itemgetter(0))
+            found._buckets[bucket] = [_merged([run for _, run in runs])]
+        return found
+
+    def __len__(self) -> int:
+        """Versions held; one that was overtaken counts until it is merged away."""
+        return sum(len(run.ids) for runs in self._buckets.values() for run in runs)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held by the arrays."""
+        return sum(
+            part.__sizeof__() for runs in self._buckets.values() for run in runs for part in run
+        )
+
+    def known(self, bucket: str, ids: Iterable[Id]) -> dict[Id, Version]:
+        """The versions of these messages of that bucket, as far as they are remembered."""
+        runs = self._buckets.get(bucket)
+        if runs is None:
+            return {}
+        wanted = sorted(ids)
+        found: dict[Id, Version] = {}
+        for each, fingerprints, revisions in runs:
+            place = 0
+            for id_ in wanted:
+                place = bisect_left(each, id_, place)
+                if place == len(each):
+                    break
+                if each[place] == id_:
+                    found[id_] = version(fingerprints[place], revisions[place])
+        return found
+
+    def remember(self, told: Versions) -> None:
+        """These versions, committed now, overtake what is remembered."""
+        for bucket, those in told.items():
+            if not those:
+                continue
+            runs = self._buckets.setdefault(bucket, [])
+            runs.append(Run.of(those))
+            if len(runs) > _RUNS:
+                self._buckets[bucket] = [_merged(runs)]
+
+    def forget(self, remembered: Callable[[str], bool]) -> None:
+        """Drop the buckets that the ledger has dropped; `remembered` tells which it has."""
+        for bucket in [each for each in self._buckets if not remembered(each)]:
+            del self._buckets[bucket]
+
+
+def _merged(runs: list[Run]) -> Run:
+    """One run of all; of equal ids the youngest counts."""
+    ids, fingerprints, revisions = array("Q"), array("I"), array("H")
+    for run in runs:
+        ids += run.ids
+        fingerprints += run.fingerprints
+        revisions += run.revisions
+    # Stable, and linear for runs that are sorted: of equal ids the last is the youngest.
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    order = [
+        *(place for place, following in pairwise(order) if ids[place] != ids[following]),
+        *order[-1:],
+    ]
+    return Run(
+        array("Q", [ids[place] for place in order]),
+        array("I", [fingerprints[place] for place in order]),
+        array("H", [revisions[place] for place in order]),
+    )
+
+
+# --- in the journal -------------------------------------------------------------------------------
+
+
+def packed(told: Versions, room: int) -> Iterator[dict[str, str]]:
+    """As a journal record carries them, in pieces of at most `room` bytes; none for none.
+
+    By bucket: Base64 of the ids, then the fingerprints, then the numbers, big-endian.
+    """
+    piece: dict[str, str] = {}
+    left = room
+    for bucket, those in told.items():
+        ids = sorted(those)
+        while ids:
+            left -= len(bucket) + 8  # `"NAME":"",` and what Base64 fills up with
+            count = max(left, 0) // 4 * 3 // _BYTES
+            if not count:
+                yield piece
+                piece, left = {}, room
+                continue
+            taken, ids = ids[:count], ids[count:]
+            piece[bucket] = _text(Run.of({id_: those[id_] for id_ in taken}))
+            left -= len(piece[bucket])
+    if piece:
+        yield piece
+
+
+def unpacked(value: bytes) -> list[tuple[str, Run]]:
+    """What a journal record carries, by bucket. Raises Held where it is damaged."""
+    told = known_format(value.partition(b"\n")[0]).get("fingerprints", {})
+    return [(bucket, _run(text)) for bucket, text in told.items()]
+
+
+def _text(run: Run) -> str:
+    return b64encode(b"".join(_big_endian(part).tobytes() for part in run)).decode()
+
+
+def _run(text: str) -> Run:
+    content = b64decode(text)
+    count, rest = divmod(len(content), _BYTES)
+    if rest:
+        raise Held(
+            Stage.RESTORE,
+            Reason.STATE_LOST,
+            "a journal record of the state topic is damaged: restore the topic from a backup",
+        )
+    parts = content[: 8 * count], content[8 * count : 12 * count], content[12 * count :]
+    arrays = [array(kind, part) for kind, part in zip("QIH", parts, strict=True)]
+    return Run(*map(_big_endian, arrays))
+
+
+def _big_endian(numbers: "array[int]") -> "array[int]":
+    """To that order of bytes, and back."""
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers

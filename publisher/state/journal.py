@@ -1,0 +1,161 @@
+"""The journal's records: one line of JSON for each committed window, and its ids.
+
+Rules of this file:
+- A record stays below 256 KiB, whatever a window held: more comes in parts.
+
+A value is a JSON object on one line, a newline, and the ids as 8-byte big-endian
+numbers, by bucket in the order in which the object lists the buckets. Fingerprints,
+where revisions are on, stand in the line (`state/fingerprints.py`).
+"""
+
+import sys
+from array import array
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import Final
+
+import orjson
+
+from publisher.errors import Held, Reason, Stage
+from publisher.model import Instant, StateRecord, iso
+from publisher.state.checkpoint import FORMAT, LIVE, Entry, instant, journal_key, known_format
+from publisher.state.fingerprints import Versions, packed
+from publisher.state.ledger import Id, Ids
+
+PART_BYTES: Final = 250_000
+"""Ids and names of buckets in one journal record; the rest of it takes less than 1,000 bytes."""
+_IDS_SHARE: Final = 75_000
+"""Of these, for the ids where there are fingerprints: a message takes 8 bytes, and 19 more."""
+
+
+def decode_journal(value: bytes) -> tuple[Entry, list[tuple[str, "array[int]"]]]:
+    """A journal record: its line, and its ids by bucket."""
+    line, _, packed = value.partition(b"\n")
+    told = known_format(line)
+    if len(packed) != 8 * sum(count for _, count in told["ids"]):
+        raise Held(
+            Stage.RESTORE,
+            Reason.STATE_LOST,
+            "a journal record of the state topic is damaged: restore the topic from a backup",
+        )
+    ids = array("Q", packed)
+    if sys.byteorder == "little":
+        ids.byteswap()
+    buckets, at = [], 0
+    for bucket, count in told["ids"]:
+        buckets.append((bucket, ids[at : at + count]))
+        at += count
+    entry = Entry(
+        sequence=told["sequence"],
+        pass_name=told["pass"],
+        start=instant(told["from"]),
+        end=instant(told["to"]),
+        read_at=instant(told["read_at"]),
+        rows=told["rows"],
+        new=told["new"],
+        duplicate=told["duplicate"],
+        rejected=told["rejected"],
+        possibly_cut=told["possibly_cut"],
+    )
+    return entry, buckets
+
+
+def placeholder(operation: str, sequence: int, at: Instant) -> StateRecord:
+    """A journal record without ids. Alone, with no checkpoint, it keeps every service waiting."""
+    entry = Entry(sequence, LIVE, at, at, at, rows=0, new=0, duplicate=0, rejected=0)
+    return next(journal_parts(operation, entry, {}))
+
+
+def reserved(operation: str, at: Instant, former: str) -> StateRecord:
+    """A placeholder that says who is being renamed to the operation."""
+    key, value = placeholder(operation, 0, at)
+    return StateRecord(key, retold(value or b"", {"renaming": former}))
+
+
+def reserved_for(operation: str, records: Mapping[bytes, bytes]) -> str:
+    """Who is being renamed to the operation, by the records of that; empty where nobody is."""
+    written = records.get(journal_key(operation, 0, 0))
+    if written is None:
+        return ""
+    former: str = known_format(written.partition(b"\n")[0]).get("renaming", "")
+    return former
+
+
+def interrupted(old: str, new: str) -> str:
+    """What to do where a renaming has not come to its end."""
+    return (
+        f"the renaming of {old} to {new} was interrupted: run it again (wolkvox-publisher state"
+        f" rename {old} {new} --yes)"
+    )
+
+
+def retold(value: bytes, told: Mapping[str, str]) -> bytes:
+    """A journal record with these fields in its line; its ids are what they were."""
+    line, _, ids = value.partition(b"\n")
+    return orjson.dumps(orjson.loads(line) | told) + b"\n" + ids
+
+
+def journal_parts(
+    operation: str, entry: Entry, ids: Ids, versions: Versions | None = None
+) -> Iterator[StateRecord]:
+    """The journal records of one committed window: one, or more where it published much."""
+    room = _IDS_SHARE if versions else PART_BYTES
+    pieces = packed(versions or {}, PART_BYTES - room)
+    for part, (chunk, piece) in enumerate(zip_longest(_chunks(ids, room), pieces)):
+        counts, those = chunk or ({}, array("Q"))
+        yield StateRecord(
+            journal_key(operation, entry.sequence, part),
+            _journal_value(operation, entry, part, counts, those, piece),
+        )
+
+
+def _chunks(ids: Ids, most: int) -> Iterator[tuple[dict[str, int], "array[Id]"]]:
+    """Count by bucket, and the ids, of each part of at most so many bytes; at least one part."""
+    counts: dict[str, int] = {}
+    chunk = array("Q")
+    room = most
+    for bucket, those in ids.items():
+        at = 0
+        while at < len(those):
+            room -= len(bucket) + 16  # `["NAME",COUNT],`
+            if room < 8:
+                yield counts, chunk
+                counts, chunk, room = {}, array("Q"), most
+                continue
+            taken = those[at : at + room // 8]
+            counts[bucket] = len(taken)
+            chunk += taken
+            at += len(taken)
+            room -= 8 * len(taken)
+    yield counts, chunk
+
+
+def _journal_value(
+    operation: str,
+    entry: Entry,
+    part: int,
+    counts: Mapping[str, int],
+    ids: "array[Id]",
+    fingerprints: Mapping[str, str] | None,
+) -> bytes:
+    line = {
+        "format": FORMAT,
+        "operation": operation,
+        "sequence": entry.sequence,
+        "part": part,
+        "pass": entry.pass_name,
+        "from": iso(entry.start),
+        "to": iso(entry.end),
+        "read_at": iso(entry.read_at),
+        "rows": entry.rows,
+        "new": entry.new,
+        "duplicate": entry.duplicate,
+        "rejected": entry.rejected,
+        "possibly_cut": entry.possibly_cut,
+        "ids": list(counts.items()),
+    }
+    if fingerprints:
+        line["fingerprints"] = fingerprints
+    if sys.byteorder == "little":
+        ids.byteswap()
+    return orjson.dumps(line) + b"\n" + ids.tobytes()

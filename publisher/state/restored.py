@@ -1,0 +1,60 @@
+"""What a restore makes of state and topic together: a state is believed only if it fits."""
+
+from publisher.errors import Held, Reason, Stage, history_lost
+from publisher.model import Restored
+from publisher.state.checkpoint import Checkpoint, checkpoint_of
+from publisher.state.state import State, goes_on_as, restore
+
+
+def restored_state(operation: str, restored: Restored, *, revisions: bool = False) -> State | None:
+    """The state that a log holds, as `restore`. Raises Held also where it was set back."""
+    refuse_set_back(
+        operation, checkpoint_of(operation, restored.records), restored.newest_published
+    )
+    return restore(operation, restored.records, revisions=revisions)
+
+
+def state_to_go_on_from(
+    operation: str, restored: Restored, state_topic: str, *, revisions: bool = False
+) -> State | None:
+    """The state from which the service goes on, None at a first start.
+
+    Raises Held where it can do neither.
+    """
+    known = restored_state(operation, restored, revisions=revisions)
+    if known is None and restored.history_lost:
+        raise history_lost(state_topic)
+    if known is None and restored.goes_on_as:
+        raise goes_on_as(operation, restored.goes_on_as)
+    return known
+
+
+def events_gone(state: State, restored: Restored) -> bool:
+    """Whether the messages topic was made anew: it was never used, and the state has published."""
+    return restored.topic_unused and any(entry.new for entry in state.journal)
+
+
+def refuse_unconfirmed_zone(operation: str, before: str, zone: str, replaces: str | None) -> None:
+    """Raise Held where the time zone of the settings is another one, and nobody confirms that."""
+    if before not in (zone, replaces):
+        raise Held(
+            Stage.RESTORE,
+            Reason.ZONE_CHANGED,
+            f"the time zone is {zone}, but operation {operation} was read in {before}"
+            f" so far: set it back to {before}; or, if {before} was wrong, confirm the change with"
+            f" WOLKVOX_TIMEZONE_REPLACES={before} (timezone_replaces in [[operations]]), and what"
+            " was read within the horizon is read again",
+        )
+
+
+def refuse_set_back(operation: str, checkpoint: Checkpoint | None, newest_published: int) -> None:
+    """Raise Held where the messages topic holds later events than the state knows of."""
+    if checkpoint and checkpoint.sequence < newest_published and not checkpoint.renamed_to:
+        raise Held(
+            Stage.RESTORE,
+            Reason.STATE_LOST,
+            f"the state of operation {operation} was set back to transaction"
+            f" {checkpoint.sequence}, but the messages topic holds events of transaction"
+            f" {newest_published}: going on would publish messages twice; rebuild the state"
+            " (wolkvox-publisher state rebuild)",
+        )

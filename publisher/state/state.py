@@ -1,0 +1,273 @@
+"""What is durable of an operation: checkpoint, journal and ledger.
+
+Rules of this file:
+- A state follows from its predecessor by one committed window, in memory exactly
+  as in the state topic: `Successor` holds both forms.
+- The state topic is the truth; restoring it twice gives the same state twice.
+- Memory may know more ids than the state topic, never fewer.
+
+How it is written down: `state/checkpoint.py`, `state/journal.py`.
+"""
+
+from array import array
+from collections import deque
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from publisher.errors import Held, Reason, Stage
+from publisher.model import Backfill, Instant, Progress, StateRecord, Unconfirmed
+from publisher.state.checkpoint import (
+    Checkpoint,
+    Entry,
+    checkpoint_key,
+    checkpoint_of,
+    encode_checkpoint,
+    journal_key,
+)
+from publisher.state.fingerprints import Fingerprints, Run, Versions, unpacked
+from publisher.state.forgetting import forget_before, forgotten_with, outlived, spared
+from publisher.state.gaps import FAR, Gaps, beyond, near
+from publisher.state.journal import decode_journal, interrupted, journal_parts, reserved_for
+from publisher.state.ledger import Ids, Ledger
+from publisher.wolkvox.server_clock import RESOLUTION
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """A state's successor: what to write, and what memory becomes once it is written."""
+
+    checkpoint: Checkpoint
+    entry: Entry | None
+    ids: Ids
+    forgotten: Sequence[Entry]
+    """The journal entries that are tombstoned, oldest first."""
+    records: Sequence[StateRecord]
+    versions: Versions = field(default_factory=dict)
+    """Where revisions are on: the content of what the window published or revised."""
+
+
+@dataclass(slots=True)
+class State:
+    """The state of one operation in memory."""
+
+    checkpoint: Checkpoint
+    journal: deque[Entry] = field(default_factory=deque)
+    """Oldest first."""
+    ledger: Ledger = field(default_factory=Ledger)
+    again: Ledger | None = None
+    """While a backfill publishes again: what was published since it was taken up."""
+    fingerprints: Fingerprints = field(default_factory=Fingerprints)
+    """Empty while revisions are off."""
+
+    def successor(
+        self,
+        entry: Entry,
+        passes: Mapping[str, Progress],
+        ids: Ids,
+        horizon: timedelta,
+        gaps: Gaps | None = None,
+        backfills: tuple[Backfill, ...] | None = None,
+        versions: Versions | None = None,
+        unconfirmed: tuple[Unconfirmed, ...] | None = None,
+    ) -> Successor:
+        """The state after a window: one journal entry more, old ones tombstoned.
+
+        An entry goes when its window lies more than `horizon` behind the live
+        cursor (not the clock: an outage must not forget), behind every cursor, and
+        not near a gap, a backfill or what is unconfirmed. Its window is then forgotten time.
+        Without `gaps`, `backfills`, `unconfirmed` these stay as they are.
+        """
+        backfills = self.checkpoint.backfills if backfills is None else backfills
+        gaps = self.checkpoint.gaps if gaps is None else tuple(gaps)
+        unconfirmed = self.checkpoint.unconfirmed if unconfirmed is None else unconfirmed
+        parts = list(journal_parts(self.checkpoint.operation, entry, ids, versions))
+        entry = replace(entry, parts=len(parts))
+        old = outlived(self.journal, passes, horizon, spared(gaps, backfills, unconfirmed))
+        tombstones = [
+            StateRecord(journal_key(self.checkpoint.operation, gone.sequence, part), None)
+            for gone in old
+            for part in range(gone.parts)
+        ]
+        checkpoint = replace(
+            self.checkpoint,
+            sequence=entry.sequence,
+            forgotten=forgotten_with(self.checkpoint.forgotten, old),
+            journal_records=self.checkpoint.journal_records + len(parts) - len(tombstones),
+            passes=passes,
+            gaps=gaps,
+            backfills=backfills,
+            unconfirmed=unconfirmed,
+        )
+        records = [*parts, *tombstones, encode_checkpoint(checkpoint)]
+        return Successor(checkpoint, entry, ids, old, records, versions or {})
+
+    def apply(self, successor: Successor, horizon: timedelta) -> None:
+        """Become the successor; only after its records are committed."""
+        before, after = republishing(self.checkpoint), republishing(successor.checkpoint)
+        self.checkpoint = successor.checkpoint
+        if after is None:
+            self.again = None
+        elif before is None or before.id != after.id:  # one may follow another in one commit
+            self.again = Ledger()
+        kept = []
+        for gone in successor.forgotten:
+            while (entry := self.journal.popleft()) is not gone:
+                kept.append(entry)
+        self.journal.extendleft(reversed(kept))
+        if successor.entry is not None:
+            self.journal.append(successor.entry)
+            self.ledger.add(successor.ids, successor.entry.start, successor.entry.end)
+            if self.again is not None:
+                self.again.add(successor.ids, successor.entry.start, successor.entry.end)
+            self.fingerprints.remember(successor.versions)
+        if successor.forgotten:
+            # An old entry behind a younger one stays in the journal, and so do its ids here.
+            now = self.checkpoint
+            gaps = spared(now.gaps, now.backfills, now.unconfirmed)
+            ends = [each.end for each in self.journal if not near(gaps, each.start, each.end, FAR)]
+            bound = forget_before(self.checkpoint.passes, horizon)
+            self.ledger.forget(
+                min(ends, default=bound), lambda start, end: near(gaps, start, end, FAR)
+            )
+            self.fingerprints.forget(self.ledger.holds)
+
+    def with_backfills(self, backfills: tuple[Backfill, ...]) -> Successor:
+        """The state with other orders: a checkpoint and nothing else."""
+        checkpoint = replace(
+            self.checkpoint, sequence=self.checkpoint.sequence + 1, backfills=backfills
+        )
+        return Successor(checkpoint, None, {}, (), [encode_checkpoint(checkpoint)])
+
+    def read_until(self, instant: Instant, age: timedelta) -> Instant:
+        """How far from `instant` on everything has been read when it was at least `age` old.
+
+        What lies in a gap is left to `repair`.
+        """
+        moved = True
+        while moved:
+            beyond_gap = beyond(self.checkpoint.gaps, instant)
+            moved, instant = beyond_gap > instant, beyond_gap
+            for entry in self.journal:
+                until = min(entry.end, entry.read_at - age)
+                if entry.start <= instant < until:
+                    instant, moved = until, True
+        return instant
+
+
+def first(
+    operation: str,
+    timezone: str,
+    start: Instant,
+    start_setting: str,
+    passes: Iterable[str],
+    sequence: int = 0,
+) -> tuple[State, StateRecord]:
+    """The state of an operation that was never read, and the record that makes it durable."""
+    begin = Progress(start, start)
+    checkpoint = Checkpoint(
+        operation, timezone, start, start_setting, sequence, 0, dict.fromkeys(passes, begin)
+    )
+    return State(checkpoint), encode_checkpoint(checkpoint)
+
+
+def earlier_start(
+    checkpoint: Checkpoint, skew: timedelta, newest_published: int = -1
+) -> Instant | None:
+    """Where an operation must begin instead, because our clock runs ahead of the server's.
+
+    A start told relative to now was resolved by our clock; the stretch between
+    the two would never be asked for. `skew` is the server's clock minus ours.
+    Only before anything else was committed: later nothing moves the start. `newest_published` is
+    what the topic told before: who begins anew goes on behind it.
+    """
+    relative = checkpoint.start_setting == "now" or checkpoint.start_setting.startswith("-")
+    untouched = not checkpoint.journal_records and checkpoint.sequence == newest_published + 1
+    if untouched and relative and skew < -RESOLUTION:
+        return checkpoint.start + skew
+    return None
+
+
+def restore(
+    operation: str, records: MutableMapping[bytes, bytes], *, revisions: bool = False
+) -> State | None:
+    """The state from the live records of its operation, or None where there is none.
+
+    `records` is emptied on the way: at ten million ids two copies would hurt. Without
+    `revisions` fingerprints are left out.
+    Raises Held for unknown formats, for an operation that has another name now, and when
+    journal records have been lost.
+    """
+    checkpoint = checkpoint_of(operation, records)
+    records.pop(checkpoint_key(operation), None)
+    former = reserved_for(operation, records)
+    if former and (checkpoint is None or checkpoint.renamed_to):
+        raise Held(Stage.RESTORE, Reason.STATE_RENAMED, interrupted(former, operation))
+    if checkpoint is None:
+        if records:
+            raise Held(
+                Stage.RESTORE,
+                Reason.STATE_LOST,
+                f"the state topic holds a journal of operation {operation} but no checkpoint:"
+                " it has been tampered with or lost data; restore it from a backup",
+            )
+        return None
+    if checkpoint.renamed_to:
+        raise Held(
+            Stage.RESTORE,
+            Reason.STATE_RENAMED,
+            f"operation {operation} was renamed to {checkpoint.renamed_to}: give it that name in"
+            " the settings; if the renaming was interrupted, run it again (wolkvox-publisher state"
+            f" rename {operation} {checkpoint.renamed_to} --yes)",
+        )
+    if len(records) < checkpoint.journal_records:
+        raise Held(
+            Stage.RESTORE,
+            Reason.STATE_LOST,
+            f"the state topic has lost journal records of operation {operation}"
+            f" ({len(records)} of {checkpoint.journal_records} are left): going on would publish"
+            " messages twice; restore the topic from a backup",
+        )
+    republished = republishing(checkpoint)
+    again = None if republished is None else Ledger()
+    entries: dict[int, Entry] = {}
+    ids: dict[str, tuple[array[int], Instant, Instant]] = {}
+    versions: dict[str, list[tuple[int, Run]]] = {}
+    for key in list(records):
+        value = records.pop(key)
+        entry, buckets = decode_journal(value)
+        for bucket, run in unpacked(value) if revisions else ():
+            versions.setdefault(bucket, []).append((entry.sequence, run))
+        known = entries.get(entry.sequence)
+        parts = known.parts + 1 if known else 1
+        entries[entry.sequence] = replace(entry, parts=parts)
+        if again is not None and republished is not None and entry.sequence > republished.since:
+            again.add(dict(buckets), entry.start, entry.end)
+        for bucket, found in buckets:
+            have, since, until = ids.get(bucket, (array("Q"), entry.start, entry.end))
+            have.extend(found)
+            ids[bucket] = have, min(since, entry.start), max(until, entry.end)
+    state = State(checkpoint, deque(entries[sequence] for sequence in sorted(entries)), again=again)
+    for bucket in list(ids):
+        have, since, until = ids.pop(bucket)
+        state.ledger.add({bucket: have}, since, until)
+    if versions:
+        state.fingerprints = Fingerprints.restored(versions)
+        # A revision may outlive the message that it revised.
+        state.fingerprints.forget(state.ledger.holds)
+    return state
+
+
+def goes_on_as(operation: str, now: str) -> Held:
+    """For an old name that does not say so itself, because the state was lost and rebuilt."""
+    return Held(
+        Stage.RESTORE,
+        Reason.STATE_RENAMED,
+        f"operation {operation} goes on as {now}, whose ids are made of its former names: set that"
+        " name instead",
+    )
+
+
+def republishing(checkpoint: Checkpoint) -> Backfill | None:
+    """The backfill that publishes again; there is one at a time."""
+    return next((one for one in checkpoint.backfills if one.again and one.active), None)
