@@ -287,11 +287,15 @@ class Rig:
         return publisher
 
     async def kill(self) -> None:
-        """SIGKILL to the last start, and the end of the transaction that it may have left open.
+        """SIGKILL to the last start, and the end of the transaction that it may have left open."""
+        self.starts[-1].kill()
+        await self.end_transactions()
+
+    async def end_transactions(self) -> None:
+        """End what killed processes have left open.
 
         Kafka alone would end that after a minute, and commands refuse to judge until then.
         """
-        self.starts[-1].kill()
         name = self.settings["PUBLISHER_TRANSACTIONAL_ID"]
         shards = await partitions_of(self.bootstrap, self.settings["PUBLISHER_STATE_TOPIC"])
         for shard in shards:

@@ -214,6 +214,7 @@ async def test_killed_on_the_way(kafka: Broker, tmp_path: Path) -> None:
         for share, (old, new) in zip((0.5, 0.65, 0.8, 0.95), pairwise(names[1:]), strict=True):
             words = ("state", "rename", old, new, "--yes", "--take-over")
             await command(settings, *words, kill_after=took * share)
+            await one.end_transactions()
             told = await shown(one)
             going_on = [name for name, each in told.items() if "cursor" in each]
             assert going_on in ([], [old], [new])

@@ -140,6 +140,7 @@ async def test_letters_come_out_once(kafka: Broker, tmp_path: Path) -> None:
         for share in (0.6, 0.8, 0.9, 1.0):
             words = ("replay", "--all", "--publish", "--json")
             await command(one.settings, *words, kill_after=took * share, env=LARGE)
+            await one.end_transactions()
         last = await command(one.settings, "replay", "--all", "--publish", "--json", env=LARGE)
         assert last.code == 1  # one is still bad
         assert last.told["outcomes"].get("still_bad") == 1, last.told
