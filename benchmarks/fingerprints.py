@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from benchmarks.ledger import HOURS, rss_mib
 from publisher.events.revisions import Reviser
-from publisher.events.rows import PORTION, read_rows
+from publisher.events.rows import CHUNK, read_rows
 from publisher.state.checkpoint import Entry
 from publisher.state.fingerprints import Fingerprints, Run, unpacked
 from publisher.state.journal import journal_parts
@@ -21,7 +21,7 @@ from publisher.wolkvox.timezone import Zone
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def memory(count: int) -> None:
+def loop_state(count: int) -> None:
     """Both together, filled by twelve windows an hour."""
     rng = random.Random(7)
     ledger, fingerprints = Ledger(), Fingerprints()
@@ -111,8 +111,8 @@ def rows(count: int) -> None:
         for _ in range(7):
             began = time.process_time()
             reviser = Reviser("wv0010", ledger, fingerprints, lenient=False)
-            for at in range(0, count, PORTION):
-                reviser.add(again[at : at + PORTION], ())
+            for at in range(0, count, CHUNK):
+                reviser.add(again[at : at + CHUNK], ())
             revised = reviser.revised()
             best = min(best, time.process_time() - began)
         print(
@@ -127,7 +127,7 @@ def main() -> None:
     count = parser.parse_args().ids
     rows(100)
     rows(10_000)
-    memory(count)
+    loop_state(count)
     restore(count // 10)
 
 

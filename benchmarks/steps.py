@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from benchmarks.answers import windows
 from publisher.events.deduplicate import Screen
 from publisher.events.encode import Encoder, Provenance
-from publisher.events.rows import portions
+from publisher.events.rows import chunks
 from publisher.kafka.clients import BATCH_BYTES
 from publisher.kafka.record_batch import pack
 from publisher.state.ledger import Ledger
@@ -53,7 +53,7 @@ def publish(body: bytes, ledger: Ledger, watch: Watch) -> None:
     watch("decode")
     encoder = Encoder(Provenance("wv0010", "live", NOW), max_event_bytes=900_000)
     screen = Screen(ledger)
-    for reading in portions(decoded["data"], "wv0010", ZONE):
+    for reading in chunks(decoded["data"], "wv0010", ZONE):
         watch("identify")
         fresh = screen.fresh(reading)
         watch("screen")

@@ -16,11 +16,11 @@ from aiohttp import ClientSession
 
 from publisher import __version__
 from publisher.clock import MachineClock
-from publisher.context import Job
+from publisher.context import OperationContext
 from publisher.errors import SettingsError, StepError
 from publisher.kafka.clients import Clients, report_unless_told
 from publisher.kafka.cluster import Cluster
-from publisher.kafka.commands_topic import KafkaOrders
+from publisher.kafka.commands_topic import KafkaCommands
 from publisher.kafka.durability import DurabilityHints
 from publisher.pipeline import run
 from publisher.settings import Operation, Settings, load
@@ -78,7 +78,7 @@ async def serve(settings: Settings) -> None:
     durability = DurabilityHints(Clients(settings), settings, emit)
 
     def start(operation: Operation, session: ClientSession) -> asyncio.Task[None]:
-        job = Job(
+        context = OperationContext(
             operation=operation.name,
             zone=Zone(operation.timezone),
             settings=settings.publisher,
@@ -87,10 +87,10 @@ async def serve(settings: Settings) -> None:
             clock=clock,
             emit=emit,
             beat=liveness.beat(operation.name),
-            orders=KafkaOrders(settings, operation.name),
+            backfill_requests=KafkaCommands(settings, operation.name),
             zone_replaces=operation.timezone_replaces,
         )
-        task = asyncio.create_task(run(job), name=operation.name)
+        task = asyncio.create_task(run(context), name=operation.name)
         task.add_done_callback(lambda ended: _ended(ended, clock, liveness))
         return task
 

@@ -7,10 +7,10 @@ import asyncio
 from typing import Final
 
 from publisher.commit import commit_state
-from publisher.context import Job, Memory
+from publisher.context import LoopState, OperationContext
 from publisher.errors import StepError
-from publisher.schedule.backfill_pass import obeyed, skipped
-from publisher.signals import HintGiven, OrdersObeyed
+from publisher.schedule.backfill_pass import skipped, with_requests
+from publisher.signals import BackfillRequestsApplied, HintGiven
 from publisher.state.state import State
 
 LOOK_EVERY: Final = 5.0
@@ -21,49 +21,53 @@ END_SECONDS: Final = 3.0
 """How long a look that is cancelled may take to close its clients."""
 
 
-async def obey(job: Job, memory: Memory, known: State) -> None:
+async def apply_backfill_requests(
+    context: OperationContext, loop_state: LoopState, known: State
+) -> None:
     """Make new orders durable: a commit of its own, and only then they count.
 
     Not before the first window: until then the start itself may move.
     """
     checkpoint = known.checkpoint
-    if job.orders is None or not checkpoint.sequence:
+    if context.backfill_requests is None or not checkpoint.sequence:
         return
-    if memory.look is None:
-        if job.clock.elapsed() < memory.look_again:
+    if loop_state.look is None:
+        if context.clock.elapsed() < loop_state.look_again:
             return
-        memory.look = asyncio.ensure_future(job.orders.read())
+        loop_state.look = asyncio.ensure_future(context.backfill_requests.read())
         await asyncio.sleep(0)  # orders that are at hand are obeyed at once
-    if not memory.look.done():
+    if not loop_state.look.done():
         return
-    look, memory.look = memory.look, None
-    memory.look_again = job.clock.elapsed() + LOOK_EVERY
+    look, loop_state.look = loop_state.look, None
+    loop_state.look_again = context.clock.elapsed() + LOOK_EVERY
     try:
-        orders = look.result()
+        backfill_requests = look.result()
     except StepError as error:
-        memory.look_again = job.clock.elapsed() + LOOK_AGAIN
-        if not memory.deaf:
-            job.emit(HintGiven(f"orders cannot be read: {error}", job.operation))
-        memory.deaf = True
+        loop_state.look_again = context.clock.elapsed() + LOOK_AGAIN
+        if not loop_state.commands_unreadable:
+            context.emit(HintGiven(f"orders cannot be read: {error}", context.operation))
+        loop_state.commands_unreadable = True
         return
-    memory.deaf = False
-    if orders is None:
+    loop_state.commands_unreadable = False
+    if backfill_requests is None:
         return
-    backfills = obeyed(checkpoint.backfills, orders, checkpoint.sequence + 1, checkpoint.forgotten)
+    backfills = with_requests(
+        checkpoint.backfills, backfill_requests, checkpoint.sequence + 1, checkpoint.forgotten
+    )
     if backfills == checkpoint.backfills:
         return
-    await commit_state(job, known, known.with_backfills(backfills))
-    job.emit(OrdersObeyed(job.operation, backfills))
+    await commit_state(context, known, known.with_backfills(backfills))
+    context.emit(BackfillRequestsApplied(context.operation, backfills))
     before = {backfill.id for backfill in checkpoint.backfills}
     for backfill in backfills:
         if backfill.skipped_seconds and backfill.id not in before:
-            job.emit(HintGiven(skipped(backfill), job.operation))
+            context.emit(HintGiven(skipped(backfill), context.operation))
 
 
-async def end_look(memory: Memory) -> None:
+async def end_look(loop_state: LoopState) -> None:
     """Cancel the look that is under way and wait until its clients are closed, within bounds."""
-    if memory.look is not None:
-        memory.look.cancel()
-        ended, _ = await asyncio.wait([memory.look], timeout=END_SECONDS)
+    if loop_state.look is not None:
+        loop_state.look.cancel()
+        ended, _ = await asyncio.wait([loop_state.look], timeout=END_SECONDS)
         for look in ended:
             _ = look.cancelled() or look.exception()  # retrieved: what it was changes nothing

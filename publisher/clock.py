@@ -9,7 +9,7 @@ from publisher.model import Instant
 
 
 class MachineClock:
-    """Fits `job.Clock`; belongs to one event loop."""
+    """Fits `context.Clock`; belongs to one event loop."""
 
     def __init__(self) -> None:
         self._stop = asyncio.Event()

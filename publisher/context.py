@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from publisher.model import Answer, Batch, Instant, Request, Restored
 from publisher.schedule import second_reading
-from publisher.schedule.backfill_pass import BACKFILLING, Order, Stride, meanwhile
-from publisher.schedule.failing_window import Suspect
+from publisher.schedule.backfill_pass import BACKFILLING, BackfillRequest, Stride, meanwhile
+from publisher.schedule.failing_window import FailingWindow
 from publisher.schedule.gap_repair import Repair
 from publisher.schedule.passes import REPAIRING, Pace, Pass, Read, Step, Wait, next_step, passes_of
 from publisher.schedule.punctuality import Punctuality
@@ -48,25 +48,25 @@ class Log(Protocol):
     async def restore(self) -> Restored:
         """Take over (fences every predecessor, settles its open transaction), then read.
 
-        Raises Transient or Held; whoever calls tries again.
+        Raises Transient or NeedsOperator; whoever calls tries again.
         """
         ...
 
     async def commit(self, batch: Batch) -> None:
         """All of the batch or nothing. Returned = visible to read_committed readers.
 
-        Raises Stop when the outcome is unknown, certain only after `restore()`.
+        Raises StateUncertain when the outcome is unknown, certain only after `restore()`.
         """
         ...
 
 
-class Orders(Protocol):
+class BackfillRequests(Protocol):
     """What people want of an operation, told through Kafka."""
 
-    async def read(self) -> Sequence[Order] | None:
+    async def read(self) -> Sequence[BackfillRequest] | None:
         """All orders that stand, the oldest first; None = there is no place for them to be seen.
 
-        Raises Transient or Held; changes nothing.
+        Raises Transient or NeedsOperator; changes nothing.
         """
         ...
 
@@ -93,7 +93,7 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class OperationContext:
     """One operation: what to publish, through which doors."""
 
     operation: str
@@ -107,7 +107,7 @@ class Job:
     """Says "alive, and again within so many seconds", for `/healthz`."""
     jitter: Callable[[], float] = random
     """A number in [0, 1) that spreads pauses; a test brings its own to be able to replay."""
-    orders: Orders | None = None
+    backfill_requests: BackfillRequests | None = None
     """None = nobody orders anything: a preview."""
     zone_replaces: str = ""
     """The zone that was wrong so far, as a person has confirmed; empty = none."""
@@ -125,7 +125,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class Memory:
+class LoopState:
     """What a loop knows; all of it may be lost, only `state` is worth restoring."""
 
     passes: tuple[Pass, ...]
@@ -143,7 +143,7 @@ class Memory:
     """The step in hand."""
     attempt: int = 0
     """Steps in a row that failed."""
-    suspect: Suspect = field(default_factory=Suspect)
+    failing_window: FailingWindow = field(default_factory=FailingWindow)
     longest: timedelta = LONGEST_REQUEST
     """What one request may ask for; less once nothing came for nearly as much."""
     counts: Counts = field(default_factory=Counts)
@@ -151,14 +151,14 @@ class Memory:
     only_404_since: Instant | None = None
     look_again: float = 0.0
     """When to look for orders, on the clock that never goes back."""
-    look: asyncio.Future[Sequence[Order] | None] | None = None
+    look: asyncio.Future[Sequence[BackfillRequest] | None] | None = None
     """The look at the orders that is under way beside the loop, or done and not yet used."""
-    deaf: bool = False
+    commands_unreadable: bool = False
     """The last look at the orders failed."""
     punctuality: Punctuality = field(default_factory=Punctuality)
 
     @classmethod
-    def starting(cls, settings: PublisherSettings) -> "Memory":
+    def starting(cls, settings: PublisherSettings) -> "LoopState":
         """Know nothing yet."""
         stride = Stride.starting(settings)
         return cls(
@@ -170,14 +170,14 @@ class Memory:
         )
 
     def next_step(
-        self, state: State, now: Instant, *, frugal: bool, history: bool, live_first: bool
+        self, state: State, now: Instant, *, quota_low: bool, history: bool, live_first: bool
     ) -> Step:
         """The most urgent step of all passes, or of the others where it is their turn.
 
         `frugal`: the day's quota is nearly spent. `history`: time may be read a second time, and
         backfills. `live_first`: the others have to wait anyway.
         """
-        next_of = partial(self._next_of, state, now, frugal, history)
+        next_of = partial(self._next_of, state, now, quota_low, history)
         others_turn, self.pace.others_turn = self.pace.others_turn, False
         if others_turn and not live_first:
             step = next_of(self.asking[1:])
@@ -188,11 +188,11 @@ class Memory:
         return next_of(self.asking)
 
     def _next_of(
-        self, state: State, now: Instant, frugal: bool, history: bool, passes: Sequence[Pass]
+        self, state: State, now: Instant, quota_low: bool, history: bool, passes: Sequence[Pass]
     ) -> Step:
         known = state.checkpoint
         step = next_step(
-            passes, known.passes, self.pace, now, state.read_until, known.gaps, frugal=frugal
+            passes, known.passes, self.pace, now, state.read_until, known.gaps, quota_low=quota_low
         )
         if not history:
             return step
@@ -217,7 +217,7 @@ class Memory:
             self.second.stride.answered(step.window, now, rows, took)
         else:
             self.pace.answered(step, now, rows, took)
-        self.suspect.answered(step)
+        self.failing_window.answered(step)
         if self.attempt:
             self.pace.repair.hurry()
             self.stride.tries.hurry()

@@ -5,8 +5,8 @@
     ├── StepError           nothing was published: the same step is tried again
     │   ├── Transient       heals by itself: short, growing pause
     │   ├── TooLarge        ask for less: the window is narrowed
-    │   └── Held            needs a person: error level, the cursor stays where it is
-    └── Stop                what we believe about the log may be wrong: restore first
+    │   └── NeedsOperator   a person must act: error level, the cursor stays where it is
+    └── StateUncertain      what we believe about the log may be wrong: restore first
         ├── OutcomeUnknown  the transaction may or may not have happened
         └── Fenced          somebody else has taken over the transactional id
 
@@ -111,19 +111,19 @@ class TooLarge(StepError):  # noqa: N818
     """The window holds more than one answer or one transaction can carry: ask for less."""
 
 
-class Held(StepError):  # noqa: N818
+class NeedsOperator(StepError):  # noqa: N818
     """A person must act; until then the cursor stays and the step is tried at long intervals."""
 
     needs_person = True
 
 
-class Stop(PublisherError):  # noqa: N818
+class StateUncertain(PublisherError):  # noqa: N818
     """What we believe about the log may be wrong: throw the producer away and restore."""
 
     stage = Stage.COMMIT
 
 
-class OutcomeUnknown(Stop):
+class OutcomeUnknown(StateUncertain):
     """The transaction may or may not have been committed; only the log can tell."""
 
     def __init__(
@@ -136,7 +136,7 @@ class OutcomeUnknown(Stop):
         """Kafka took the records too slowly: the next window should be smaller."""
 
 
-class Fenced(Stop):
+class Fenced(StateUncertain):
     """Another process has taken over our transactional id and written under it."""
 
     reason = Reason.FENCED
@@ -154,9 +154,9 @@ def unexpected(error: Exception) -> Transient:
     )
 
 
-def history_lost(state_topic: str) -> Held:
+def history_lost(state_topic: str) -> NeedsOperator:
     """There are events that no state explains."""
-    return Held(
+    return NeedsOperator(
         Stage.RESTORE,
         Reason.STATE_LOST,
         f"the state topic {state_topic} is empty, but the messages topic holds"

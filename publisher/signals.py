@@ -157,7 +157,7 @@ class RepairFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class OrdersObeyed:
+class BackfillRequestsApplied:
     """What people want of backfills has changed, and is durable."""
 
     operation: str
@@ -250,7 +250,7 @@ Signal: TypeAlias = (
     | StepFailed
     | WindowParked
     | RepairFailed
-    | OrdersObeyed
+    | BackfillRequestsApplied
     | WindowNarrowed
     | ZoneChanged
     | DatesOff

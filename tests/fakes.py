@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import orjson
 from aiokafka.record.util import decode_varint
 
-from publisher.errors import Fenced, Held, OutcomeUnknown, Reason, Stage, Transient
+from publisher.errors import Fenced, NeedsOperator, OutcomeUnknown, Reason, Stage, Transient
 from publisher.events import kafka_record
 from publisher.events.encode import SEQUENCE_HEADER
 from publisher.events.murmur2 import murmur2
@@ -38,7 +38,7 @@ class Crash(BaseException):
 
 
 class FakeClock:
-    """Fits `job.Clock`: time passes only when somebody sleeps, or says so."""
+    """Fits `context.Clock`: time passes only when somebody sleeps, or says so."""
 
     def __init__(
         self, start: Instant = NOON, *, until: Instant | None = None, skew: timedelta = timedelta()
@@ -148,7 +148,7 @@ def raising(make: Callable[[], Exception]) -> Reply:
 
 
 class ScriptedSource:
-    """Fits `job.Source`: answers line by line, then the same for ever."""
+    """Fits `context.Source`: answers line by line, then the same for ever."""
 
     def __init__(self, clock: FakeClock, *script: Reply, then: Reply = nothing) -> None:
         self.requests: list[Request] = []
@@ -200,7 +200,7 @@ Trouble = Callable[[Request], Answer | None]
 
 
 class FakeReport:
-    """Fits `job.Source`: the report over a little world, told as unkindly as the API might."""
+    """Fits `context.Source`: the report over a little world, told as unkindly as the API might."""
 
     def __init__(
         self,
@@ -458,7 +458,7 @@ class MemoryCluster:
         if fate is Fate.REFUSED:
             raise Transient(Stage.COMMIT, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
         if fate is Fate.FORBIDDEN:
-            raise Held(Stage.COMMIT, Reason.KAFKA_AUTHORIZATION, "Kafka forbids WRITE")
+            raise NeedsOperator(Stage.COMMIT, Reason.KAFKA_AUTHORIZATION, "Kafka forbids WRITE")
         if fate is Fate.MISTAKE_BEFORE:
             raise KeyError("a mistake of ours")
         events, revisions = list(batch.events), list(batch.revisions)
@@ -486,7 +486,7 @@ class MemoryCluster:
 
 
 class MemoryLog:
-    """Fits `job.Log`."""
+    """Fits `context.Log`."""
 
     def __init__(self, operation: str, cluster: MemoryCluster) -> None:
         self._operation = operation

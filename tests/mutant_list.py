@@ -92,35 +92,37 @@ MUTANTS: Final = [
          "now = max(sent, responses.server_time(answer)"),
         ("covered_until = min(step.window.end,", "covered_until = max(step.window.end,"),
         (
-            "    took = await commit(job, publication.batch)\n"
-            "    memory.server.saw(publication.occurred)\n"
-            "    known.apply(publication.successor, job.settings.horizon)\n",
-            "    known.apply(publication.successor, job.settings.horizon)\n"
-            "    took = await commit(job, publication.batch)\n",
+            "    took = await commit(context, publication.batch)\n"
+            "    loop_state.server.saw(publication.occurred)\n"
+            "    known.apply(publication.successor, context.settings.horizon)\n",
+            "    known.apply(publication.successor, context.settings.horizon)\n"
+            "    took = await commit(context, publication.batch)\n",
         ),
-        ("        await end_look(memory)\n", "        pass\n"),
-        ("await ask_quota(job, memory, (until - now).total_seconds())",
-         "await ask_quota(job, memory, 1e6)"),
+        ("        await end_look(loop_state)\n", "        pass\n"),
+        ("await ask_quota(context, loop_state, (until - now).total_seconds())",
+         "await ask_quota(context, loop_state, 1e6)"),
     ),
     *_of(
         "publisher/commit.py",
         RULES,
         (
-            "    await commit(job, Batch(job.operation, before, sequence, successor.records))\n"
-            "    known.apply(successor, job.settings.horizon)\n",
-            "    known.apply(successor, job.settings.horizon)\n"
-            "    await commit(job, Batch(job.operation, before, sequence, successor.records))\n",
+            "    await commit(context, Batch(context.operation, before, sequence,"
+            " successor.records))\n"
+            "    known.apply(successor, context.settings.horizon)\n",
+            "    known.apply(successor, context.settings.horizon)\n"
+            "    await commit(context, Batch(context.operation, before, sequence,"
+            " successor.records))\n",
         ),
     ),
     *_of(
         "publisher/backfill_requests.py",
         LOOKS,
         ("or not checkpoint.sequence:", "or False:"),
-        ("    if not memory.look.done():\n        return\n",
-         "    await asyncio.wait([memory.look])\n"),
-        ("        memory.look_again = job.clock.elapsed() + LOOK_AGAIN\n", ""),
-        ("        memory.look.cancel()\n", ""),
-        ("if not memory.deaf:", "if memory.deaf:"),
+        ("    if not loop_state.look.done():\n        return\n",
+         "    await asyncio.wait([loop_state.look])\n"),
+        ("        loop_state.look_again = context.clock.elapsed() + LOOK_AGAIN\n", ""),
+        ("        loop_state.look.cancel()\n", ""),
+        ("if not loop_state.commands_unreadable:", "if loop_state.commands_unreadable:"),
     ),
     *_of(
         "publisher/fetch.py",
@@ -155,7 +157,7 @@ MUTANTS: Final = [
         ("        if rows > TARGET_ROWS:\n", "        if rows < 0:\n"),
         ("self.positions, self.passed = {LIVE: live_cursor}, {}",
          "self.positions, self.passed = {}, {}"),
-        ("if frugal and pass_.delay else pass_.cadence", "if False else pass_.cadence"),
+        ("if quota_low and pass_.delay else pass_.cadence", "if False else pass_.cadence"),
         ("return max(min(due, read + cadence), read + min(cadence, SECOND))", "return due"),
         ("for age in settings.rereads if age > settings.overlap", "for age in settings.rereads"),
     ),
@@ -174,7 +176,7 @@ MUTANTS: Final = [
     *_of(
         "publisher/schedule/failing_window.py",
         PARKING,
-        ("self.guilty = self.others_answer", "self.guilty = True"),
+        ("self.proven = self.others_answer", "self.proven = True"),
         ("elif self.attempts >= 2:", "elif self.attempts >= 1:"),
         ("            self.others_answer = False  # what was proven may have changed\n", ""),
         ("self.attempts >= 2 and self.attempts % 2 == 0 and not", "self.attempts >= 2 and not"),
@@ -323,7 +325,10 @@ MUTANTS: Final = [
         "publisher/schedule/backfill_pass.py",
         BACKFILL,
         ("cursor = min(max(mine.cursor, covered_until), mine.end)", "cursor = covered_until"),
-        ("if order.id not in known and not busy:", "if order.id not in known:"),
+        (
+            "if backfill_request.id not in known and not busy:",
+            "if backfill_request.id not in known:",
+        ),
         ("        if one.active or one.id in wanted\n", "        if one.active\n"),
         ("if one.active and one.id in wanted else one", "if one.id in wanted else one"),
         ("return ended[:-KEPT]", "return ended"),

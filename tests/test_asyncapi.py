@@ -23,7 +23,7 @@ from publisher.kafka.topics import (
     STATE_PARTITIONS,
 )
 from publisher.model import Standing, StateRecord, Window
-from publisher.schedule.backfill_pass import Order
+from publisher.schedule.backfill_pass import BackfillRequest
 from publisher.schedule.passes import passes_of
 from publisher.settings import PublisherSettings
 from publisher.state import state
@@ -249,11 +249,11 @@ def test_the_state_is_as_it_says() -> None:
 
 
 def test_a_command_is_as_it_says() -> None:
-    order = Order(
+    backfill_request = BackfillRequest(
         "20261120T150000-0f0f", START, START + MINUTE, again=False, wanted=Standing.RUNNING
     )
-    value = json.loads(commands_topic._encoded(order))
-    says("command", key=f"{OPERATION}/{order.id}".encode(), headers=None, value=value)
+    value = json.loads(commands_topic._encoded(backfill_request))
+    says("command", key=f"{OPERATION}/{backfill_request.id}".encode(), headers=None, value=value)
 
 
 @pytest.mark.parametrize(

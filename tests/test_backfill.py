@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import pytest
 
-from publisher.context import Job, Memory
+from publisher.context import LoopState, OperationContext
 from publisher.errors import Reason, Stage, Transient
 from publisher.model import Answer, Backfill, Instant, Progress, Request, Standing, Window
 from publisher.pipeline import run
@@ -23,11 +23,11 @@ from publisher.schedule.attempts import REST, TRIES
 from publisher.schedule.backfill_pass import (
     BACKFILLING,
     KEPT,
-    Order,
+    BackfillRequest,
     Stride,
     meanwhile,
-    obeyed,
     outlived,
+    with_requests,
 )
 from publisher.schedule.passes import Read, Wait, passes_of
 from publisher.schedule.second_reading import Second
@@ -59,12 +59,14 @@ TRIALS = int(os.environ.get("BACKFILL_TRIALS", "12"))
 
 
 class MemoryOrders:
-    """Fits `job.Orders`."""
+    """Fits `context.BackfillRequests`."""
 
-    def __init__(self, *orders: Order) -> None:
-        self.stand = {order.id: order for order in orders}
+    def __init__(self, *backfill_requests: BackfillRequest) -> None:
+        self.stand = {
+            backfill_request.id: backfill_request for backfill_request in backfill_requests
+        }
 
-    async def read(self) -> Sequence[Order] | None:
+    async def read(self) -> Sequence[BackfillRequest] | None:
         return list(self.stand.values())
 
     def want(self, id_: str, wanted: Standing) -> None:
@@ -74,7 +76,7 @@ class MemoryOrders:
 class NoOrders(MemoryOrders):
     """A broker that has just started, or lost the topic: nothing can be seen."""
 
-    async def read(self) -> Sequence[Order] | None:
+    async def read(self) -> Sequence[BackfillRequest] | None:
         return None
 
 
@@ -99,9 +101,11 @@ class Trial:
             }
         )
         self.range = Window(NOON - 20 * HOUR, NOON - HOUR * rng.uniform(0, 1))
-        order = Order("1", self.range.start, self.range.end, again, Standing.RUNNING)
-        self.orders = MemoryOrders() if again else MemoryOrders(order)
-        self.order = order
+        backfill_request = BackfillRequest(
+            "1", self.range.start, self.range.end, again, Standing.RUNNING
+        )
+        self.backfill_requests = MemoryOrders() if again else MemoryOrders(backfill_request)
+        self.backfill_request = backfill_request
         self.faults = faults
         self.cancel_beyond: Instant | None = None
         """Somebody cancels it once it has read so far, for good."""
@@ -143,11 +147,11 @@ class Trial:
 
     def _change_mind(self) -> None:
         if self.cancel_beyond and self._read_until() > self.cancel_beyond:
-            self.orders.want("1", Standing.CANCELLED)
-        elif "1" in self.orders.stand:
+            self.backfill_requests.want("1", Standing.CANCELLED)
+        elif "1" in self.backfill_requests.stand:
             minds = [Standing.RUNNING, Standing.PAUSED] if self.faults else [Standing.RUNNING]
             calm = self.clock.true > self.calm
-            self.orders.want("1", Standing.RUNNING if calm else self.rng.choice(minds))
+            self.backfill_requests.want("1", Standing.RUNNING if calm else self.rng.choice(minds))
 
     def _read_until(self) -> Instant:
         """As the log says."""
@@ -157,14 +161,14 @@ class Trial:
     async def run(self, until: Instant) -> None:
         while self.clock.true < until:
             self.clock.until = until
-            job = Job(
+            context = OperationContext(
                 operation=OPERATION, zone=Zone("America/Bogota"), settings=self.settings,
                 source=self.report, log=MemoryCluster(self.kafka).log(OPERATION),
                 clock=self.clock, emit=self.signals.append, beat=lambda _: None,
-                jitter=self.rng.random, orders=self.orders,
+                jitter=self.rng.random, backfill_requests=self.backfill_requests,
             )  # fmt: skip
             try:
-                await run(job)
+                await run(context)
             except Crash:
                 self.clock.advance(self.rng.choice([1.0, 30.0]))
 
@@ -222,7 +226,7 @@ async def test_trial_again_exactly_once_more() -> None:
         before = trial.texts()
         assert set(before.values()) == {1}
         trial.faults, trial.calm = 0.1, begin + 3 * HOUR
-        trial.orders = MemoryOrders(trial.order)
+        trial.backfill_requests = MemoryOrders(trial.backfill_request)
         await trial.run(trial.end)
         replay = f"BACKFILL_SEED={seed}"
         assert trial.backfill.standing is Standing.DONE, replay
@@ -252,7 +256,7 @@ async def test_trial_cancelled_in_mid_range(again: bool) -> None:
             assert set(trial.texts().values()) == {1}, replay
             trial.faults, trial.calm = 0.1, began + 3 * HOUR
         trial.cancel_beyond = trial.range.start + trial.range.width * rng.uniform(0, 0.5)
-        trial.orders = MemoryOrders(trial.order)
+        trial.backfill_requests = MemoryOrders(trial.backfill_request)
         await trial.settle(began + 3 * HOUR)
         cancelled = trial.backfill
         assert cancelled.standing is Standing.CANCELLED, replay
@@ -270,7 +274,7 @@ async def test_trial_cancelled_in_mid_range(again: bool) -> None:
         # The same range once more: only what was never published is new.
         trial.cancel_beyond = None
         trial.faults, trial.calm = 0.1, trial.clock.true + HOUR
-        trial.orders.stand["2"] = replace(trial.order, id="2", again=False)
+        trial.backfill_requests.stand["2"] = replace(trial.backfill_request, id="2", again=False)
         await trial.settle(trial.calm)
         whole = trial.texts()
         assert whole >= after, replay
@@ -280,7 +284,7 @@ async def test_trial_cancelled_in_mid_range(again: bool) -> None:
         assert trial.filed(trial.range.start, trial.range.end) <= whole.keys(), replay
         # And published again from its begin: each once more, whatever the first had come to.
         trial.faults, trial.calm = 0.1, trial.clock.true + 2 * HOUR
-        trial.orders.stand["3"] = replace(trial.order, id="3", again=True)
+        trial.backfill_requests.stand["3"] = replace(trial.backfill_request, id="3", again=True)
         await trial.settle(trial.calm)
         last = trial.texts()
         inside = trial.filed(trial.range.start, trial.range.end)
@@ -337,11 +341,11 @@ async def test_an_answer_that_takes_a_poll_starves_neither_history_nor_re_reads(
 async def test_cancelled_it_ends_where_it_is() -> None:
     """What it has published stays; nothing more is asked; resuming changes nothing."""
     trial = Trial(7, faults=0.0)
-    trial.orders.stand["1"] = replace(trial.order, wanted=Standing.CANCELLED)
+    trial.backfill_requests.stand["1"] = replace(trial.backfill_request, wanted=Standing.CANCELLED)
     trial._change_mind = lambda: None  # type: ignore[method-assign]
     await trial.run(NOON + HOUR)
     assert trial.backfill.standing is Standing.CANCELLED
-    trial.orders.want("1", Standing.RUNNING)
+    trial.backfill_requests.want("1", Standing.RUNNING)
     await trial.run(NOON + 2 * HOUR)
     assert trial.backfill.standing is Standing.CANCELLED
     windows = [one for one in trial.signals if isinstance(one, WindowPublished)]
@@ -355,13 +359,13 @@ async def test_orders_that_cannot_be_read_do_not_stop_live() -> None:
     class Deaf(MemoryOrders):
         looks: ClassVar[list[Instant]] = []
 
-        async def read(self) -> Sequence[Order] | None:
+        async def read(self) -> Sequence[BackfillRequest] | None:
             self.looks.append(trial.clock.true)
             raise Transient(Stage.RESTORE, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
 
-    trial.orders = deaf = Deaf()
+    trial.backfill_requests = commands_unreadable = Deaf()
     await trial.run(NOON + HOUR)
-    assert 55 <= len(deaf.looks) <= 60, "once a minute"
+    assert 55 <= len(commands_unreadable.looks) <= 60, "once a minute"
     hints = [one for one in trial.signals if isinstance(one, HintGiven)]
     assert [hint.text for hint in hints] == ["orders cannot be read: Kafka cannot be reached"]
     assert known(trial.kafka).checkpoint.live.covered_until > NOON + HOUR - 2 * POLL
@@ -372,14 +376,14 @@ async def test_orders_that_cannot_be_seen_are_not_taken_for_none(again: bool) ->
     """What has ended would be forgotten, and obeyed anew once its order is seen again."""
     trial = Trial(7, faults=0.0, again=again)
     await trial.run(NOON + HOUR)
-    orders = trial.orders = MemoryOrders(trial.order)
+    backfill_requests = trial.backfill_requests = MemoryOrders(trial.backfill_request)
     await trial.run(NOON + 4 * HOUR)
     done, texts = trial.backfill, trial.texts()
     assert done.standing is Standing.DONE
-    trial.orders = NoOrders()
+    trial.backfill_requests = NoOrders()
     await trial.run(NOON + 5 * HOUR)
     assert trial.backfill == done
-    trial.orders = orders
+    trial.backfill_requests = backfill_requests
     await trial.run(NOON + 6 * HOUR)
     assert trial.backfill == done
     assert {trial.texts()[text] for text in texts} == ({1, 2} if again else {1})
@@ -472,17 +476,17 @@ def test_windows_that_fail_now_and_then_cost_the_day_s_requests() -> None:
 
 
 def test_an_api_that_answers_again_brings_the_next_request_forward() -> None:
-    memory = Memory.starting(PublisherSettings())
-    strides = memory.stride, memory.second.stride
+    loop_state = LoopState.starting(PublisherSettings())
+    strides = loop_state.stride, loop_state.second.stride
     for stride in strides:
         for number in range(40):
             if stride.wake(NOON + number * POLL) == NOON + number * POLL:
                 stride.failed(Window(NOON - HOUR, NOON), NOON + number * POLL, halve=False)
     now = NOON + 40 * POLL
     assert all(stride.wake(now) != now for stride in strides)
-    memory.attempt = 1
-    live = Read(memory.passes[0], Window(NOON, NOON + POLL), ends_round=True)
-    memory.published(live, now, 0, 0.1)
+    loop_state.attempt = 1
+    live = Read(loop_state.passes[0], Window(NOON, NOON + POLL), ends_round=True)
+    loop_state.published(live, now, 0, 0.1)
     assert [stride.wake(now) for stride in strides] == [now, now]
 
 
@@ -509,43 +513,48 @@ def test_the_journal_of_a_range_stays_until_the_backfill_has_ended(standing: Sta
     assert told.ledger.knows("2026-11-20 12", 1) is kept
 
 
-def order_of(id_: str = "1", *, again: bool = False, wanted: Standing = Standing.RUNNING) -> Order:
-    return Order(id_, NOON, NOON + HOUR, again, wanted)
+def order_of(
+    id_: str = "1", *, again: bool = False, wanted: Standing = Standing.RUNNING
+) -> BackfillRequest:
+    return BackfillRequest(id_, NOON, NOON + HOUR, again, wanted)
 
 
 def test_an_order_obeyed_twice_changes_nothing() -> None:
-    first = obeyed((), [order_of(), order_of("2")], 4)
+    first = with_requests((), [order_of(), order_of("2")], 4)
     assert [one.since for one in first] == [4, 4]
-    assert obeyed(first, [order_of(), order_of("2")], 9) == first
+    assert with_requests(first, [order_of(), order_of("2")], 9) == first
 
 
 @pytest.mark.parametrize("ended", [Standing.DONE, Standing.CANCELLED])
 def test_what_has_ended_stays_ended_and_goes_with_its_order(ended: Standing) -> None:
     over = (one_of(standing=ended),)
-    assert obeyed(over, [order_of()], 9) == over
-    assert obeyed(over, [], 9) == ()
-    assert obeyed((one_of(),), [], 9) == (one_of(),)
+    assert with_requests(over, [order_of()], 9) == over
+    assert with_requests(over, [], 9) == ()
+    assert with_requests((one_of(),), [], 9) == (one_of(),)
 
 
 def test_only_one_publishes_again_at_a_time() -> None:
-    orders = [order_of("1", again=True), order_of("2", again=True)]
-    first = obeyed((), orders, 4)
+    backfill_requests = [order_of("1", again=True), order_of("2", again=True)]
+    first = with_requests((), backfill_requests, 4)
     assert [one.id for one in first] == ["1"]
     over = (replace(first[0], standing=Standing.DONE),)
-    assert [(one.id, one.since) for one in obeyed(over, orders, 9)] == [("1", 4), ("2", 9)]
+    assert [(one.id, one.since) for one in with_requests(over, backfill_requests, 9)] == [
+        ("1", 4),
+        ("2", 9),
+    ]
 
 
 def test_orders_are_removed_before_their_ends_are_forgotten() -> None:
     """However often, and whoever sees what when: nothing that has ended is taken up once more."""
     names = [f"{number:03}" for number in range(40)]
-    stand: list[Order] = []
+    stand: list[BackfillRequest] = []
     known: tuple[Backfill, ...] = ()
     for sequence, name in enumerate(names):
         stand.append(order_of(name))
         gone = outlived(stand, known)
         stand = [one for one in stand if one.id not in gone]
         before = {one.id for one in known}
-        known = obeyed(known, stand, sequence)
+        known = with_requests(known, stand, sequence)
         assert {one.id for one in known} - before == {name}
         assert len(known) <= KEPT + 2
         if sequence % 7:  # the others go on
@@ -561,17 +570,23 @@ def test_orders_are_removed_before_their_ends_are_forgotten() -> None:
 
 def test_what_has_not_ended_and_what_waits_is_never_removed() -> None:
     names = [f"{number:03}" for number in range(30)]
-    orders = [order_of(name) for name in names]
+    backfill_requests = [order_of(name) for name in names]
     ended = [one_of(id=name, standing=Standing.DONE) for name in names[5:25]]
     active = [one_of(id=name, standing=Standing.PAUSED) for name in names[25:28]]
-    assert outlived(orders, [*ended, *active]) == names[5 : 25 - KEPT]
-    assert outlived(orders, [*ended[:KEPT], *active]) == []
+    assert outlived(backfill_requests, [*ended, *active]) == names[5 : 25 - KEPT]
+    assert outlived(backfill_requests, [*ended[:KEPT], *active]) == []
     assert outlived([], ended) == []
 
 
 def test_a_cancelled_one_that_waits_for_its_turn_ends_at_once() -> None:
-    orders = [order_of("1", again=True), order_of("2", again=True, wanted=Standing.CANCELLED)]
-    assert [one.standing for one in obeyed((), orders, 4)] == [Standing.RUNNING, Standing.CANCELLED]
+    backfill_requests = [
+        order_of("1", again=True),
+        order_of("2", again=True, wanted=Standing.CANCELLED),
+    ]
+    assert [one.standing for one in with_requests((), backfill_requests, 4)] == [
+        Standing.RUNNING,
+        Standing.CANCELLED,
+    ]
 
 
 @pytest.mark.parametrize("wanted", [Standing.RUNNING, Standing.PAUSED])
@@ -591,8 +606,10 @@ def test_one_that_follows_a_cancelled_one_begins_anew(wanted: Standing) -> None:
         ids = ids_of({"2026-11-20 12": [number]})
         apply(told.successor(window, told.checkpoint.passes, ids, HOUR * 24 * 31))
 
-    def want(*orders: Order) -> None:
-        found = obeyed(told.checkpoint.backfills, orders, told.checkpoint.sequence + 1)
+    def want(*backfill_requests: BackfillRequest) -> None:
+        found = with_requests(
+            told.checkpoint.backfills, backfill_requests, told.checkpoint.sequence + 1
+        )
         apply(told.with_backfills(found))
 
     want(order_of("1", again=True))

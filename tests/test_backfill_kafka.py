@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 import pytest
 
-from publisher.errors import Held, StepError
+from publisher.errors import NeedsOperator, StepError
 from publisher.kafka.cluster import partition_of
-from publisher.kafka.commands_topic import KafkaOrders
+from publisher.kafka.commands_topic import KafkaCommands
 from publisher.model import Backfill, Standing
-from publisher.schedule.backfill_pass import Order
+from publisher.schedule.backfill_pass import BackfillRequest
 from publisher.state import state
 from publisher.state.checkpoint import encode_checkpoint
 from sandbox.kafka import Broker
@@ -122,10 +122,10 @@ async def test_one_that_publishes_again_is_paused_killed_and_cancelled(
         async def want(what: str, standing: str) -> dict[str, Any]:
             assert (await backfill(mine, what, id_)).code == 0
 
-            async def obeyed() -> bool:
+            async def with_requests() -> bool:
                 return bool((await only(mine))["standing"] == standing)
 
-            await until(obeyed, 30, f"{what} is obeyed")
+            await until(with_requests, 30, f"{what} is obeyed")
             return await only(mine)
 
         paused = await want("pause", "paused")
@@ -183,17 +183,19 @@ async def test_a_record_that_is_no_order_and_a_topic_that_forgets(
     topic = topics["PUBLISHER_STATE_TOPIC"] + ".commands"
     settings = settings_of({**topics, "PUBLISHER_COMMANDS_TOPIC": topic})
     await kafka_tools.create(kafka.bootstrap, topic, 12, cleanup_policy="delete")
-    orders = KafkaOrders(settings, "wv0010")
-    order = Order("1", NOON, NOON + timedelta(hours=1), again=False, wanted=Standing.RUNNING)
-    with pytest.raises(Held, match="Kafka would forget what was ordered"):
-        await orders.write(order)
-    assert await orders.read() == []
+    backfill_requests = KafkaCommands(settings, "wv0010")
+    backfill_request = BackfillRequest(
+        "1", NOON, NOON + timedelta(hours=1), again=False, wanted=Standing.RUNNING
+    )
+    with pytest.raises(NeedsOperator, match="Kafka would forget what was ordered"):
+        await backfill_requests.write(backfill_request)
+    assert await backfill_requests.read() == []
     async with kafka_tools.producing(kafka.bootstrap) as producer:
         await producer.send_and_wait(
             topic, b"{}", key=b"wv0010/1", partition=partition_of("wv0010")
         )
-    with pytest.raises(Held, match="that this version cannot read"):
-        await orders.read()
+    with pytest.raises(NeedsOperator, match="that this version cannot read"):
+        await backfill_requests.read()
 
 
 async def test_whoever_orders_removes_what_ended_long_ago(
@@ -201,14 +203,16 @@ async def test_whoever_orders_removes_what_ended_long_ago(
 ) -> None:
     """The last ten that ended are told, besides those that have not, in any number."""
     told = {**topics, "PUBLISHER_COMMANDS_TOPIC": topics["PUBLISHER_STATE_TOPIC"] + ".commands"}
-    orders = KafkaOrders(settings_of(told), "wv0010")
-    assert await orders.read() is None, "no topic: nothing can be told of it"
+    backfill_requests = KafkaCommands(settings_of(told), "wv0010")
+    assert await backfill_requests.read() is None, "no topic: nothing can be told of it"
     hour = timedelta(hours=1)
     names = [f"20261101T0000{number:02}-ab" for number in range(15)]
     backfills = []
     for number, name in enumerate(names):
         standing = Standing.PAUSED if number == 3 else Standing.DONE
-        await orders.write(Order(name, NOON, NOON + hour, again=False, wanted=Standing.RUNNING))
+        await backfill_requests.write(
+            BackfillRequest(name, NOON, NOON + hour, again=False, wanted=Standing.RUNNING)
+        )
         backfills.append(
             Backfill(name, NOON, NOON + hour, again=False, cursor=NOON, standing=standing, since=1)
         )
@@ -225,7 +229,7 @@ async def test_whoever_orders_removes_what_ended_long_ago(
     settings = {"WOLKVOX_SERVER": "0010", "WOLKVOX_TOKEN": "a-token", **told}
     code, out, problems = await backfill(settings, NOON.isoformat(), (NOON + hour).isoformat())
     assert code == 0, problems
-    left = await orders.read()
+    left = await backfill_requests.read()
     assert left is not None
     assert [one.id for one in left] == [names[3], *names[5:], out.split()[0]]
 
@@ -235,16 +239,20 @@ async def test_a_topic_that_is_deleted_is_looked_for_again(
 ) -> None:
     """Told once; from then on there is nothing to be seen, until it is there again."""
     topic = topics["PUBLISHER_STATE_TOPIC"] + ".commands"
-    orders = KafkaOrders(settings_of({**topics, "PUBLISHER_COMMANDS_TOPIC": topic}), "wv0010")
-    order = Order("1", NOON, NOON + timedelta(hours=1), again=False, wanted=Standing.RUNNING)
-    await orders.write(order)
-    assert await orders.read() == [order]
+    backfill_requests = KafkaCommands(
+        settings_of({**topics, "PUBLISHER_COMMANDS_TOPIC": topic}), "wv0010"
+    )
+    backfill_request = BackfillRequest(
+        "1", NOON, NOON + timedelta(hours=1), again=False, wanted=Standing.RUNNING
+    )
+    await backfill_requests.write(backfill_request)
+    assert await backfill_requests.read() == [backfill_request]
     await kafka_tools.delete(kafka.bootstrap, topic)
     with pytest.raises(StepError):
-        await orders.read()
-    assert await orders.read() is None
-    await orders.write(order)
-    assert await orders.read() == [order]
+        await backfill_requests.read()
+    assert await backfill_requests.read() is None
+    await backfill_requests.write(backfill_request)
+    assert await backfill_requests.read() == [backfill_request]
 
 
 async def test_what_cannot_be_ordered() -> None:

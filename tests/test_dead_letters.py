@@ -25,7 +25,7 @@ from publisher.events.dead_letter import (
 from publisher.events.rows import Reject, RejectReason, read_rows
 from publisher.model import Window
 from publisher.state.ledger import REJECTED, Ledger
-from publisher.wolkvox.responses import Verdict, judge
+from publisher.wolkvox.responses import Verdict, classify
 from publisher.wolkvox.timezone import Zone
 from tests.fakes import ids_of, seen
 from tests.test_events import encoder
@@ -196,10 +196,10 @@ def test_rejected_rows_of_a_real_answer_are_found_again(
     rows = [good if kind == "good" else kind for kind in kinds]
     writer = Writer(seed)
     body = before + writer.answer([{"conn_id": "1", "conversation": rows}, None])
-    judgement = judge(answer(200, body), lenient=True)
-    assert judgement.verdict is Verdict.USE
-    assert judgement.lenient == bool(before)
-    reading = read_rows(judgement.data, "wv0010", Zone("America/Bogota"))
+    classification = classify(answer(200, body), lenient=True)
+    assert classification.verdict is Verdict.USE
+    assert classification.lenient == bool(before)
+    reading = read_rows(classification.data, "wv0010", Zone("America/Bogota"))
     bad = [raw for kind, raw in zip(kinds, writer.rows[0], strict=True) if kind != "good"]
     assert [letter.raw for letter in cut_out(body, reading.rejects)] == [*bad, writer.elements[1]]
 
@@ -208,8 +208,8 @@ def test_bytes_that_no_decoder_accepts_are_kept_as_they_came() -> None:
     """Invalid UTF-8, control characters, lone surrogates, NaN and endless numbers."""
     odd = b'"\xff\xfe\x01\t\\ud800 NaN" , NaN, ' + b"9" * 5000
     body = b'{"code":200,"data":[{"conversation":[' + odd + b"]}]}"
-    judgement = judge(answer(200, body.replace(b"9" * 5000, b"7")), lenient=True)
-    assert judgement.verdict is Verdict.USE
+    classification = classify(answer(200, body.replace(b"9" * 5000, b"7")), lenient=True)
+    assert classification.verdict is Verdict.USE
     rejects = [Reject(BAD, 0, number) for number in range(3)]
     assert [letter.raw for letter in cut_out(body, rejects)] == [
         b'"\xff\xfe\x01\t\\ud800 NaN"', b"NaN", b"9" * 5000,
@@ -222,8 +222,8 @@ def test_a_row_is_cut_out_alone_and_a_conversation_whole() -> None:
         b'{"code":200,"data":[ {"conn_id":"7","agent_name":"L","conversation":[{"date":"x"} , 5]},'
         b' {"conn_id":1.5,"conversation":[{"date":"x"}]} ]}'
     )
-    judgement = judge(answer(200, body))
-    reading = read_rows(judgement.data, "wv0010", Zone("America/Bogota"))
+    classification = classify(answer(200, body))
+    reading = read_rows(classification.data, "wv0010", Zone("America/Bogota"))
     context = b'{"conn_id":"7","agent_name":"L"}'
     identity = sha1(b"7\0x\0\0\x001").digest()
     assert list(cut_out(body, reading.rejects)) == [
@@ -274,7 +274,7 @@ def test_rows_too_large_for_an_event_are_kept_whole() -> None:
     data = [{"conn_id": "1", "conversation": [small, large]}]
     body = json.dumps({"code": 200, "data": data}).encode()
     encoder_ = encoder(max_event_bytes=1000)
-    rows = read_rows(judge(answer(200, body)).data, "wv0010", Zone("America/Bogota")).rows
+    rows = read_rows(classify(answer(200, body)).data, "wv0010", Zone("America/Bogota")).rows
     assert len(list(encoder_.encode(rows))) == 2
     (letter,) = of_rows(
         body, RejectReason.EVENT_TOO_LARGE, encoder_.oversized, encoder_.unpublished

@@ -326,7 +326,7 @@ def _calls_somebody(call: ast.Call) -> bool:
     for keyword in call.keywords:
         if keyword.arg == "needs_person":
             words.add(f"needs_person={ast.unparse(keyword.value)}")
-    return bool(words & {"Held", "Verdict.HOLD", "needs_person=True"})
+    return bool(words & {"NeedsOperator", "Verdict.HOLD", "needs_person=True"})
 
 
 def _reasons(call: ast.Call) -> Iterator[Reason]:
@@ -341,7 +341,7 @@ def test_what_needs_a_person_is_found_at_all() -> None:
         Reason.TOKEN_REFUSED,  # a row of the API's table
         Reason.REDIRECTED,  # a judgement
         Reason.STATE_LOST,  # Held(...)
-        Reason.KAFKA_AUTHENTICATION,  # _failed(Held, ...)
+        Reason.KAFKA_AUTHENTICATION,  # _failed(NeedsOperator, ...)
         Reason.KAFKA_TOPIC,  # OutcomeUnknown(..., needs_person=True)
         Reason.FENCED,  # a class of its own
     } <= needing_a_person()

@@ -31,7 +31,7 @@ from publisher.commands.check.checklist import Check, Checklist, GiveUpError, St
 from publisher.commands.check.kafka_context import Inside
 from publisher.errors import (
     Fenced,
-    Held,
+    NeedsOperator,
     OutcomeUnknown,
     PublisherError,
     Reason,
@@ -56,7 +56,7 @@ from publisher.signals import (
 from publisher.state import checkpoint, journal, state
 from publisher.telemetry.log_messages import told
 from publisher.wolkvox.client import transient
-from publisher.wolkvox.responses import ROW_CAP, judge
+from publisher.wolkvox.responses import ROW_CAP, classify
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.fakes import Author, ids_of
@@ -376,26 +376,26 @@ API: Final[Mapping[str, Callable[[], Any]]] = {
     "the server refuses for now": lambda: said(403, ""),
     "refuses the request as malformed": lambda: said(400, ""),
     "does not know the report": lambda: said(400, "does not exist 1"),
-    "the server redirects": lambda: judge(answer(302, b"")),
+    "the server redirects": lambda: classify(answer(302, b"")),
     "a 404 that does not mean": lambda: said(404, ""),
     "the server gave up": lambda: said(408, ""),
     "the server asks for fewer": lambda: said(429, ""),
     "a problem of its own": lambda: said(503, ""),
     "the server finds the window": lambda: said(413, ""),
-    "larger than the memory budget": lambda: judge(answer(200, b"", oversized=True)),
-    "the report's row cap": lambda: judge(answer(200, envelope(data=[CHAT] * ROW_CAP))),
-    "not the JSON object": lambda: judge(answer(200, b"[]")),
-    "no list of conversations": lambda: judge(answer(200, envelope(data=None))),
-    "200 and an error at once": lambda: judge(answer(200, envelope(error="x", data=[CHAT]))),
-    "found records and holds none": lambda: judge(
+    "larger than the memory budget": lambda: classify(answer(200, b"", oversized=True)),
+    "the report's row cap": lambda: classify(answer(200, envelope(data=[CHAT] * ROW_CAP))),
+    "not the JSON object": lambda: classify(answer(200, b"[]")),
+    "no list of conversations": lambda: classify(answer(200, envelope(data=None))),
+    "200 and an error at once": lambda: classify(answer(200, envelope(error="x", data=[CHAT]))),
+    "found records and holds none": lambda: classify(
         answer(200, envelope(msg="3 records were found", data=[]))
     ),
-    "there are no rows and holds some": lambda: judge(
+    "there are no rows and holds some": lambda: classify(
         answer(404, envelope("404", "NOT FOUND", "Validate dates entered", [CHAT]))
     ),
     "the server answers with status": lambda: said(418, ""),
-    "the body is empty": lambda: judge(answer(200, b" ")),
-    "the body is not the JSON": lambda: judge(answer(200, b"<html>")),
+    "the body is empty": lambda: classify(answer(200, b" ")),
+    "the body is not the JSON": lambda: classify(answer(200, b"<html>")),
 }
 
 
@@ -485,7 +485,7 @@ def damaged(**changes: Any) -> PublisherError:
 
 
 def lost(live: Mapping[bytes, bytes | None]) -> PublisherError:
-    with pytest.raises(Held) as raised:
+    with pytest.raises(NeedsOperator) as raised:
         state.restore("wv0010", {key: value or b"" for key, value in live.items()})
     return raised.value
 
@@ -494,7 +494,7 @@ def cut_journal() -> PublisherError:
     entry = checkpoint.Entry(1, "live", NOON, NOON, NOON, 1, 1, 0, 0)
     [written] = journal.journal_parts("wv0010", entry, ids_of({"2026-11-20 12": [1]}))
     assert written.value
-    with pytest.raises(Held) as raised:
+    with pytest.raises(NeedsOperator) as raised:
         journal.decode_journal(written.value[:-1])
     return raised.value
 
@@ -556,7 +556,7 @@ async def test_on_a_real_kafka(kafka: Broker, topics: dict[str, str]) -> None:
         first, second = Cluster(given, lambda _: None), Cluster(given, lambda _: None)
         for cluster in (first, second):
             stack.push_async_callback(cluster.close)
-        with pytest.raises(Held) as not_created:
+        with pytest.raises(NeedsOperator) as not_created:
             await first.log("wv0010").restore()
         found.append(not_created.value)
         await kafka_tools.delete(kafka.bootstrap, twin)
@@ -591,7 +591,7 @@ async def no_date(check: Check) -> None:
 
 async def strange_date(check: Check) -> None:
     found = answer(200, envelope(data=[{"conversation": [{"date": "today"}]}]))
-    api_checks._look_at_rows(check, settings_of().operations[0], (found, judge(found)), None)
+    api_checks._look_at_rows(check, settings_of().operations[0], (found, classify(found)), None)
 
 
 def dated(by: timedelta) -> Callable[[Check], Awaitable[None]]:
@@ -600,14 +600,14 @@ def dated(by: timedelta) -> Callable[[Check], Awaitable[None]]:
     async def look(check: Check) -> None:
         now = NOON.astimezone(ZoneInfo("America/Bogota")) + by
         found = answer(200, envelope(data=[{"conversation": [{"date": f"{now:%F %T}"}]}]))
-        api_checks._look_at_rows(check, settings_of().operations[0], (found, judge(found)), None)
+        api_checks._look_at_rows(check, settings_of().operations[0], (found, classify(found)), None)
 
     return look
 
 
 async def no_row(check: Check) -> None:
     found = answer(404, envelope(code="404", msg="Validate dates entered"))
-    asked = found, judge(found)
+    asked = found, classify(found)
     api_checks._look_at_rows(check, settings_of().operations[0], asked, asked)
 
 
@@ -616,7 +616,7 @@ async def too_many_ahead(check: Check) -> None:
         replace(answer(200, b""), oversized=True),
         answer(404, envelope(code="404", msg="Validate dates entered")),
     )
-    asked = (many, judge(many)), (none, judge(none))
+    asked = (many, classify(many)), (none, classify(none))
     api_checks._look_at_rows(check, settings_of().operations[0], *asked)
 
 

@@ -19,7 +19,7 @@ from publisher.events.encode import Encoder, Provenance
 from publisher.events.murmur2 import murmur2
 from publisher.events.rows import Row, read_rows
 from publisher.model import Record
-from publisher.wolkvox.responses import Verdict, judge
+from publisher.wolkvox.responses import Verdict, classify
 from publisher.wolkvox.timezone import Zone
 from tests.fakes import Seen, seen
 from tests.test_upstream import answer
@@ -79,7 +79,7 @@ def test_published_bytes_never_change_by_accident() -> None:
 
     Whoever changes golden/events.txt changes what consumers see.
     """
-    found = judge(answer(200, (GOLDEN / "answer.json").read_bytes()))
+    found = classify(answer(200, (GOLDEN / "answer.json").read_bytes()))
     assert found.verdict is Verdict.USE
     rows = rows_of(found.data, "Europe/Madrid")
     encoder_ = encoder(max_event_bytes=800)

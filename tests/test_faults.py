@@ -14,14 +14,14 @@ import msgspec
 import orjson
 import pytest
 
-from publisher.errors import Held
+from publisher.errors import NeedsOperator
 from publisher.events.publication import Limits, prepare
 from publisher.model import Answer, Window
 from publisher.schedule import passes
 from publisher.schedule.passes import Read
 from publisher.settings import PublisherSettings
 from publisher.state import state
-from publisher.wolkvox.responses import Judgement, Verdict, judge
+from publisher.wolkvox.responses import Classification, Verdict, classify
 from publisher.wolkvox.timezone import Zone
 from sandbox.kafka import Broker
 from sandbox.processes import until
@@ -234,7 +234,7 @@ def _answer(body: bytes) -> Answer:
     return Answer(200, {}, body, NOON, NOON, 0.1)
 
 
-def _published(judgement: Judgement, body: bytes) -> list[Fields]:
+def _published(classification: Classification, body: bytes) -> list[Fields]:
     """The events that this answer makes of an empty state; Held when the format has changed."""
     known, _ = state.first("wv0010", "America/Bogota", NOON - timedelta(hours=1), "-1h", ["live"])
     [live] = passes.passes_of(SETTINGS)
@@ -242,7 +242,7 @@ def _published(judgement: Judgement, body: bytes) -> list[Fields]:
         known,
         Read(live, Window(NOON - timedelta(hours=1), NOON), ends_round=True),
         _answer(body),
-        judgement,
+        classification,
         ZONE,
         Limits(SETTINGS.horizon, SETTINGS.max_event_bytes),
         now=NOON,
@@ -265,11 +265,11 @@ def test_mutated_bodies(seed: int) -> None:
     """Of 2,000 spoilt answers none brings us down, and rows that came through are published."""
     verdicts: Counter[str] = Counter()
     for body, spoilt in _bodies(500, seed):
-        judgement = judge(_answer(spoilt))
-        if judgement.verdict is Verdict.NOT_UNDERSTOOD:
-            judgement = judge(_answer(spoilt), lenient=True)
-        verdicts[f"{judgement.verdict}{' leniently' if judgement.lenient else ''}"] += 1
-        if judgement.verdict not in (Verdict.USE, Verdict.TOO_LARGE):
+        classification = classify(_answer(spoilt))
+        if classification.verdict is Verdict.NOT_UNDERSTOOD:
+            classification = classify(_answer(spoilt), lenient=True)
+        verdicts[f"{classification.verdict}{' leniently' if classification.lenient else ''}"] += 1
+        if classification.verdict not in (Verdict.USE, Verdict.TOO_LARGE):
             continue
         genuine = {
             _told({**chat, **row})
@@ -278,7 +278,7 @@ def test_mutated_bodies(seed: int) -> None:
         }
         intact = Counter(
             told
-            for chat in orjson.loads(msgspec.json.encode(judgement.data))
+            for chat in orjson.loads(msgspec.json.encode(classification.data))
             if isinstance(chat, dict) and isinstance(chat.get("conversation"), list)
             for row in chat["conversation"]
             if isinstance(row, dict)
@@ -286,8 +286,8 @@ def test_mutated_bodies(seed: int) -> None:
             if told in genuine
         )
         try:
-            events = Counter(map(_told, _published(judgement, spoilt)))
-        except Held:  # more than half of the rows are bad
+            events = Counter(map(_told, _published(classification, spoilt)))
+        except NeedsOperator:  # more than half of the rows are bad
             verdicts["held"] += 1
             continue
         assert events.keys() >= intact.keys(), spoilt

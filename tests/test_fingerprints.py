@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from publisher.errors import Held, Reason
+from publisher.errors import NeedsOperator, Reason
 from publisher.model import Progress
 from publisher.state import state
 from publisher.state.checkpoint import Entry
@@ -49,9 +49,9 @@ def test_a_version_is_two_numbers(fingerprint: int, revisions: int) -> None:
 def test_the_last_that_was_told_counts(windows: list[dict[str, dict[int, int]]]) -> None:
     """Through any number of windows, and out of their journal records in any order."""
     model: dict[str, dict[int, int]] = {hour: {} for hour in HOURS}
-    memory, written = Fingerprints(), []
+    loop_state, written = Fingerprints(), []
     for number, told in enumerate(windows):
-        memory.remember(told)
+        loop_state.remember(told)
         for hour, those in told.items():
             model[hour].update(those)
         [record] = journal_parts("wv0010", ENTRY, {}, told)
@@ -64,9 +64,9 @@ def test_the_last_that_was_told_counts(windows: list[dict[str, dict[int, int]]])
     restored = Fingerprints.restored(runs)
     for hour, those in model.items():
         asked = [*those, 3, 2**63]
-        assert memory.known(hour, asked) == restored.known(hour, asked)
-        assert memory.known(hour, those) == those
-        assert memory.known(hour, []) == {}
+        assert loop_state.known(hour, asked) == restored.known(hour, asked)
+        assert loop_state.known(hour, those) == those
+        assert loop_state.known(hour, []) == {}
     assert len(restored) == sum(map(len, model.values()))
 
 
@@ -180,6 +180,6 @@ def test_damaged_fingerprints_are_held() -> None:
     [record] = journal_parts("wv0010", ENTRY, {}, {HOURS[0]: {1: 5}})
     whole = record.value or b""
     [text] = next(iter(packed({HOURS[0]: {1: 5}}, 1000))).values()
-    with pytest.raises(Held) as held:
+    with pytest.raises(NeedsOperator) as held:
         unpacked(whole.replace(text.encode(), text[:-4].encode()))
     assert held.value.reason is Reason.STATE_LOST

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import pytest
 
-from publisher.context import Job, Log, Orders, Source
+from publisher.context import BackfillRequests, Log, OperationContext, Source
 from publisher.errors import Reason, Stage, Transient
 from publisher.model import Answer, Instant, Record, Request, iso
 from publisher.pipeline import STEP_LIMIT, run
@@ -89,7 +89,7 @@ class Life:
     rng: random.Random = field(default_factory=lambda: random.Random(1))
     """Spreads the pauses."""
     zone_replaces: str = ""
-    orders: Orders | None = None
+    backfill_requests: BackfillRequests | None = None
 
     def beat(self, seconds: float) -> None:
         self.late = max(self.late, self.clock.elapsed() - self.promised)
@@ -101,7 +101,7 @@ class Life:
 
     async def run(self) -> None:
         self.promised = float("inf")
-        job = Job(
+        context = OperationContext(
             operation=OPERATION,
             zone=self.zone,
             settings=self.settings,
@@ -111,10 +111,10 @@ class Life:
             emit=self.emit,
             beat=self.beat,
             jitter=self.rng.random,
-            orders=self.orders,
+            backfill_requests=self.backfill_requests,
             zone_replaces=self.zone_replaces,
         )
-        await run(job)
+        await run(context)
         assert self.late <= 0, "a beat promised too little time"
 
     async def run_for(self, duration: timedelta) -> None:

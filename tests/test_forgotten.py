@@ -14,10 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publisher.context import Job
+from publisher.context import OperationContext
 from publisher.model import Instant, Progress, Standing, Window, iso
 from publisher.pipeline import run
-from publisher.schedule.backfill_pass import BACKFILLING, Order, Stride, meanwhile, obeyed, skipped
+from publisher.schedule.backfill_pass import (
+    BACKFILLING,
+    BackfillRequest,
+    Stride,
+    meanwhile,
+    skipped,
+    with_requests,
+)
 from publisher.schedule.passes import Read, Wait
 from publisher.settings import PublisherSettings
 from publisher.signals import HintGiven, Signal
@@ -109,22 +116,28 @@ async def test_a_backfill_skips_what_is_forgotten_and_says_so(*, again: bool) ->
     await world.run_for(30 * HOUR, **SHORT)
     [gone] = world.forgotten
     signals: list[Signal] = []
-    order = Order("1", NOON - 9 * HOUR, NOON + 29 * HOUR, again, Standing.RUNNING)
+    backfill_request = BackfillRequest(
+        "1", NOON - 9 * HOUR, NOON + 29 * HOUR, again, Standing.RUNNING
+    )
     world.clock.until = world.clock.true + 3 * HOUR
-    job = Job(
+    context = OperationContext(
         operation=OPERATION, zone=Zone("America/Bogota"),
         settings=PublisherSettings(**{**SHORT, "max_window": "1h"}), source=world.report,
         log=MemoryCluster(world.kafka).log(OPERATION), clock=world.clock, emit=signals.append,
-        beat=lambda _: None, orders=MemoryOrders(order),
+        beat=lambda _: None, backfill_requests=MemoryOrders(backfill_request),
     )  # fmt: skip
-    await run(job)
+    await run(context)
     [backfill] = known(world.kafka).checkpoint.backfills
     assert backfill.standing is Standing.DONE
     told = [signal.text for signal in signals if isinstance(signal, HintGiven)]
     told = [text for text in told if "backfill" in text]
     counts = Counter(event["message"] for event in values(world.kafka.events[OPERATION]))
     # The padding of a request shows a row of the second at which the range ends, too.
-    inside = [iso(said.date) for said in world.chat.said if order.start <= said.date < order.end]
+    inside = [
+        iso(said.date)
+        for said in world.chat.said
+        if backfill_request.start <= said.date < backfill_request.end
+    ]
     if again:
         assert told == []
         assert backfill.skipped_seconds == 0
@@ -144,14 +157,16 @@ async def test_a_backfill_skips_what_is_forgotten_and_says_so(*, again: bool) ->
 async def test_a_backfill_of_forgotten_time_alone_ends_at_once() -> None:
     """Without a request: not even a second of it is read."""
     gone = Window(NOON - 9 * HOUR, NOON)
-    order = Order("1", NOON - 9 * HOUR, NOON + HOUR, again=False, wanted=Standing.RUNNING)
-    [backfill] = obeyed((), [order], 1, [gone])
+    backfill_request = BackfillRequest(
+        "1", NOON - 9 * HOUR, NOON + HOUR, again=False, wanted=Standing.RUNNING
+    )
+    [backfill] = with_requests((), [backfill_request], 1, [gone])
     assert (backfill.standing, backfill.skipped_seconds) == (Standing.DONE, 36_000)
     # Where the rest of the range is a gap, the second that ends it is one that is remembered.
-    order = replace(order, start=NOON - 20 * HOUR)
-    [backfill] = obeyed((), [order], 1, [gone])
+    backfill_request = replace(backfill_request, start=NOON - 20 * HOUR)
+    [backfill] = with_requests((), [backfill_request], 1, [gone])
     wait, stride = Wait(NOON + 9 * HOUR), Stride.starting(PublisherSettings())
-    gaps = [Window(order.start, NOON + HOUR)]
+    gaps = [Window(backfill_request.start, NOON + HOUR)]
     step = meanwhile(wait, [backfill], stride, NOON + 8 * HOUR, gaps, [gone])
     until = gone.start - NEAR
     assert step == Read(BACKFILLING, Window(until - timedelta(seconds=1), until), ends_round=True)

@@ -9,7 +9,7 @@ from email.utils import format_datetime
 import pytest
 
 from publisher.commit import commit_state
-from publisher.context import Job, Memory
+from publisher.context import LoopState, OperationContext
 from publisher.errors import Reason, Stage, Transient
 from publisher.events import kafka_record
 from publisher.events.encode import Encoder, Provenance
@@ -21,7 +21,7 @@ from publisher.pipeline import publish
 from publisher.quarantine import park
 from publisher.schedule import backfill_pass
 from publisher.schedule.backfill_pass import BACKFILLING
-from publisher.schedule.failing_window import Suspect, parked
+from publisher.schedule.failing_window import FailingWindow, parked
 from publisher.schedule.passes import (
     REPAIRING,
     Pace,
@@ -113,7 +113,7 @@ async def test_a_reread_covers_only_what_is_as_old_as_its_age() -> None:
 
 
 class Refusing:
-    """Fits `job.Log`: nothing is committed, and nothing of ours was sent."""
+    """Fits `context.Log`: nothing is committed, and nothing of ours was sent."""
 
     async def restore(self) -> Restored:
         raise AssertionError
@@ -122,10 +122,10 @@ class Refusing:
         raise Transient(Stage.COMMIT, Reason.KAFKA_TIMEOUT, "not now")
 
 
-def job_without_kafka(*script: Reply) -> Job:
+def job_without_kafka(*script: Reply) -> OperationContext:
     clock = FakeClock()
     source = ScriptedSource(clock, *script)
-    return Job(
+    return OperationContext(
         OPERATION, BOGOTA, SETTINGS, source, Refusing(), clock, lambda _: None, lambda _: None
     )
 
@@ -135,32 +135,32 @@ def remembered(known: State) -> object:
 
 
 async def test_a_window_that_was_not_committed_is_not_remembered() -> None:
-    job = job_without_kafka(lambda clock: found(clock, SHOWN))
-    known, memory = begun(), Memory.starting(SETTINGS)
+    context = job_without_kafka(lambda clock: found(clock, SHOWN))
+    known, loop_state = begun(), LoopState.starting(SETTINGS)
     before = remembered(known)
     step = Read(LIVE_PASS, Window(NOON - HOUR, NOON), ends_round=True)
     with pytest.raises(Transient):
-        await publish(job, memory, known, step)
+        await publish(context, loop_state, known, step)
     assert remembered(known) == before
-    assert not memory.pace.positions
+    assert not loop_state.pace.positions
 
 
 async def test_orders_that_were_not_committed_are_not_remembered() -> None:
-    job, known = job_without_kafka(), begun()
+    context, known = job_without_kafka(), begun()
     before = remembered(known)
     begin = NOON - 9 * HOUR
     order = Backfill("1", begin, NOON - HOUR, True, begin, Standing.RUNNING, since=1)
     with pytest.raises(Transient):
-        await commit_state(job, known, known.with_backfills((order,)))
+        await commit_state(context, known, known.with_backfills((order,)))
     assert remembered(known) == before
 
 
 async def test_a_parked_window_that_was_not_committed_is_not_remembered() -> None:
-    job, known, memory = job_without_kafka(), begun(), Memory.starting(SETTINGS)
-    memory.suspect.step = Read(LIVE_PASS, Window(NOON - HOUR, NOON), ends_round=True)
+    context, known, loop_state = job_without_kafka(), begun(), LoopState.starting(SETTINGS)
+    loop_state.failing_window.step = Read(LIVE_PASS, Window(NOON - HOUR, NOON), ends_round=True)
     before = remembered(known)
     with pytest.raises(Transient):
-        await park(job, memory, known)
+        await park(context, loop_state, known)
     assert remembered(known) == before
 
 
@@ -176,7 +176,7 @@ def test_a_gap_loses_only_what_the_answer_covers() -> None:
     clock = FakeClock()
     told = found(clock, SHOWN)
     publication = prepare(
-        known, Read(REPAIRING, gap, ends_round=True), told, responses.judge(told), BOGOTA,
+        known, Read(REPAIRING, gap, ends_round=True), told, responses.classify(told), BOGOTA,
         Limits.of(SETTINGS), now=middle, covered_until=middle, possibly_cut=False,
     )  # fmt: skip
     assert publication.successor.checkpoint.gaps == (Window(middle, NOON),)
@@ -193,7 +193,7 @@ def test_the_journal_counts_what_is_new_and_when_it_was_asked() -> None:
     for data, new, duplicate in ((SHOWN, 1, 0), ([*SHOWN, more], 1, 1)):
         told = found(clock, data)
         publication = prepare(
-            known, step, told, responses.judge(told), BOGOTA, Limits.of(SETTINGS),
+            known, step, told, responses.classify(told), BOGOTA, Limits.of(SETTINGS),
             now=asked_at, covered_until=asked_at, possibly_cut=False,
         )  # fmt: skip
         known.apply(publication.successor, SETTINGS.horizon)
@@ -272,21 +272,21 @@ def test_a_start_moves_only_where_our_clock_is_ahead(seconds: int, *, earlier: b
 
 
 def test_another_window_that_fails_is_not_guilty_of_what_was_proven_of_the_first() -> None:
-    suspect, failure = Suspect(), Transient(Stage.READ, Reason.TIMEOUT, "slow")
+    failing_window, failure = FailingWindow(), Transient(Stage.READ, Reason.TIMEOUT, "slow")
     first, second = (
         Read(LIVE_PASS, Window(start, start + HOUR), ends_round=True)
         for start in (NOON - 3 * HOUR, NOON - 2 * HOUR)
     )
     elsewhere = replace(second, window=Window(NOON - 9 * HOUR, NOON - 8 * HOUR))
-    suspect.failed(first, failure)
-    suspect.answered(elsewhere)
-    assert (suspect.attempts, suspect.others_answer) == (1, False), "once is nothing"
-    suspect.failed(first, failure)
-    suspect.answered(elsewhere)
-    assert suspect.others_answer
-    suspect.failed(second, failure)
-    assert not suspect.guilty
-    assert suspect.attempts == 1
+    failing_window.failed(first, failure)
+    failing_window.answered(elsewhere)
+    assert (failing_window.attempts, failing_window.others_answer) == (1, False), "once is nothing"
+    failing_window.failed(first, failure)
+    failing_window.answered(elsewhere)
+    assert failing_window.others_answer
+    failing_window.failed(second, failure)
+    assert not failing_window.proven
+    assert failing_window.attempts == 1
 
 
 def test_a_parked_window_is_a_gap() -> None:
@@ -359,9 +359,9 @@ def test_a_value_is_read_back_behind_a_key_of_any_length(value: bytes | None) ->
 # --- when it is asked ----------------------------------------------------------------------------
 
 
-def next_of(known: State, pace: Pace, passes: Sequence[Pass], *, frugal: bool = False) -> Step:
+def next_of(known: State, pace: Pace, passes: Sequence[Pass], *, quota_low: bool = False) -> Step:
     progress = with_passes(known.checkpoint.passes, passes, known.checkpoint.start)
-    return next_step(passes, progress, pace, NOON, known.read_until, frugal=frugal)
+    return next_step(passes, progress, pace, NOON, known.read_until, quota_low=quota_low)
 
 
 def test_live_asks_at_once_after_a_restore() -> None:
@@ -382,7 +382,7 @@ def test_re_reads_ask_seldom_while_the_quota_is_nearly_spent() -> None:
     step = next_of(known, pace, passes)
     assert isinstance(step, Read)
     assert step.pass_.label == "reread"
-    assert isinstance(next_of(known, pace, passes, frugal=True), Wait)
+    assert isinstance(next_of(known, pace, passes, quota_low=True), Wait)
 
 
 def test_ages_within_the_overlap_are_not_read_again() -> None:
@@ -392,8 +392,8 @@ def test_ages_within_the_overlap_are_not_read_again() -> None:
 
 @pytest.mark.parametrize("status", [300, 301, 399])
 def test_every_status_of_a_redirect_is_held(status: int) -> None:
-    judgement = responses.judge(error(FakeClock(), status, "elsewhere"))
-    assert (judgement.verdict, judgement.reason) == (Verdict.HOLD, Reason.REDIRECTED)
+    classification = responses.classify(error(FakeClock(), status, "elsewhere"))
+    assert (classification.verdict, classification.reason) == (Verdict.HOLD, Reason.REDIRECTED)
 
 
 def test_what_is_made_anew_with_a_signature_is_left_out_with_it() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from publisher.events.encode import Encoder
 from publisher.events.identity import is_placeholder, unsigned
 from publisher.events.rows import read_rows
-from publisher.wolkvox.responses import judge
+from publisher.wolkvox.responses import classify
 from publisher.wolkvox.timezone import Zone
 from tests.fakes import seen
 from tests.test_events import LIVE
@@ -119,8 +119,10 @@ def test_a_number_keeps_its_digits(digits: str, before: bytes) -> None:
     told: dict[str, Any] = {"customer_id": "N", "message": "N", "new": {"a": ["N"]}, "feeling": "N"}
     data = [chat(row(**told), queue="N")]
     body = before + orjson.dumps({"code": 200, "msg": "", "data": data})
-    judgement = judge(answer(200, body.replace(b'"N"', digits.encode())), lenient=bool(before))
-    reading = read_rows(judgement.data, "wv0010", Zone("America/Bogota"))
+    classification = classify(
+        answer(200, body.replace(b'"N"', digits.encode())), lenient=bool(before)
+    )
+    reading = read_rows(classification.data, "wv0010", Zone("America/Bogota"))
     (record,) = map(seen, Encoder(LIVE, max_event_bytes=9_000).encode(reading.rows))
     number = digits.encode()
     parts = b'"message":%b,', b'"customer_id":%b,', b'"feeling":%b,', b'{"a":[%b]}', b'"queue":%b}'
@@ -130,7 +132,7 @@ def test_a_number_keeps_its_digits(digits: str, before: bytes) -> None:
 
 def test_an_event_without_its_message_keeps_the_other_digits() -> None:
     body = orjson.dumps({"code": 200, "data": [chat(row("x" * 900, customer_id="N"))]})
-    data = judge(answer(200, body.replace(b'"N"', b"1.10"))).data
+    data = classify(answer(200, body.replace(b'"N"', b"1.10"))).data
     rows = read_rows(data, "wv0010", Zone("America/Bogota")).rows
     (record,) = map(seen, Encoder(LIVE, max_event_bytes=800).encode(rows))
     assert b'"message":null' in record.value
@@ -140,7 +142,7 @@ def test_an_event_without_its_message_keeps_the_other_digits() -> None:
 @pytest.mark.parametrize("digits", ["186067512345678901234", "9" * 40])
 def test_a_long_conn_id_is_the_key_and_equals_its_text(digits: str) -> None:
     whole = orjson.dumps({"code": 200, "msg": "", "data": [chat(row(), conn_id="N")]})
-    data = judge(answer(200, whole.replace(b'"N"', digits.encode()))).data
+    data = classify(answer(200, whole.replace(b'"N"', digits.encode()))).data
     rows = read_rows(data, "wv0010", Zone("America/Bogota")).rows
     (record,) = map(seen, Encoder(LIVE, max_event_bytes=9_000).encode(rows))
     assert record.key == digits.encode()

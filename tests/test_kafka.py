@@ -18,7 +18,14 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.partitioner import DefaultPartitioner
 
-from publisher.errors import Held, OutcomeUnknown, PublisherError, Reason, Stop, Transient
+from publisher.errors import (
+    NeedsOperator,
+    OutcomeUnknown,
+    PublisherError,
+    Reason,
+    StateUncertain,
+    Transient,
+)
 from publisher.events import kafka_record
 from publisher.events.murmur2 import murmur2
 from publisher.kafka import (
@@ -303,7 +310,7 @@ async def test_a_topic_that_would_not_work_is_refused(
     which, partitions, config, words = WRONG[case]
     topic = topics[f"PUBLISHER_{which}_TOPIC"]
     await kafka_tools.create(topics["KAFKA_BOOTSTRAP_SERVERS"], topic, partitions, **config)
-    with pytest.raises(Held) as raised:
+    with pytest.raises(NeedsOperator) as raised:
         await Publisher(topics, stack).log.restore()
     assert raised.value.reason is Reason.KAFKA_TOPIC
     text = str(raised.value)
@@ -345,7 +352,7 @@ async def test_a_record_that_the_topic_refuses_takes_the_whole_window_with_it(
     assert raised.value.reason is Reason.KAFKA_TOPIC
     assert raised.value.needs_person
     assert "max.message.bytes" in str(raised.value)
-    with pytest.raises(Held, match=r"max\.message\.bytes"):
+    with pytest.raises(NeedsOperator, match=r"max\.message\.bytes"):
         await publisher.log.restore()
     await kafka_tools.configure(publisher.bootstrap, publisher.messages, {})
     assert await publisher.agrees()
@@ -468,7 +475,7 @@ async def persist(publisher: Publisher, *texts: str) -> None:
             sequence = publisher.author.state.checkpoint.sequence + 1
             try:
                 await publisher.write(*(hola(text, text) for text in texts))
-            except Stop:
+            except StateUncertain:
                 told = await _restored(publisher)
                 if told.checkpoint.sequence < sequence:
                     continue
@@ -581,7 +588,7 @@ async def test_a_foreign_transaction_that_hides_the_tail_is_refused(publisher: P
         )
         await publisher.write(hola("two"))
         began = time.monotonic()
-        with pytest.raises(Held) as raised:
+        with pytest.raises(NeedsOperator) as raised:
             await read_live_records(clients, publisher.state, blocked_after=0.5)
         assert time.monotonic() - began < 3
         assert raised.value.reason is Reason.STATE_BLOCKED
@@ -614,7 +621,7 @@ async def test_what_a_takeover_could_not_read_is_not_known(
     successor = theirs.log(shard[1])  # writes for the neighbour, and is taken over itself
     await successor.restore()
     await successor.commit(authors[1].window([hola("theirs")]))
-    with pytest.raises(Stop):
+    with pytest.raises(StateUncertain):
         await one.commit(authors[0].window([hola("lost")]))
     bootstrap, state_topic = settings.kafka.bootstrap_servers, settings.publisher.state_topic
     async with kafka_tools.producing(bootstrap, transactional_id="hides") as foreign:

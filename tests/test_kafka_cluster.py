@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from publisher.errors import Held, Reason
+from publisher.errors import NeedsOperator, Reason
 from publisher.kafka.cluster import Cluster
 from publisher.signals import HintGiven, Signal, TopicCreated
 from sandbox import kafka as sandbox
@@ -66,7 +66,7 @@ async def test_topics_wait_for_all_brokers(careless: sandbox.Cluster, up: int, n
     await asyncio.to_thread(careless.wait_for, up)
     servers = careless.bootstrap if named == "all" else careless.broker(1).bootstrap
     environment = names_of(f"waiting{up}{named}", servers)
-    with pytest.raises(Held) as held:
+    with pytest.raises(NeedsOperator) as held:
         await restored(environment)
     assert held.value.reason is Reason.KAFKA_TOPIC
     assert f"(up: {up}, wanted: 3)" in str(held.value)
@@ -84,7 +84,7 @@ async def test_brokers_that_never_joined_are_counted_by_their_default(tmp_path: 
     try:
         await asyncio.to_thread(cluster.start, cluster.brokers[:1])
         environment = names_of("alone", cluster.broker(1).bootstrap)
-        with pytest.raises(Held, match="wanted: default"):
+        with pytest.raises(NeedsOperator, match="wanted: default"):
             await restored(environment)
         assert await replicas_of(environment) == {}
     finally:

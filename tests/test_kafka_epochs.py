@@ -18,7 +18,7 @@ from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from publisher.errors import Fenced, OutcomeUnknown, Stop, Transient
+from publisher.errors import Fenced, OutcomeUnknown, StateUncertain, Transient
 from publisher.kafka import (
     clients as kafka_client,
 )
@@ -138,7 +138,7 @@ async def persist(publisher: Publisher, number: int) -> None:
         while True:
             try:
                 await publisher.log.commit(publisher.author.window(window(number)))
-            except Stop:
+            except StateUncertain:
                 restored = state.restore(OPERATION, (await publisher.log.restore()).records)
                 assert restored is not None
                 if restored.checkpoint.sequence < sequence:

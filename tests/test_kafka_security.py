@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from publisher.errors import Held, OutcomeUnknown, PublisherError, Reason, SettingsError, Transient
+from publisher.errors import (
+    NeedsOperator,
+    OutcomeUnknown,
+    PublisherError,
+    Reason,
+    SettingsError,
+    Transient,
+)
 from publisher.kafka.cluster import Cluster
 from publisher.signals import HintGiven, Signal
 from publisher.state import state
@@ -221,7 +228,7 @@ async def test_without_the_right_to_create_topics_somebody_else_must(
         grant(kafka, topics, "bob", right)
     environment = {**topics, **through(kafka, "SASL_SSL", user="bob")}
     error = await refusal(environment, stack)
-    assert isinstance(error, Held)
+    assert isinstance(error, NeedsOperator)
     assert error.reason is Reason.KAFKA_AUTHORIZATION
     assert "or grant CREATE" in str(error)
     names = [topics[f"PUBLISHER_{which}_TOPIC"] for which in ("MESSAGES", "DEAD_LETTERS", "STATE")]
@@ -242,7 +249,7 @@ async def test_a_wrong_password_needs_a_person(
     """Held; names the two settings, and neither value."""
     wrong = {"KAFKA_SASL_PASSWORD": WRONG_PASSWORD}
     error = await refusal({**topics, **through(kafka, protocol, mechanism), **wrong}, stack)
-    assert isinstance(error, Held)
+    assert isinstance(error, NeedsOperator)
     assert error.reason is Reason.KAFKA_AUTHENTICATION
     assert "KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD" in str(error)
 
@@ -253,7 +260,7 @@ async def test_an_unknown_user_needs_a_person(
     """Held, like a wrong password."""
     wrong = {"KAFKA_SASL_USERNAME": "nobody"}
     error = await refusal({**topics, **through(kafka, "SASL_SSL"), **wrong}, stack)
-    assert isinstance(error, Held)
+    assert isinstance(error, NeedsOperator)
     assert "KAFKA_SASL_USERNAME" in str(error)
 
 
@@ -264,7 +271,7 @@ async def test_a_wrong_certificate_authority_needs_a_person(
     """Held; names KAFKA_SSL_CAFILE, whether it is another one or the system's."""
     other = {"KAFKA_SSL_CAFILE": str(issue(tmp_path, client_name="x").ca)}
     error = await refusal({**topics, **through(kafka, protocol), **other}, stack)
-    assert isinstance(error, Held)
+    assert isinstance(error, NeedsOperator)
     assert error.reason is Reason.KAFKA_AUTHENTICATION
     assert "KAFKA_SSL_CAFILE" in str(error)
     environment = {**topics, **through(kafka, protocol)}

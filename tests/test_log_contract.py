@@ -7,7 +7,7 @@ from typing import Protocol
 import pytest
 
 from publisher.context import Log
-from publisher.errors import Fenced, Held, OutcomeUnknown, Reason
+from publisher.errors import Fenced, NeedsOperator, OutcomeUnknown, Reason
 from publisher.events import kafka_record
 from publisher.events.encode import SEQUENCE_HEADER
 from publisher.kafka import clients as kafka_client
@@ -414,7 +414,7 @@ async def test_a_state_that_was_set_back_is_noticed(backend: Backend) -> None:
     for _ in range(2):
         told = await backend.process("wv0010").log("wv0010").restore()
         assert told.newest_published == 2
-        with pytest.raises(Held, match="was set back to transaction 1") as held:
+        with pytest.raises(NeedsOperator, match="was set back to transaction 1") as held:
             restored_state("wv0010", told)
         assert held.value.reason is Reason.STATE_LOST
 

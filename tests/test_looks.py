@@ -8,10 +8,10 @@ from typing import Never
 
 import pytest
 
-from publisher.context import Job
+from publisher.context import OperationContext
 from publisher.errors import Reason, Stage, Transient
 from publisher.model import Answer, Request
-from publisher.schedule.backfill_pass import Order
+from publisher.schedule.backfill_pass import BackfillRequest
 from publisher.settings import PublisherSettings
 from publisher.signals import HintGiven, WindowPublished
 from tests.fakes import NOON, FakeClock, MemoryCluster, MemoryKafka, ScriptedSource, raising
@@ -42,12 +42,12 @@ class Hangs:
 
 
 class FrozenOrders:
-    """Fits `job.Orders`: a broker that is connected to and silent."""
+    """Fits `context.BackfillRequests`: a broker that is connected to and silent."""
 
     def __init__(self) -> None:
         self.hangs = Hangs()
 
-    async def read(self) -> Sequence[Order] | None:
+    async def read(self) -> Sequence[BackfillRequest] | None:
         return await self.hangs()
 
 
@@ -83,12 +83,12 @@ async def test_a_frozen_broker_delays_no_poll() -> None:
     clock = FakeClock()
     source = ScriptedSource(clock)
     life = alive(source, clock)
-    life.orders = orders = FrozenOrders()
+    life.backfill_requests = backfill_requests = FrozenOrders()
     await life.run_for(2 * HOUR)
     assert len(source.asked_at) >= 24
     assert on_time(source, POLL)
-    assert orders.hangs.asked == 1
-    assert not orders.hangs.waiting, "left behind at the stop"
+    assert backfill_requests.hangs.asked == 1
+    assert not backfill_requests.hangs.waiting, "left behind at the stop"
 
 
 @pytest.mark.parametrize("poll", [timedelta(seconds=1), timedelta(seconds=20), POLL])
@@ -126,13 +126,13 @@ async def test_a_look_that_fails_late_is_reported_once() -> None:
     broken = asyncio.Event()
 
     class Slow:
-        async def read(self) -> Sequence[Order] | None:
+        async def read(self) -> Sequence[BackfillRequest] | None:
             looked.append(clock.elapsed())
             broken.clear()
             await broken.wait()
             raise Transient(Stage.RESTORE, Reason.KAFKA_UNREACHABLE, "Kafka cannot be reached")
 
-    life.orders = Slow()
+    life.backfill_requests = Slow()
     life.listener = lambda signal: broken.set() if isinstance(signal, WindowPublished) else None
     await life.run_for(2 * HOUR)
     assert len(looked) > 20
@@ -151,11 +151,11 @@ async def test_orders_are_not_looked_at_before_the_first_window() -> None:
     looks: list[int] = []
 
     class Counted:
-        async def read(self) -> Sequence[Order] | None:
+        async def read(self) -> Sequence[BackfillRequest] | None:
             looks.append(len(life.heard(WindowPublished)))
             return ()
 
-    life.orders = Counted()
+    life.backfill_requests = Counted()
     await life.run_for(HOUR)
     assert len(life.failures) >= 3
     assert looks
@@ -170,17 +170,19 @@ async def test_a_wait_takes_what_is_ready_and_leaves_the_rest() -> None:
     """`Job.wait` spends no time on a task that is done, and ends none that is not."""
     clock = FakeClock()
     life = alive(ScriptedSource(clock), clock)
-    job = Job(OPERATION, life.zone, life.settings, life.source, life.log, clock, life.emit, print)
+    context = OperationContext(
+        OPERATION, life.zone, life.settings, life.source, life.log, clock, life.emit, print
+    )
 
     async def at_hand() -> None:
         pass
 
     ready = asyncio.ensure_future(at_hand())
-    await job.wait(ready, 10)
+    await context.wait(ready, 10)
     assert ready.done()
     assert clock.elapsed() == 0
     never = asyncio.ensure_future(asyncio.Event().wait())
-    await job.wait(never, 10)
+    await context.wait(never, 10)
     assert clock.elapsed() == 10
     assert not never.done()
     never.cancel()

@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from publisher.errors import Reason, SettingsError, Stage
 from publisher.model import Backfill, Progress, Standing, Window, iso
 from publisher.signals import (
+    BackfillRequestsApplied,
     HintGiven,
-    OrdersObeyed,
     RequestAnswered,
     Signal,
     StateRestored,
@@ -304,7 +304,7 @@ async def test_the_page_shows_backfills_until_they_have_ended(service: Service) 
     [told, _] = json.loads(body)["operations"]
     assert [each["id"] for each in told["backfills"]] == ["2026<1>"]
     done = replace(one, standing=Standing.DONE, cursor=one.end)
-    service.tell(OrdersObeyed("wv0010", (done,)))
+    service.tell(BackfillRequestsApplied("wv0010", (done,)))
     assert "Backfills" not in await service.page()
     _, body, _ = await service.get("/status")
     assert json.loads(body)["operations"][0]["backfills"] == []

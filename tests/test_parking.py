@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from publisher.errors import Held, OutcomeUnknown, PublisherError, Reason, Stage, Transient
+from publisher.errors import NeedsOperator, OutcomeUnknown, PublisherError, Reason, Stage, Transient
 from publisher.events.publication import Limits, prepare
 from publisher.model import Answer, Instant, Progress, Request, Window
 from publisher.schedule.attempts import REST, TRIES
-from publisher.schedule.failing_window import Next, Suspect, own
+from publisher.schedule.failing_window import FailingWindow, Next, own
 from publisher.schedule.gap_repair import Repair
 from publisher.schedule.passes import REPAIRING, Read, passes_of
 from publisher.settings import PublisherSettings
@@ -27,7 +27,7 @@ from publisher.signals import (
 from publisher.state.checkpoint import Entry
 from publisher.state.gaps import FAR, NEAR, added, before_next, beyond, near, removed
 from publisher.state.state import State, first, restore
-from publisher.wolkvox.responses import Judgement, Verdict
+from publisher.wolkvox.responses import Classification, Verdict
 from publisher.wolkvox.timezone import Zone
 from tests.fakes import (
     NOON,
@@ -95,38 +95,38 @@ def timed_out() -> Transient:
 
 def test_failed_twice_another_answers_failed_again() -> None:
     """Only this makes it guilty; the window may have grown meanwhile."""
-    suspect = Suspect()
-    assert suspect.next(step()) is Next.ASK
-    suspect.failed(step(), timed_out())
-    assert suspect.next(step()) is Next.ASK
-    suspect.failed(step(0, 301), timed_out())
-    assert suspect.next(step(0, 303)) is Next.PROBE
-    other = suspect.probe(step(), ())
+    failing_window = FailingWindow()
+    assert failing_window.next(step()) is Next.ASK
+    failing_window.failed(step(), timed_out())
+    assert failing_window.next(step()) is Next.ASK
+    failing_window.failed(step(0, 301), timed_out())
+    assert failing_window.next(step(0, 303)) is Next.PROBE
+    other = failing_window.probe(step(), ())
     assert other.window.end <= at(-60)
-    suspect.answered(other)
-    assert suspect.next(step()) is Next.ASK
-    suspect.failed(step(0, 305), timed_out())
-    assert suspect.next(step()) is Next.PARK
-    assert suspect.step == step(0, 305)
+    failing_window.answered(other)
+    assert failing_window.next(step()) is Next.ASK
+    failing_window.failed(step(0, 305), timed_out())
+    assert failing_window.next(step()) is Next.PARK
+    assert failing_window.step == step(0, 305)
 
 
 def test_an_answer_to_itself_acquits() -> None:
-    suspect = Suspect()
+    failing_window = FailingWindow()
     for _ in range(2):
-        suspect.failed(step(), timed_out())
-    suspect.answered(suspect.probe(step(), ()))
-    suspect.answered(step(0, 307))
-    assert suspect == Suspect()
+        failing_window.failed(step(), timed_out())
+    failing_window.answered(failing_window.probe(step(), ()))
+    failing_window.answered(step(0, 307))
+    assert failing_window == FailingWindow()
 
 
 def test_while_probes_fail_it_takes_turns_and_is_never_guilty() -> None:
-    suspect, turns, ends = Suspect(), [], set()
+    failing_window, turns, ends = FailingWindow(), [], set()
     for _ in range(20):
-        turns.append(suspect.next(step()))
+        turns.append(failing_window.next(step()))
         if turns[-1] is Next.PROBE:
-            ends.add(suspect.probe(step(), ()).window.end)
+            ends.add(failing_window.probe(step(), ()).window.end)
         else:
-            suspect.failed(step(), timed_out())
+            failing_window.failed(step(), timed_out())
     assert turns == [Next.ASK, *[Next.ASK, Next.PROBE] * 9, Next.ASK]
     assert len(ends) == 9, "each asks for another minute"
 
@@ -134,30 +134,30 @@ def test_while_probes_fail_it_takes_turns_and_is_never_guilty() -> None:
 @pytest.mark.parametrize("reason", [Reason.TOKEN_BUSY, Reason.UNREACHABLE, Reason.QUOTA_SPENT])
 def test_what_is_not_its_own_makes_proof_stale(reason: Reason) -> None:
     """After the probe answered, something else failed: it must be proven anew."""
-    suspect = Suspect()
+    failing_window = FailingWindow()
     for _ in range(2):
-        suspect.failed(step(), timed_out())
-    suspect.answered(suspect.probe(step(), ()))
-    suspect.failed(step(), Transient(Stage.READ, reason, "ours"))
-    suspect.failed(step(), timed_out())
-    assert suspect.next(step()) is Next.PROBE
+        failing_window.failed(step(), timed_out())
+    failing_window.answered(failing_window.probe(step(), ()))
+    failing_window.failed(step(), Transient(Stage.READ, reason, "ours"))
+    failing_window.failed(step(), timed_out())
+    assert failing_window.next(step()) is Next.PROBE
 
 
 def test_another_window_begins_from_nothing() -> None:
-    suspect = Suspect()
+    failing_window = FailingWindow()
     for _ in range(2):
-        suspect.failed(step(), timed_out())
-    assert suspect.next(step(300, 600)) is Next.ASK
-    suspect.failed(step(300, 600), timed_out())
-    assert suspect.next(step(300, 600)) is Next.ASK
+        failing_window.failed(step(), timed_out())
+    assert failing_window.next(step(300, 600)) is Next.ASK
+    failing_window.failed(step(300, 600), timed_out())
+    assert failing_window.next(step(300, 600)) is Next.ASK
 
 
 def test_a_probe_keeps_clear_of_gaps() -> None:
     gaps = (window(-900, -300), window(-120, 0))
-    suspect = Suspect()
+    failing_window = FailingWindow()
     for _ in range(9):
-        suspect.failed(step(), timed_out())
-        probe = suspect.probe(step(), gaps).window
+        failing_window.failed(step(), timed_out())
+        probe = failing_window.probe(step(), gaps).window
         assert probe.width == MINUTE
         for gap in gaps:
             assert probe.end <= gap.start - MINUTE or probe.start >= gap.end + MINUTE
@@ -169,7 +169,7 @@ def test_which_reasons_are_a_windows_own(reason: Reason) -> None:
     for stage in Stage:
         told: PublisherError = Transient(stage, reason, "")
         assert own(told) == (reason in mine and stage is Stage.READ)
-        assert own(Held(stage, reason, "")) == own(told)
+        assert own(NeedsOperator(stage, reason, "")) == own(told)
     assert not own(OutcomeUnknown(reason, ""))
 
 
@@ -521,7 +521,7 @@ async def test_a_gap_shrinks_only_by_what_was_read() -> None:
     answered = answer(world.clock, b"{}")
     middle = gap.start + HOUR / 4
     done = prepare(
-        told, piece, answered, Judgement(Verdict.EMPTY), Zone("America/Bogota"),
+        told, piece, answered, Classification(Verdict.EMPTY), Zone("America/Bogota"),
         Limits.of(world.settings), now=until, covered_until=middle, possibly_cut=False,
     )  # fmt: skip
     assert done.successor.checkpoint.gaps == (Window(middle, gap.end),)

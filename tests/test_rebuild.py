@@ -16,10 +16,10 @@ from publisher.events.deduplicate import Screen
 from publisher.events.encode import Encoder, Provenance
 from publisher.events.kafka_record import value_of
 from publisher.events.published_event import PublishedEvent
-from publisher.events.rows import portions, read_rows
-from publisher.kafka.commands_topic import KafkaOrders
+from publisher.events.rows import chunks, read_rows
+from publisher.kafka.commands_topic import KafkaCommands
 from publisher.model import Standing, Window
-from publisher.schedule.backfill_pass import Order
+from publisher.schedule.backfill_pass import BackfillRequest
 from publisher.settings import load
 from publisher.state import state
 from publisher.state.forgetting import forgotten_with
@@ -63,7 +63,7 @@ def test_the_id_is_found_by_the_fields(data: list[Any]) -> None:
     rebuilt = ids_of("wv0010", ZONE, values)
     assert [first for first, *_ in rebuilt] == ids
     screen = Screen(Ledger())
-    for reading in portions([*data], "wv0010", ZONE):
+    for reading in chunks([*data], "wv0010", ZONE):
         screen.fresh(reading)
     # What else is remembered of customers under a placeholder included.
     remembered = {id_ for bucket in screen.ids().values() for id_ in bucket}
@@ -183,8 +183,10 @@ async def test_a_lost_state_is_rebuilt(lost: Rig) -> None:
     lost.settings["PUBLISHER_COMMANDS_TOPIC"] = f"{lost.topic}.commands"
     settings = load(lost.settings)
     begin = datetime.now(UTC) - timedelta(minutes=15)
-    order = Order("1", begin, begin + timedelta(minutes=5), again=True, wanted=Standing.RUNNING)
-    await KafkaOrders(settings, "wv0010").write(order)
+    backfill_request = BackfillRequest(
+        "1", begin, begin + timedelta(minutes=5), again=True, wanted=Standing.RUNNING
+    )
+    await KafkaCommands(settings, "wv0010").write(backfill_request)
     publisher = lost.start()
     refused = await publisher.logged(reason="state_lost")
     assert "wolkvox-publisher state rebuild" in refused["problem"]
@@ -209,7 +211,9 @@ async def test_a_lost_state_is_rebuilt(lost: Rig) -> None:
     publisher = lost.start()
     restored = await publisher.logged(event="State restored")
     assert restored["ledger_ids"] >= before  # more where customers are told under a placeholder
-    assert restored["backfills"] == [f"1 cancelled {Window(order.start, order.end)}"]
+    assert restored["backfills"] == [
+        f"1 cancelled {Window(backfill_request.start, backfill_request.end)}"
+    ]
     found = await lost.settled(60)
     assert found.none, found
     assert found.events >= before

@@ -19,9 +19,9 @@ from publisher.commands.takeover import owned
 from publisher.events.encode import Encoder, Provenance
 from publisher.events.rows import read_rows
 from publisher.kafka.cluster import Cluster
-from publisher.kafka.commands_topic import KafkaOrders
+from publisher.kafka.commands_topic import KafkaCommands
 from publisher.model import Record, Standing
-from publisher.schedule.backfill_pass import Order
+from publisher.schedule.backfill_pass import BackfillRequest
 from publisher.settings import load
 from publisher.wolkvox.timezone import Zone
 from sandbox.kafka import Broker
@@ -273,22 +273,22 @@ async def test_orders_move_whole(
     """Killed beside them and run again, none is left where it would be obeyed a second time."""
     env = {"WOLKVOX_SERVER": "0030", "WOLKVOX_TOKEN": "the-token", **topics}
     settings = load({**env, "PUBLISHER_COMMANDS_TOPIC": f"{topics['PUBLISHER_STATE_TOPIC']}.c"})
-    orders = [
-        Order(str(number), NOON, NOON + timedelta(hours=1), again=True, wanted=wanted)
+    backfill_requests = [
+        BackfillRequest(str(number), NOON, NOON + timedelta(hours=1), again=True, wanted=wanted)
         for number, wanted in enumerate(Standing)
     ]
     async with owned(settings) as cluster:
         await begun(cluster, "one", windows)
-    for order in orders:
-        await KafkaOrders(settings, "one").write(order)
+    for backfill_request in backfill_requests:
+        await KafkaCommands(settings, "one").write(backfill_request)
     with monkeypatch.context() as killed:
-        killed.setattr(KafkaOrders, failing, AsyncMock(side_effect=ConnectionError))
+        killed.setattr(KafkaCommands, failing, AsyncMock(side_effect=ConnectionError))
         with pytest.raises(ConnectionError):
             await rename._rename(settings, "one", "two")
     env["PUBLISHER_COMMANDS_TOPIC"] = settings.publisher.commands_topic
     assert (await command(env, "state", "rename", "one", "two", "--yes")).code == 0
-    assert await KafkaOrders(settings, "two").read() == orders
-    assert await KafkaOrders(settings, "one").read() == []
+    assert await KafkaCommands(settings, "two").read() == backfill_requests
+    assert await KafkaCommands(settings, "one").read() == []
 
 
 async def test_lost_after_it_was_renamed_back(topics: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from publisher.commands.state import rename_steps as rules
 from publisher.commands.state.rename_steps import RenamingError, renaming
-from publisher.errors import Held, Reason
+from publisher.errors import NeedsOperator, Reason
 from publisher.model import Batch, StateRecord
 from publisher.state.checkpoint import checkpoint_of, encode_checkpoint, operation_of
 from publisher.state.journal import decode_journal
@@ -53,7 +53,7 @@ class Log:
         """What a service of that name would begin with; why it would not."""
         try:
             return restore(name, self.of(name))
-        except Held as error:
+        except NeedsOperator as error:
             return error.reason
 
     def going_on(self) -> list[str]:
@@ -226,7 +226,7 @@ def test_the_wrong_way_after_a_kill() -> None:
     for new in ("one", "three"):
         with pytest.raises(RenamingError, match=r"one to two was interrupted.*rename one two"):
             log.rename("two", new)
-    with pytest.raises(Held, match=r"one to two was interrupted.*rename one two"):
+    with pytest.raises(NeedsOperator, match=r"one to two was interrupted.*rename one two"):
         restore("two", log.of("two"))
     log.rename("one", "two")
     found = log.known("two")
@@ -293,7 +293,7 @@ def test_a_name_is_kept_for_whom_it_was_begun(steps: int) -> None:
     publishing(log, 5, Author("three"))
     with pytest.raises(RenamingError, match="the renaming of one to two was interrupted"):
         renaming("three", "two", log.of("three"), log.of("two"))
-    with pytest.raises(Held, match="state rename one two --yes"):
+    with pytest.raises(NeedsOperator, match="state rename one two --yes"):
         restore("two", log.of("two"))
     log.live = standing
     log.rename("one", "two")

@@ -23,7 +23,7 @@ from publisher.model import Progress, Record, Window
 from publisher.state import state
 from publisher.state.checkpoint import REPLAY, Entry
 from publisher.state.state import State
-from publisher.wolkvox.responses import judge
+from publisher.wolkvox.responses import classify
 from publisher.wolkvox.timezone import Zone
 from tests.fakes import Seen, ids_of, seen
 from tests.test_upstream import answer
@@ -138,7 +138,7 @@ def test_what_an_older_version_did_not_understand_comes_out_once(
     """
     random = Random(seed)
     body = body_of(*data)
-    all_rows = read_rows(judge(answer(200, body)).data, OPERATION, ZONE).rows
+    all_rows = read_rows(classify(answer(200, body)).data, OPERATION, ZONE).rows
     broken = {number for number in range(len(data)) if random.random() < 0.2}
     rejects = [Reject(RejectReason.CONVERSATION_INVALID, number, None) for number in broken]
     good = []
@@ -201,7 +201,7 @@ def publish(known: State, rows: Iterable[Row]) -> None:
 def too_large(largest: int, row: dict[str, Any], twins: int = 1) -> tuple[list[Row], list[Letter]]:
     """The rows of an answer of equal rows, and the letters of those that are too large."""
     body = body_of(chat(*[row] * twins))
-    rows = read_rows(judge(answer(200, body)).data, OPERATION, ZONE).rows
+    rows = read_rows(classify(answer(200, body)).data, OPERATION, ZONE).rows
     encoder = Encoder(Provenance(OPERATION, "live", START), max_event_bytes=largest)
     list(encoder.encode(rows))
     reason = RejectReason.EVENT_TOO_LARGE
@@ -244,7 +244,7 @@ def test_letters_of_an_older_version_never_come_out_twice() -> None:
         assert body
         assert replayed(begun(), read_back(written(late), newer))[:2] == ([Outcome.DUPLICATE], [])
     body = body_of(chat(ROW, ROW))
-    rows = read_rows(judge(answer(200, body)).data, OPERATION, ZONE).rows
+    rows = read_rows(classify(answer(200, body)).data, OPERATION, ZONE).rows
     cut = dead_letter.cut_out(body, [Reject(RejectReason.DATE_INVALID, 0, 1)])
     (old,) = read_back(written(cut), newer)
     assert old.id == old.headers["sha1"]

@@ -18,7 +18,7 @@ from publisher.events.publication import Limits
 from publisher.events.rows import read_rows
 from publisher.model import Window
 from publisher.settings import load
-from publisher.wolkvox.responses import judge
+from publisher.wolkvox.responses import classify
 from tests.fakes import seen
 from tests.test_replay import DAY, LIMITS, OPERATION, ROW, START, WINDOW, ZONE, begun, body_of, chat
 from tests.test_signals import NOON
@@ -31,11 +31,11 @@ ROWS = [{**ROW, "message": text} for text in ("one", "two", "three", "three")]
 
 def republished(known: Any, missing: set[bytes], limits: Limits = LIMITS, rows: Any = ROWS) -> Any:
     told = answer(200, body_of(chat(*rows)))
-    return prepare(known, missing, WINDOW, told, judge(told), ZONE, limits, START)
+    return prepare(known, missing, WINDOW, told, classify(told), ZONE, limits, START)
 
 
 def ids(rows: Any = ROWS) -> list[bytes]:
-    data = judge(answer(200, body_of(chat(*rows)))).data
+    data = classify(answer(200, body_of(chat(*rows)))).data
     found = read_rows(data, OPERATION, ZONE).rows
     return [*event_ids(found)]
 
@@ -57,7 +57,7 @@ def test_exactly_what_is_missing_comes_out(place: int) -> None:
 def test_a_row_listed_twice_comes_out_once() -> None:
     told = answer(200, body_of(chat(ROW), chat(ROW)))
     [id_] = ids([ROW])
-    found = prepare(begun(), {id_}, WINDOW, told, judge(told), ZONE, LIMITS, START)
+    found = prepare(begun(), {id_}, WINDOW, told, classify(told), ZONE, LIMITS, START)
     assert found is not None
     assert len([*found.batch.events]) == 1
 
@@ -70,14 +70,14 @@ LESS: list[dict[str, Any]] = [{}, {"customer_id": "1"}, {"customer_phone": "5730
 def test_under_a_placeholder_one_customer_does_not_hide_another(less: dict[str, Any]) -> None:
     """Both were published from one answer, one of them with more told than the other."""
     told = answer(200, body_of(*(chat({**ROW, **who}, conn_id="0") for who in (less, A))))
-    rows = read_rows(judge(told).data, OPERATION, ZONE).rows
+    rows = read_rows(classify(told).data, OPERATION, ZONE).rows
     known = begun()
-    both = prepare(known, {*event_ids(rows)}, WINDOW, told, judge(told), ZONE, LIMITS, START)
+    both = prepare(known, {*event_ids(rows)}, WINDOW, told, classify(told), ZONE, LIMITS, START)
     assert both is not None
     assert len(both.event_ids) == 2
     known.apply(both.successor, LIMITS.horizon)
     for id_ in both.event_ids:
-        found = prepare(known, {id_}, WINDOW, told, judge(told), ZONE, LIMITS, START)
+        found = prepare(known, {id_}, WINDOW, told, classify(told), ZONE, LIMITS, START)
         assert found is not None
         assert found.event_ids == {id_}
 
@@ -91,12 +91,13 @@ def test_what_came_out_with_more_or_less_told_is_not_missing(less: dict[str, Any
             answer(200, body_of(chat({**ROW, **who}, conn_id="0"))) for who in (first, second)
         )
         [old], [new] = (
-            event_ids(read_rows(judge(told).data, OPERATION, ZONE).rows) for told in (before, after)
+            event_ids(read_rows(classify(told).data, OPERATION, ZONE).rows)
+            for told in (before, after)
         )
-        found = prepare(known, {old}, WINDOW, before, judge(before), ZONE, LIMITS, START)
+        found = prepare(known, {old}, WINDOW, before, classify(before), ZONE, LIMITS, START)
         assert found is not None
         known.apply(found.successor, LIMITS.horizon)
-        again = prepare(known, {new}, WINDOW, after, judge(after), ZONE, LIMITS, START)
+        again = prepare(known, {new}, WINDOW, after, classify(after), ZONE, LIMITS, START)
         assert again is None
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from publisher.errors import (
     Fenced,
-    Held,
+    NeedsOperator,
     OutcomeUnknown,
     PublisherError,
     Reason,
@@ -33,8 +33,8 @@ ERRORS: list[PublisherError] = [
     Transient(Stage.RESTORE, Reason.KAFKA_UNREACHABLE, "x"),
     Transient(Stage.LOOP, Reason.UNEXPECTED, "x"),
     TooLarge(Stage.READ, Reason.TOO_LARGE, "x"),
-    Held(Stage.READ, Reason.TOKEN_REFUSED, "x"),
-    Held(Stage.RESTORE, Reason.STATE_LOST, "x"),
+    NeedsOperator(Stage.READ, Reason.TOKEN_REFUSED, "x"),
+    NeedsOperator(Stage.RESTORE, Reason.STATE_LOST, "x"),
     OutcomeUnknown(Reason.OUTCOME_UNKNOWN, "x"),
 ]
 

@@ -28,7 +28,7 @@ from publisher.state import state
 from publisher.state.fingerprints import MOST_REVISIONS, version
 from publisher.state.ledger import Ledger
 from publisher.state.state import State
-from publisher.wolkvox.responses import Judgement, judge
+from publisher.wolkvox.responses import Classification, classify
 from publisher.wolkvox.timezone import Zone
 from tests.fakes import Seen, seen
 from tests.test_replay import read_back
@@ -56,9 +56,9 @@ def row(message: Any = "Hola", **fields: Any) -> Fields:
 class Service:
     """One operation that reads answers; its memory can be lost, its topics cannot."""
 
-    def __init__(self, limits: Limits = ON, portion: int = 1000) -> None:
+    def __init__(self, limits: Limits = ON, chunk: int = 1000) -> None:
         self.limits = limits
-        self.portion = portion
+        self.chunk = chunk
         """Rows that are worked off at once."""
         self.topic: dict[bytes, bytes] = {}
         self.events: list[Seen] = []
@@ -78,13 +78,13 @@ class Service:
         self.limits = limits or self.limits
         self.state = restored(self.topic, revisions=self.limits.revisions)
 
-    def prepare(self, data: list[Any], judgement: Judgement | None = None) -> Publication:
+    def prepare(self, data: list[Any], classification: Classification | None = None) -> Publication:
         body = orjson.dumps({"code": 200, "error": None, "msg": "", "data": data})
         answer = Answer(200, {}, body, WINDOW.end, WINDOW.end, 0.1)
         step = Read(PASS, WINDOW, ends_round=True)
-        with patch("publisher.events.rows.PORTION", self.portion):
+        with patch("publisher.events.rows.PORTION", self.chunk):
             return prepare(
-                self.state, step, answer, judgement or judge(answer), ZONE, self.limits,
+                self.state, step, answer, classification or classify(answer), ZONE, self.limits,
                 now=WINDOW.end, covered_until=WINDOW.end, possibly_cut=False,
             )  # fmt: skip
 
@@ -227,10 +227,10 @@ def told_unkindly(elements: list[Fields], rng: random.Random) -> list[Fields]:
 @settings(max_examples=150, deadline=None)
 @given(LINES, STEPS, PORTIONS)
 def test_a_consumer_knows_what_the_report_shows(
-    lines: list[Line], steps: list[Any], portion: int
+    lines: list[Line], steps: list[Any], chunk: int
 ) -> None:
     """After each answer, with as few revisions as tell it, whatever crashes and is shuffled."""
-    world, service = World(lines, ["neutral"] * len(lines)), Service(portion=portion)
+    world, service = World(lines, ["neutral"] * len(lines)), Service(chunk=chunk)
     service.read(*world.elements())
     before = contents(world.events())
     assert contents(service.table.values()) == before
@@ -260,10 +260,10 @@ def ledger_of(known: State) -> dict[str, set[int]]:
 @settings(max_examples=150, deadline=None)
 @given(LINES, st.lists(st.sampled_from(FEELINGS), min_size=7, max_size=7), st.randoms(), PORTIONS)
 def test_what_does_not_change_is_not_revised(
-    lines: list[Line], feelings: list[str], rng: random.Random, portion: int
+    lines: list[Line], feelings: list[str], rng: random.Random, chunk: int
 ) -> None:
     """In whatever order, twice or in pieces: half a pair of twins is no change."""
-    world, service = World(lines, feelings), Service(portion=portion)
+    world, service = World(lines, feelings), Service(chunk=chunk)
     rng = random.Random(rng.random())
     service.read(*world.elements())
     for _ in range(5):
@@ -293,10 +293,10 @@ def test_the_messages_are_the_same_with_revisions_and_without(
 @settings(max_examples=100, deadline=None)
 @given(LINES, STEPS, PORTIONS)
 def test_what_was_published_before_is_remembered_silently(
-    lines: list[Line], steps: list[Any], portion: int
+    lines: list[Line], steps: list[Any], chunk: int
 ) -> None:
     """Switched on late: the first answer says nothing, from then on each change is told."""
-    world, service = World(lines, ["neutral"] * len(lines)), Service(OFF, portion)
+    world, service = World(lines, ["neutral"] * len(lines)), Service(OFF, chunk)
     service.read(*world.elements())
     for place in range(len(lines)):
         world.feelings[place] = FEELINGS[place % 3]
@@ -449,7 +449,9 @@ def test_what_was_published_of_two_listings_is_remembered() -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_an_answer_revises_what_it_publishes_where_a_part_was_told_first(order: int) -> None:
+def test_an_answer_revises_what_it_publishes_where_a_part_was_told_first(
+    order: int,
+) -> None:
     """Part of a chat stands before the whole: it is the whole that counts, and at once.
 
     Perhaps no other answer shows it: found by trial 77896272 of the promise.
@@ -487,9 +489,9 @@ def test_damage_is_no_change() -> None:
     service.read(chat(*before[:2]))
     after = [row(from_name="A?a", feeling="x"), row("other", feeling="x"), before[2]]
     body = orjson.dumps({"code": 200, "data": [chat(*after)]}).replace(b"?", b"\xff")
-    judgement = judge(Answer(200, {}, body, START, START, 0.1), lenient=True)
-    assert judgement.lenient
-    [revision] = service.commit(service.prepare([], judgement))
+    classification = classify(Answer(200, {}, body, START, START, 0.1), lenient=True)
+    assert classification.lenient
+    [revision] = service.commit(service.prepare([], classification))
     assert value_of(revision)["message"] == "other"
     assert revision.header["wolkvox_decoding"] == b"lenient"
     assert len(service.events) == 3

@@ -28,7 +28,7 @@ from publisher.kafka import commands_topic
 from publisher.kafka.cluster import Cluster
 from publisher.kafka.shard import Shard
 from publisher.model import Answer, Backfill, Progress, Standing, StateRecord, Window
-from publisher.schedule.backfill_pass import Order
+from publisher.schedule.backfill_pass import BackfillRequest
 from publisher.schedule.passes import Read, passes_of
 from publisher.settings import PublisherSettings, load
 from publisher.state import state
@@ -36,7 +36,7 @@ from publisher.state.checkpoint import Checkpoint, Entry, decode_checkpoint, enc
 from publisher.state.fingerprints import version
 from publisher.state.journal import decode_journal, journal_parts
 from publisher.state.ledger import REJECTED
-from publisher.wolkvox.responses import judge
+from publisher.wolkvox.responses import classify
 from publisher.wolkvox.timezone import Zone
 from tests.fakes import Seen, ids_of, seen
 
@@ -120,7 +120,7 @@ def revision_of(chat: Mapping[str, Any], row: Mapping[str, Any]) -> Seen:
         answer = Answer(200, {}, body, READ_AT, READ_AT, 0.1)
         window = Window(START, START + 5 * MINUTE)
         publication = prepare(
-            known, Read(reader, window, ends_round=True), answer, judge(answer),
+            known, Read(reader, window, ends_round=True), answer, classify(answer),
             Zone("America/Bogota"), limits, now=READ_AT, covered_until=window.end,
             possibly_cut=False,
         )  # fmt: skip
@@ -358,8 +358,9 @@ def test_what_a_window_writes_fits() -> None:
     answer = Answer(200, {}, body, READ_AT, READ_AT, 0.1)
     window = Window(START, START + 5 * MINUTE)
     publication = prepare(
-        known, Read(pass_, window, ends_round=True), answer, judge(answer), Zone("America/Bogota"),
-        Limits(31 * DAY, 1_000_000), now=READ_AT, covered_until=window.end, possibly_cut=False,
+        known, Read(pass_, window, ends_round=True), answer, classify(answer),
+        Zone("America/Bogota"), Limits(31 * DAY, 1_000_000),
+        now=READ_AT, covered_until=window.end, possibly_cut=False,
     )  # fmt: skip
     [event] = map(seen, publication.batch.events)
     schema("event").validate(json.loads(event.value))
@@ -433,9 +434,12 @@ def test_a_backfill_and_its_order_fit() -> None:
     assert value
     schema("checkpoint").validate(json.loads(value))
     assert decode_checkpoint(value) == written
-    order = Order("1", START, end, again=True, wanted=Standing.CANCELLED)
-    schema("command").validate(json.loads(commands_topic._encoded(order)))
-    assert commands_topic._decoded(b"wv0010/1", commands_topic._encoded(order)) == order
+    backfill_request = BackfillRequest("1", START, end, again=True, wanted=Standing.CANCELLED)
+    schema("command").validate(json.loads(commands_topic._encoded(backfill_request)))
+    assert (
+        commands_topic._decoded(b"wv0010/1", commands_topic._encoded(backfill_request))
+        == backfill_request
+    )
 
 
 def test_the_headers_of_a_dead_letter_are_those_of_the_readme() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from publisher.events import rows
 from publisher.events.deduplicate import Screen
-from publisher.events.rows import Reject, portions, read_rows
+from publisher.events.rows import Reject, chunks, read_rows
 from publisher.state.ledger import Ledger, id_of
 from publisher.wolkvox.timezone import Zone
 from tests.fakes import ids_of
@@ -21,15 +21,15 @@ START = datetime(2026, 11, 20, tzinfo=UTC)
 
 
 def screened(
-    data: list[Any], ledger: Ledger, portion: int
+    data: list[Any], ledger: Ledger, chunk: int
 ) -> tuple[list[bytes], list[Reject], dict[str, list[int]]]:
     """Digests of the new rows and all rejects in order, and the ids to remember."""
     fresh: list[bytes] = []
     rejects: list[Reject] = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(rows, "PORTION", portion)
+        patched.setattr(rows, "PORTION", chunk)
         screen = Screen(ledger)
-        for reading in portions(deepcopy(data), "wv0010", ZONE):
+        for reading in chunks(deepcopy(data), "wv0010", ZONE):
             rejects += reading.rejects
             fresh += [each[1] for each in screen.fresh(reading)]
     assert screen.count == len(fresh)
@@ -38,13 +38,13 @@ def screened(
 
 @settings(max_examples=150, deadline=None)
 @given(ANSWERS, ANSWERS, st.integers(1, 5))
-def test_portions_change_nothing(before: list[Any], data: list[Any], portion: int) -> None:
+def test_portions_change_nothing(before: list[Any], data: list[Any], chunk: int) -> None:
     """New rows, rejects and ids are those of the answer as a whole, also beside what is known."""
     ledger = Ledger()
     known = screened(before, ledger, 10_000)[2]
     ledger.add(ids_of(known), START, START)
     data = [*data, *before[:1], *data[:1]]  # chats that are known, and one that is listed twice
-    whole, divided = screened(data, ledger, 10_000), screened(data, ledger, portion)
+    whole, divided = screened(data, ledger, 10_000), screened(data, ledger, chunk)
     assert divided == whole
     assert len({*whole[0]}) == len(whole[0])
     # Strangers leave names behind that others leave, too: only what is published must be unknown.
@@ -70,7 +70,7 @@ def test_rows_are_let_go_as_they_are_read() -> None:
     """What was read is not held by the answer any more: memory does not grow with it."""
     data: list[Any] = [chat(row("a")), chat(row("b"), conn_id="2")]
     kept = [*data]
-    for _ in portions(data, "wv0010", ZONE):
+    for _ in chunks(data, "wv0010", ZONE):
         pass
     assert data == [None, None]
     assert [len(read_rows(kept, "wv0010", ZONE).rows), len(kept)] == [2, 2]
@@ -80,7 +80,7 @@ def publish(ledger: Ledger, *chats: Any) -> list[tuple[Any, Any]]:
     """What an answer adds: customer and phone of each new row, as told."""
     screen = Screen(ledger)
     fresh = []
-    for reading in portions(deepcopy([*chats]), "wv0010", ZONE):
+    for reading in chunks(deepcopy([*chats]), "wv0010", ZONE):
         fresh += screen.fresh(reading)
     ledger.add(screen.ids(), START, START)
     assert screen.count == len(fresh)

@@ -201,10 +201,10 @@ async def test_none_of_the_five_can_be_left_out(
 
 def hints(one: Rig, publisher: Publisher) -> list[str]:
     """What it complains of, but for the orders, which may not be read, and for a single broker."""
-    orders = one.settings["PUBLISHER_COMMANDS_TOPIC"]
+    backfill_requests = one.settings["PUBLISHER_COMMANDS_TOPIC"]
     lines = [line for line in publisher.lines if line["level"] in ("warning", "error")]
     told = [str(line.get("hint", line)) for line in lines]
-    unread = (orders, "orders cannot be read", one_broker_hint())
+    unread = (backfill_requests, "orders cannot be read", one_broker_hint())
     return [each for each in told if not any(text in each for text in unread)]
 
 

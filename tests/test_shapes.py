@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from publisher.events.rows import Reading, Reject, RejectReason, read_rows
 from publisher.wolkvox import schema
-from publisher.wolkvox.responses import judge
+from publisher.wolkvox.responses import classify
 from publisher.wolkvox.schema import Chat, Message
 from publisher.wolkvox.timezone import Zone
 from tests.test_events import encoder, shown
@@ -45,7 +45,7 @@ DOCUMENTED = st.lists(
 
 def both(body: bytes) -> Iterator[Reading]:
     """What an answer holds, decoded into types and decoded as plain JSON."""
-    for data in (judge(answer(200, body)).data, orjson.loads(body)["data"]):
+    for data in (classify(answer(200, body)).data, orjson.loads(body)["data"]):
         yield read_rows(data, "wv0010", ZONE)
 
 

@@ -30,13 +30,13 @@ from publisher.model import (
     iso,
 )
 from publisher.signals import (
+    BackfillRequestsApplied,
     DateMissing,
     DatesOff,
     EventsGone,
     HintGiven,
     NothingFound,
     OffsetsCompared,
-    OrdersObeyed,
     QuotaTold,
     RepairFailed,
     RequestAnswered,
@@ -153,7 +153,7 @@ CASES: list[tuple[Signal, int]] = [
         ),
         logging.INFO,
     ),
-    (OrdersObeyed("wv0010", (HISTORY,)), logging.INFO),
+    (BackfillRequestsApplied("wv0010", (HISTORY,)), logging.INFO),
     (WindowNarrowed("wv0010", Reason.TOO_LARGE, WINDOW, MINUTE), logging.INFO),
     (NothingFound("wv0010", NOON), logging.ERROR),
     (DatesOff("wv0010", -21_600.0), logging.ERROR),
@@ -272,7 +272,7 @@ def test_no_signal_has_room_for_what_people_wrote() -> None:
         ("ZoneChanged", "before"), ("ZoneChanged", "after"), ("StopRequested", "by"),
         ("WindowParked", "operation"), ("WindowParked", "pass_label"),
         ("RepairFailed", "operation"), ("RepairFailed", "text"),
-        ("RepairFailed", "pass_label"), ("OrdersObeyed", "operation"),
+        ("RepairFailed", "pass_label"), ("BackfillRequestsApplied", "operation"),
     }  # fmt: skip
 
 
@@ -363,19 +363,19 @@ def test_backfills_are_a_gauge_once_the_state_is_known() -> None:
     scraped.tell(replace(RESTORED, backfills=(HISTORY,)))
     assert shown() == (5 * hour, 0)
     other = replace(HISTORY, id="other", cursor=HISTORY.start, standing=Standing.PAUSED)
-    scraped.tell(OrdersObeyed("wv0010", (HISTORY, other)))
+    scraped.tell(BackfillRequestsApplied("wv0010", (HISTORY, other)))
     assert shown() == (5 * hour, 6 * hour)
     done = replace(HISTORY, cursor=HISTORY.end, standing=Standing.DONE)
     scraped.tell(replace(PUBLISHED, pass_label="backfill", backfills=(done, other)))
     assert shown() == (0, 6 * hour)
     cancelled = replace(other, standing=Standing.CANCELLED)
-    scraped.tell(OrdersObeyed("wv0010", (done, cancelled)))
+    scraped.tell(BackfillRequestsApplied("wv0010", (done, cancelled)))
     assert shown() == (0, 0)
 
 
 def test_what_people_want_of_backfills_is_told(log: Callable[..., Log]) -> None:
     written = log()
-    logs.record(OrdersObeyed("wv0010", (HISTORY,)))
+    logs.record(BackfillRequestsApplied("wv0010", (HISTORY,)))
     [line] = written.lines
     assert line["event"] == "Backfill requests applied"
     assert line["backfills"] == [

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from publisher.errors import Held, Reason, Stage
+from publisher.errors import NeedsOperator, Reason, Stage
 from publisher.model import Progress, StateRecord, Unconfirmed, Window
 from publisher.state import checkpoint as records
 from publisher.state.checkpoint import (
@@ -336,8 +336,8 @@ def test_no_records_are_no_state() -> None:
     assert restore("wv0010", {}) is None
 
 
-def held(topic: Mapping[bytes, bytes]) -> Held:
-    with pytest.raises(Held) as raised:
+def held(topic: Mapping[bytes, bytes]) -> NeedsOperator:
+    with pytest.raises(NeedsOperator) as raised:
         restore("wv0010", dict(topic))
     assert raised.value.stage is Stage.RESTORE
     return raised.value

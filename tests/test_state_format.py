@@ -23,7 +23,7 @@ from publisher.schedule.passes import Read, passes_of
 from publisher.settings import PublisherSettings
 from publisher.state import state
 from publisher.state.state import State
-from publisher.wolkvox.responses import judge
+from publisher.wolkvox.responses import classify
 from publisher.wolkvox.timezone import Zone
 from sandbox.kafka import Broker
 from tests import kafka_tools
@@ -48,8 +48,9 @@ def publication_of(known: State, data: list[Any]) -> Publication:
     answer = Answer(200, {}, body, READ_AT, READ_AT, 0.1)
     window = Window(START, START + 5 * MINUTE)
     return prepare(
-        known, Read(pass_, window, ends_round=True), answer, judge(answer), Zone("America/Bogota"),
-        Limits(31 * DAY, 1_000_000), now=READ_AT, covered_until=window.end, possibly_cut=False,
+        known, Read(pass_, window, ends_round=True), answer, classify(answer),
+        Zone("America/Bogota"), Limits(31 * DAY, 1_000_000),
+        now=READ_AT, covered_until=window.end, possibly_cut=False,
     )  # fmt: skip
 
 

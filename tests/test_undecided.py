@@ -14,11 +14,11 @@ from aiokafka import TopicPartition
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from publisher.commands.event_reader import first_kept
-from publisher.errors import Held
+from publisher.errors import NeedsOperator
 from publisher.kafka.cluster import partition_of
-from publisher.kafka.commands_topic import KafkaOrders
+from publisher.kafka.commands_topic import KafkaCommands
 from publisher.model import Standing
-from publisher.schedule.backfill_pass import Order
+from publisher.schedule.backfill_pass import BackfillRequest
 from sandbox.kafka import Broker
 from tests import kafka_tools
 from tests.fakes import NOON, settings_of
@@ -131,15 +131,21 @@ async def test_hidden_dead_letters_and_state(kafka: Broker, tmp_path: Path) -> N
 async def test_hidden_orders_are_not_taken_for_all(kafka: Broker, topics: Env) -> None:
     """Whoever asks is told at once: live must not wait, and an old order is not the last."""
     topic = topics["PUBLISHER_STATE_TOPIC"] + ".commands"
-    orders = KafkaOrders(settings_of({**topics, "PUBLISHER_COMMANDS_TOPIC": topic}), "wv0010")
-    order = Order("1", NOON, NOON + timedelta(hours=1), again=False, wanted=Standing.RUNNING)
-    await orders.write(order)
-    paused = replace(order, wanted=Standing.PAUSED)
+    backfill_requests = KafkaCommands(
+        settings_of({**topics, "PUBLISHER_COMMANDS_TOPIC": topic}), "wv0010"
+    )
+    backfill_request = BackfillRequest(
+        "1", NOON, NOON + timedelta(hours=1), again=False, wanted=Standing.RUNNING
+    )
+    await backfill_requests.write(backfill_request)
+    paused = replace(backfill_request, wanted=Standing.PAUSED)
     async with undecided(kafka.bootstrap, topic, partition_of("wv0010")):
-        await orders.write(paused)
-        with pytest.raises(Held, match=f"hides the end of {topic}-{partition_of('wv0010')}"):
-            await orders.read()
-    assert await orders.read() == [paused]
+        await backfill_requests.write(paused)
+        with pytest.raises(
+            NeedsOperator, match=f"hides the end of {topic}-{partition_of('wv0010')}"
+        ):
+            await backfill_requests.read()
+    assert await backfill_requests.read() == [paused]
 
 
 async def test_the_first_event_that_is_kept_stands_behind_aborted_ones(

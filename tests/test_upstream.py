@@ -17,10 +17,10 @@ from publisher.model import Answer
 from publisher.wolkvox.responses import (
     LONGEST_RETRY_AFTER,
     ROW_CAP,
-    Judgement,
+    Classification,
     Verdict,
+    classify,
     decode_leniently,
-    judge,
     server_time,
 )
 
@@ -39,14 +39,14 @@ def envelope(code: Any = "200", error: Any = None, msg: Any = "", data: Any = ()
     return json.dumps({"code": code, "error": error, "msg": msg, "data": data}).encode()
 
 
-def plain(found: Judgement) -> Judgement:
+def plain(found: Classification) -> Classification:
     """The same with `data` as the JSON that it was."""
     return replace(found, data=msgspec.to_builtins(found.data))
 
 
-def said(status: int, msg: str, error: str = "X", code: Any = None) -> Judgement:
+def said(status: int, msg: str, error: str = "X", code: Any = None) -> Classification:
     """How an error answer with this `msg` is judged: the code stands in both places."""
-    return judge(answer(status, envelope(code or status, error, msg, None)))
+    return classify(answer(status, envelope(code or status, error, msg, None)))
 
 
 # wolkvox-api.md §2, line by line.
@@ -90,7 +90,7 @@ def test_the_table_of_answers(
 ) -> None:
     """Each documented error has one meaning, whether HTTP says it or the body, number or text."""
     code = str(status) if as_text else status
-    found = judge(answer(200 if inside else status, envelope(code, error, msg, None)))
+    found = classify(answer(200 if inside else status, envelope(code, error, msg, None)))
     assert (found.verdict, found.reason) == (verdict, reason)
     assert found.data == []
     assert bool(found.text) == (verdict != "empty")
@@ -102,8 +102,8 @@ def test_the_table_of_answers(
 @pytest.mark.parametrize("msg", ["1 records were found", " 1 records were found", "x records…", 7])
 def test_rows_are_used(code: object, error: object, msg: object) -> None:
     """A 200 with rows is used in all the variants that documentation and samples show."""
-    found = judge(answer(200, envelope(code, error, msg, [CHAT])))
-    assert plain(found) == Judgement(Verdict.USE, data=[CHAT])
+    found = classify(answer(200, envelope(code, error, msg, [CHAT])))
+    assert plain(found) == Classification(Verdict.USE, data=[CHAT])
 
 
 @pytest.mark.parametrize("fields", [("data",), ("code", "data"), ("msg", "data", "error")])
@@ -111,12 +111,12 @@ def test_other_fields_of_the_envelope_may_be_absent(fields: tuple[str, ...]) -> 
     """An envelope of rows without code, error or msg is still rows."""
     told = {"code": 200, "error": None, "msg": "", "data": [CHAT]}
     body = json.dumps({name: told[name] for name in fields}).encode()
-    assert judge(answer(200, body)).verdict == Verdict.USE
+    assert classify(answer(200, body)).verdict == Verdict.USE
 
 
 def test_an_empty_list_is_an_empty_window() -> None:
     """200 with `data: []` says the same as the 404, without its doubt."""
-    found = judge(answer(200, envelope(msg="0 records were found", data=[])))
+    found = classify(answer(200, envelope(msg="0 records were found", data=[])))
     assert (found.verdict, found.not_found) == (Verdict.EMPTY, False)
 
 
@@ -159,7 +159,7 @@ def test_an_empty_list_is_an_empty_window() -> None:
 )
 def test_what_is_not_understood_leaves_the_cursor(body: bytes) -> None:
     """Nothing but rows and an empty list counts as read by the strict decoder."""
-    found = judge(answer(200, body))
+    found = classify(answer(200, body))
     assert found.verdict == Verdict.NOT_UNDERSTOOD
     assert found.reason == Reason.NOT_UNDERSTOOD
     assert found.text
@@ -181,20 +181,20 @@ def test_what_is_not_understood_leaves_the_cursor(body: bytes) -> None:
 @pytest.mark.parametrize("lenient", [False, True])
 def test_no_other_404_is_an_empty_window(body: bytes, *, lenient: bool) -> None:
     """Only the JSON 404 that says so and holds nothing; a proxy's 404 must alarm."""
-    found = judge(answer(404, body), lenient=lenient)
+    found = classify(answer(404, body), lenient=lenient)
     assert found.verdict == Verdict.NOT_UNDERSTOOD
 
 
 @pytest.mark.parametrize("status", [301, 302, 304, 307, 308])
 def test_redirects_are_held(status: int) -> None:
     """A redirect would carry the token along: a person corrects the address."""
-    found = judge(answer(status, envelope(data=[CHAT]), {"location": "https://elsewhere"}))
+    found = classify(answer(status, envelope(data=[CHAT]), {"location": "https://elsewhere"}))
     assert (found.verdict, found.reason) == (Verdict.HOLD, Reason.REDIRECTED)
 
 
 def test_an_answer_over_budget_is_too_large() -> None:
     """A body that was thrown away is asked for again in smaller pieces."""
-    found = judge(answer(200, b"", oversized=True))
+    found = classify(answer(200, b"", oversized=True))
     assert (found.verdict, found.reason, found.data) == ("too_large", "too_large", [])
 
 
@@ -211,7 +211,7 @@ def test_an_answer_over_budget_is_too_large() -> None:
 )
 def test_a_cut_answer_is_too_large_by_either_count(data: list[Any], msg: str) -> None:
     """60,000 records of nobody knows what; its data is kept for the narrowest window."""
-    found = judge(answer(200, envelope(msg=msg, data=data)))
+    found = classify(answer(200, envelope(msg=msg, data=data)))
     assert (found.verdict, found.reason) == (Verdict.TOO_LARGE, Reason.TOO_LARGE)
     assert plain(found).data == data
 
@@ -232,7 +232,7 @@ def test_a_cut_answer_is_too_large_by_either_count(data: list[Any], msg: str) ->
 )
 def test_an_answer_below_the_cap_is_used(data: list[Any], msg: object) -> None:
     """N may count conversations or messages, or be no number at all."""
-    assert judge(answer(200, envelope(msg=msg, data=data))).verdict == Verdict.USE
+    assert classify(answer(200, envelope(msg=msg, data=data))).verdict == Verdict.USE
 
 
 @pytest.mark.parametrize("status", [403, 429, 500, 503])
@@ -259,7 +259,7 @@ def test_an_answer_below_the_cap_is_used(data: list[Any], msg: object) -> None:
 def test_retry_after_is_seconds_or_a_date(status: int, text: str, seconds: float | None) -> None:
     """Both forms of RFC 9110, at most an hour; nonsense asks for nothing."""
     body = envelope(status, "X", "")
-    assert judge(answer(status, body, {"retry-after": text})).retry_after == seconds
+    assert classify(answer(status, body, {"retry-after": text})).retry_after == seconds
 
 
 def test_a_retry_date_counts_from_the_servers_clock() -> None:
@@ -268,7 +268,7 @@ def test_a_retry_date_counts_from_the_servers_clock() -> None:
         "retry-after": "Fri, 20 Nov 2026 03:10:00 GMT",
         "date": "Fri, 20 Nov 2026 03:09:00 GMT",
     }
-    assert judge(answer(429, b"", headers)).retry_after == 60.0
+    assert classify(answer(429, b"", headers)).retry_after == 60.0
 
 
 def test_the_servers_time_is_its_date_header() -> None:
@@ -301,8 +301,8 @@ def test_the_lenient_decoder_replaces_and_keeps_everything_else(
     body: bytes, data: list[Any]
 ) -> None:
     """What stays so is decoded with U+FFFD or null in the places that no strict decoder takes."""
-    assert judge(answer(200, body)).verdict == Verdict.NOT_UNDERSTOOD
-    found = judge(answer(200, body), lenient=True)
+    assert classify(answer(200, body)).verdict == Verdict.NOT_UNDERSTOOD
+    found = classify(answer(200, body), lenient=True)
     assert found.verdict == (Verdict.USE if data else Verdict.EMPTY)
     assert found.lenient
     assert plain(found).data == data
@@ -310,16 +310,16 @@ def test_the_lenient_decoder_replaces_and_keeps_everything_else(
 
 def test_lenient_judging_of_a_sound_answer_is_strict() -> None:
     """Only what had to be forgiven is marked."""
-    found = judge(answer(200, envelope(data=[CHAT])), lenient=True)
-    assert plain(found) == Judgement(Verdict.USE, data=[CHAT])
+    found = classify(answer(200, envelope(data=[CHAT])), lenient=True)
+    assert plain(found) == Classification(Verdict.USE, data=[CHAT])
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64, -(2**63) - 1, 10**30, 2**64 - 1, -(2**63)])
 def test_both_decoders_read_numbers_alike(number: int) -> None:
     """A number that no 64 bits hold becomes a float either way: ids must not depend on it."""
     body = b'{"code":200,"data":[%d]}' % number
-    strict = judge(answer(200, body)).data
-    lenient = judge(answer(200, b"\xef\xbb\xbf" + body), lenient=True).data
+    strict = classify(answer(200, body)).data
+    lenient = classify(answer(200, b"\xef\xbb\xbf" + body), lenient=True).data
     assert strict == lenient
     assert list(map(type, strict)) == list(map(type, lenient))
 
@@ -337,7 +337,7 @@ def test_both_decoders_read_numbers_alike(number: int) -> None:
 )
 def test_the_lenient_decoder_takes_only_whole_envelopes(body: bytes) -> None:
     """Forgiving is about characters, never about what is missing."""
-    found = judge(answer(200, body), lenient=True)
+    found = classify(answer(200, body), lenient=True)
     assert found.verdict == Verdict.NOT_UNDERSTOOD
 
 
@@ -349,7 +349,7 @@ def test_no_cut_answer_is_ever_read(data: st.DataObject) -> None:
     body = envelope(msg='{"data":[],"code":404}', data=[chat, {"data": [], "msg": ""}])
     cut = body[: data.draw(st.integers(0, len(body) - 1))]
     for lenient in (False, True):
-        assert judge(answer(200, cut), lenient=lenient).verdict == Verdict.NOT_UNDERSTOOD
+        assert classify(answer(200, cut), lenient=lenient).verdict == Verdict.NOT_UNDERSTOOD
 
 
 JSON = st.recursive(
@@ -399,7 +399,7 @@ def test_judging_never_fails_and_never_invents_rows(
     status: int, headers: Mapping[str, str], body: bytes, lenient: bool
 ) -> None:
     """Any bytes, status and headers get a verdict; rows or emptiness only where they are told."""
-    found = judge(answer(status, body, headers), lenient=lenient)
+    found = classify(answer(status, body, headers), lenient=lenient)
     server_time(answer(status, body, headers))
     assert found.retry_after is None or 0 <= found.retry_after <= 3600
     if found.verdict not in (Verdict.USE, Verdict.EMPTY):
@@ -438,7 +438,7 @@ def test_no_text_repeats_the_body(
     told[form.format(SECRET) if place == "key" else place] = form.format(SECRET)
     body = form.format(SECRET).encode() if place == "whole" else json.dumps(told).encode()
     for http in (status, 200):
-        found = judge(answer(http, body), lenient=lenient)
+        found = classify(answer(http, body), lenient=lenient)
         assert SECRET not in found.text
         assert SECRET.lower() not in repr(found.reason).lower()
 
@@ -446,7 +446,7 @@ def test_no_text_repeats_the_body(
 @pytest.mark.parametrize("number", [573001112233, 1234567, 5730, -573, "573001112233"])
 def test_no_text_repeats_a_number_of_the_body(number: object) -> None:
     """A code that is not a status may be somebody's telephone number."""
-    found = judge(answer(200, envelope(number, data=[])))
+    found = classify(answer(200, envelope(number, data=[])))
     assert str(number).strip("-") not in found.text
 
 

@@ -231,7 +231,7 @@ async def test_a_clock_that_is_put_right_while_the_first_request_is_on_its_way()
     source = life.source
 
     class Putting:
-        """Fits `job.Source`: our clock is put right after the question."""
+        """Fits `context.Source`: our clock is put right after the question."""
 
         token_info = source.token_info
 

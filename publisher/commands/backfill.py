@@ -19,9 +19,9 @@ import orjson
 from publisher.commands.runner import complain_all, run, span
 from publisher.commands.status_reader import NoAnswerError, read_states
 from publisher.errors import SettingsError, StepError
-from publisher.kafka.commands_topic import KafkaOrders
+from publisher.kafka.commands_topic import KafkaCommands
 from publisher.model import SECOND, Backfill, Instant, Standing, iso
-from publisher.schedule.backfill_pass import Order, outlived
+from publisher.schedule.backfill_pass import BackfillRequest, outlived
 from publisher.settings import Settings
 from publisher.state.state import State
 
@@ -60,15 +60,17 @@ def start(begin: str, end: str, operation: str | None, *, again: bool, wait: boo
         if window[1] > datetime.now(UTC):
             raise SettingsError(["TO lies in the future: live reads that, choose an earlier TO"])
         id_ = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-        order = Order(id_, *window, again, Standing.RUNNING)
-        orders = KafkaOrders(settings, name)
-        await orders.write(order)
+        backfill_request = BackfillRequest(id_, *window, again, Standing.RUNNING)
+        backfill_requests = KafkaCommands(settings, name)
+        await backfill_requests.write(backfill_request)
         click.echo(f"{id_}  ordered: {iso(window[0])} to {iso(window[1])} of {name}")
         with suppress(NoAnswerError, StepError):  # tidied up the next time
             found = await _state(settings, name)
-            gone = outlived(await orders.read() or (), found.checkpoint.backfills if found else ())
+            gone = outlived(
+                await backfill_requests.read() or (), found.checkpoint.backfills if found else ()
+            )
             if gone:
-                await orders.forget(gone)
+                await backfill_requests.forget(gone)
         return await _watch(settings, name, id_) if wait else 0
 
     return run(doing)
@@ -101,8 +103,8 @@ def change(id_: str, operation: str | None, wanted: str) -> int:
 
     async def doing(settings: Settings) -> int:
         name = _operation(settings, operation)
-        orders = KafkaOrders(settings, name)
-        found = next((one for one in await orders.read() or () if one.id == id_), None)
+        backfill_requests = KafkaCommands(settings, name)
+        found = next((one for one in await backfill_requests.read() or () if one.id == id_), None)
         if found is None:
             raise SettingsError([f"operation {name} has no backfill of this id: see backfill list"])
         told = next(one for one in await _told(settings, name) if one["id"] == id_)
@@ -110,7 +112,7 @@ def change(id_: str, operation: str | None, wanted: str) -> int:
             raise SettingsError(
                 [f"backfill {id_} has ended ({told['standing']}): order its range anew"]
             )
-        await orders.write(replace(found, wanted=Standing(wanted)))
+        await backfill_requests.write(replace(found, wanted=Standing(wanted)))
         click.echo(f"{id_}  wanted: {wanted}")
         return 0
 
@@ -146,14 +148,17 @@ async def _told(settings: Settings, name: str, hidden: set[str] | None = None) -
 
     What makes that doubtful is put into `hidden`.
     """
-    orders = await KafkaOrders(settings, name).read()
+    backfill_requests = await KafkaCommands(settings, name).read()
     found = await _state(settings, name, hidden)
     known = {one.id: one for one in found.checkpoint.backfills} if found else {}
-    return [_of(name, order, known.get(order.id)) for order in orders or ()]
+    return [
+        _of(name, backfill_request, known.get(backfill_request.id))
+        for backfill_request in backfill_requests or ()
+    ]
 
 
 async def _state(settings: Settings, name: str, hidden: set[str] | None = None) -> State | None:
-    """None where the operation has not begun. Raises NoAnswerError, Transient or Held."""
+    """None where the operation has not begun. Raises NoAnswerError, Transient or NeedsOperator."""
     states, hints = await read_states(settings)
     if hidden is not None:
         hidden.update(hints)
@@ -163,16 +168,16 @@ async def _state(settings: Settings, name: str, hidden: set[str] | None = None) 
     return found
 
 
-def _of(name: str, order: Order, known: Backfill | None) -> Told:
+def _of(name: str, backfill_request: BackfillRequest, known: Backfill | None) -> Told:
     return {
         "operation": name,
-        "id": order.id,
-        "from": iso(order.start),
-        "to": iso(order.end),
-        "again": order.again,
+        "id": backfill_request.id,
+        "from": iso(backfill_request.start),
+        "to": iso(backfill_request.end),
+        "again": backfill_request.again,
         "standing": known.standing.value if known else WAITING,
-        "wanted": order.wanted.value,
-        "cursor": iso(known.cursor if known else order.start),
+        "wanted": backfill_request.wanted.value,
+        "cursor": iso(known.cursor if known else backfill_request.start),
         "rows": known.rows if known else 0,
         "new": known.new if known else 0,
         "skipped_seconds": known.skipped_seconds if known else 0,

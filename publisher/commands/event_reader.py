@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import orjson
 from aiokafka import ConsumerRecord, TopicPartition
 
-from publisher.errors import Held, Reason, Stage
+from publisher.errors import NeedsOperator, Reason, Stage
 from publisher.events.encode import SEQUENCE_HEADER
 from publisher.events.published_event import PublishedEvent
 from publisher.kafka.clients import Clients
@@ -128,7 +128,7 @@ def _published(
         value = orjson.loads(record.value)
         return PublishedEvent(value, read_at, pass_label, names, later, sequence)
     except (LookupError, ValueError):
-        raise Held(
+        raise NeedsOperator(
             Stage.RESTORE,
             Reason.STATE_FORMAT,
             "the messages topic holds an event that this version did not write: its headers or its"

@@ -20,7 +20,7 @@ from publisher.clock import MachineClock
 from publisher.commands.check.api_checks import ask_for_newest, newest_row
 from publisher.commands.runner import chosen, complain
 from publisher.commands.window_reader import Walker
-from publisher.context import Job, Memory
+from publisher.context import LoopState, OperationContext
 from publisher.errors import PublisherError, SettingsError
 from publisher.events import kafka_record
 from publisher.model import Batch, Restored, Window, iso
@@ -69,7 +69,7 @@ def main(last: timedelta, operation: str | None, limit: int | None, *, show_text
 
 @dataclass(slots=True)
 class _Printer:
-    """Fits `job.Log`: prints the events that are committed."""
+    """Fits `context.Log`: prints the events that are committed."""
 
     out: TextIO
     limit: int | None
@@ -133,7 +133,7 @@ async def _preview(
     async with open_session() as session:
         clock = MachineClock()
         source = HttpSource(session, operation.url, operation.token, clock.now)
-        job = Job(
+        context = OperationContext(
             operation=operation.name,
             zone=Zone(operation.timezone),
             settings=settings.publisher.model_copy(
@@ -146,15 +146,15 @@ async def _preview(
             emit=told,
             beat=lambda _: None,
         )
-        memory = Memory.starting(job.settings)
+        loop_state = LoopState.starting(context.settings)
         try:
-            await _walk(job, memory, printer)
+            await _walk(context, loop_state, printer)
             if not printer.full:
                 answers = await ask_for_newest(source, settings, operation)
-                fits, newest = newest_row(job.zone, *answers)
+                fits, newest = newest_row(context.zone, *answers)
         except PublisherError as error:
             problem = str(error)
-    progress = memory.state.checkpoint.live if memory.state else None
+    progress = loop_state.state.checkpoint.live if loop_state.state else None
     covered = f" up to {iso(progress.covered_until)}" if progress and told.windows else ""
     complain(
         f"{operation.name}: {printer.printed - printed} events of the last {duration_text(last)}"
@@ -177,17 +177,17 @@ async def _preview(
     return not problem
 
 
-async def _walk(job: Job, memory: Memory, printer: _Printer) -> None:
+async def _walk(context: OperationContext, loop_state: LoopState, printer: _Printer) -> None:
     """One round of the live pass, from the start to now; too large windows are narrowed."""
-    state = memory.state = await pipeline.begin(job, memory)
-    walker = Walker(job, memory, state)
+    state = loop_state.state = await pipeline.begin(context, loop_state)
+    walker = Walker(context, loop_state, state)
     while not printer.full:
-        state = memory.state = await pipeline.begin_earlier(job, memory, state)
-        now = memory.server.now(job.clock.now())
+        state = loop_state.state = await pipeline.begin_earlier(context, loop_state, state)
+        now = loop_state.server.now(context.clock.now())
         step = passes.next_step(
-            memory.passes,
+            loop_state.passes,
             state.checkpoint.passes,
-            memory.pace,
+            loop_state.pace,
             now,
             state.read_until,
             state.checkpoint.gaps,

@@ -18,7 +18,7 @@ from publisher.events.dead_letter import Origin
 from publisher.events.encode import Encoder, Provenance, event_ids
 from publisher.events.publication import Limits
 from publisher.events.revisions import fingerprints_of
-from publisher.events.rows import RejectReason, Row, portions
+from publisher.events.rows import RejectReason, Row, chunks
 from publisher.model import Answer, Batch, Instant, Record, Window
 from publisher.schedule.passes import REPAIRING
 from publisher.state.checkpoint import REPLAY, Entry
@@ -26,7 +26,7 @@ from publisher.state.fingerprints import Version, revisions_of, version
 from publisher.state.gaps import near
 from publisher.state.ledger import Id, id_of
 from publisher.state.state import State, Successor
-from publisher.wolkvox.responses import Judgement
+from publisher.wolkvox.responses import Classification
 from publisher.wolkvox.timezone import Zone
 
 
@@ -91,7 +91,7 @@ def prepare(
     missing: AbstractSet[bytes],
     window: Window,
     answer: Answer,
-    judgement: Judgement,
+    classification: Classification,
     zone: Zone,
     limits: Limits,
     now: Instant,
@@ -105,13 +105,13 @@ def prepare(
         checkpoint.operation,
         REPAIRING.label,
         answer.received_at,
-        judgement.lenient,
+        classification.lenient,
         checkpoint.formerly,
     )
     encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
     added = Addition(state)
     published: set[bytes] = set()
-    for reading in portions(judgement.data, checkpoint.identity, zone):
+    for reading in chunks(classification.data, checkpoint.identity, zone):
         for row, event_id in zip(reading.rows, event_ids(reading.rows), strict=True):
             if event_id not in missing or event_id in published:
                 continue

@@ -138,7 +138,7 @@ async def records_of(
 async def restored_of(
     settings: Settings, operation: str, blocked_after: float = COMMAND_SECONDS
 ) -> Restored:
-    """What the service would restore, without a takeover. Raises Held where the end is hidden."""
+    """What the service would restore, with no takeover. Raises NeedsOperator if its end hides."""
     clients = Clients(settings)
     home = TopicPartition(settings.publisher.state_topic, partition_of(operation))
     homes = await partitions_of(clients, [home.topic])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from publisher import pipeline
-from publisher.context import Job, Memory
+from publisher.context import LoopState, OperationContext
 from publisher.errors import Reason, StepError, TooLarge
 from publisher.model import Window
 from publisher.schedule.passes import NARROWEST, Pass, Read, askable
@@ -17,15 +17,15 @@ BUSY_PAUSES: Final = (2.0, 5.0, 10.0)
 while our clock is ahead of the server's."""
 
 
-Publish: TypeAlias = Callable[[Job, Memory, State, Read], Awaitable[Read | None]]
+Publish: TypeAlias = Callable[[OperationContext, LoopState, State, Read], Awaitable[Read | None]]
 
 
 @dataclass(slots=True)
 class Walker:
     """Publishes window after window; what makes that impossible is raised."""
 
-    job: Job
-    memory: Memory
+    context: OperationContext
+    loop_state: LoopState
     known: State
     publish: Publish = pipeline.publish
     pauses: list[float] = field(default_factory=lambda: [*BUSY_PAUSES])
@@ -33,11 +33,11 @@ class Walker:
     async def published(self, step: Read) -> Read | None:
         """What of the step was published; None = it must be tried again, perhaps narrower."""
         try:
-            done = await self.publish(self.job, self.memory, self.known, step)
+            done = await self.publish(self.context, self.loop_state, self.known, step)
         except TooLarge:
             if step.window.width <= NARROWEST:
                 raise
-            self.memory.pace.narrow(step.window)
+            self.loop_state.pace.narrow(step.window)
             return None
         except StepError as error:
             if error.reason in (Reason.TOKEN_BUSY, Reason.CLOCK_AHEAD) and self.pauses:
@@ -58,8 +58,8 @@ async def walk(
     """Publish all windows of the range."""
     position = range_.start
     while position < range_.end:
-        end = min(position + walker.memory.pace.width, range_.end)
+        end = min(position + walker.loop_state.pace.width, range_.end)
         step = Read(pass_, Window(position, end), ends_round=False)
-        about_to_ask(askable(step, walker.job.zone, walker.memory.longest).window)
+        about_to_ask(askable(step, walker.context.zone, walker.loop_state.longest).window)
         if done := await walker.published(step):
             position = done.window.end

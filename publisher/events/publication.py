@@ -13,14 +13,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from publisher.errors import Held, Reason, Stage
+from publisher.errors import NeedsOperator, Reason, Stage
 from publisher.events import dead_letter
 from publisher.events.dead_letter import DeadLetter
 from publisher.events.deduplicate import Screen
 from publisher.events.encode import Encoder, Provenance
 from publisher.events.format_change import format_changed
 from publisher.events.revisions import Revised, Reviser
-from publisher.events.rows import Reject, RejectReason, portions
+from publisher.events.rows import Reject, RejectReason, chunks
 from publisher.model import Answer, Batch, Instant
 from publisher.schedule import backfill_pass
 from publisher.schedule.passes import Read, advanced
@@ -31,7 +31,7 @@ from publisher.state.checkpoint import Entry
 from publisher.state.gaps import removed
 from publisher.state.ledger import REJECTED, Ledger
 from publisher.state.state import State, Successor
-from publisher.wolkvox.responses import Judgement, server_time
+from publisher.wolkvox.responses import Classification, server_time
 from publisher.wolkvox.timezone import Zone
 
 
@@ -74,7 +74,7 @@ def prepare(
     state: State,
     step: Read,
     answer: Answer,
-    judgement: Judgement,
+    classification: Classification,
     zone: Zone,
     limits: Limits,
     *,
@@ -85,21 +85,21 @@ def prepare(
     """What the answer adds to what the state knows.
 
     `now` is the server's time when the request was sent, `covered_until` how
-    far the answer covers the window. Raises Held when the format has changed.
+    far the answer covers the window. Raises NeedsOperator when the format has changed.
     """
     operation = state.checkpoint.operation
     provenance = Provenance(
         operation,
         step.pass_.label,
         answer.received_at,
-        judgement.lenient,
+        classification.lenient,
         state.checkpoint.formerly,
         state.checkpoint.sequence + 1,
     )
-    found = _content(state, step, judgement, zone, provenance, limits)
+    found = _content(state, step, classification, zone, provenance, limits)
     revisions = found.revised.encode(provenance, max_event_bytes=limits.max_event_bytes)
     ids = found.screen.ids()
-    letters = _of_rejects(found.rejects, answer, judgement, state.ledger)
+    letters = _of_rejects(found.rejects, answer, classification, state.ledger)
     if letters:
         ids[_bucket(step)] = array("Q", [letter.id for letter in letters])
     rejected = len(letters)
@@ -204,7 +204,7 @@ class _Content:
 def _content(
     state: State,
     step: Read,
-    judgement: Judgement,
+    classification: Classification,
     zone: Zone,
     provenance: Provenance,
     limits: Limits,
@@ -213,10 +213,10 @@ def _content(
     identity = state.checkpoint.identity
     encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
     screen = Screen(_published(state, step))
-    reviser = Reviser(identity, state.ledger, state.fingerprints, lenient=judgement.lenient)
+    reviser = Reviser(identity, state.ledger, state.fingerprints, lenient=classification.lenient)
     rejects: list[Reject] = []
     rows = 0
-    for reading in portions(judgement.data, identity, zone):
+    for reading in chunks(classification.data, identity, zone):
         rows += len(reading.rows)
         rejects += reading.rejects
         fresh = screen.fresh(reading)
@@ -227,7 +227,7 @@ def _content(
         del reading, fresh  # let go before the next portion is read
     if changed := format_changed(rows, len(rejects), reversed(state.journal)):
         bad, total = changed
-        raise Held(
+        raise NeedsOperator(
             Stage.PARSE,
             Reason.FORMAT_CHANGED,
             f"{bad} of {total} rows cannot be"
@@ -245,11 +245,11 @@ def _published(state: State, step: Read) -> Ledger:
 
 
 def _of_rejects(
-    rejects: list[Reject], answer: Answer, judgement: Judgement, ledger: Ledger
+    rejects: list[Reject], answer: Answer, classification: Classification, ledger: Ledger
 ) -> list[DeadLetter]:
     """Letters of what is no event; not those that were written before."""
     found = dead_letter.cut_out(answer.body, rejects)
-    if judgement.lenient:
+    if classification.lenient:
         found = [dead_letter.of_answer(answer.body), *found]
     return dead_letter.unknown_to(ledger, found)
 

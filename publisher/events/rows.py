@@ -39,7 +39,7 @@ from publisher.wolkvox.schema import Chat, Message, canonical, chat_of, message_
 from publisher.wolkvox.timezone import Zone
 
 NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:wolkvox:chat_2").bytes
-PORTION: Final = 1_000
+CHUNK: Final = 1_000
 """Rows; a conversation is never divided."""
 
 
@@ -116,14 +116,14 @@ class Reading:
 def read_rows(data: list[Any], identity: str, zone: Zone) -> Reading:
     """All rows and rejects of an answer at once, without what screening needs."""
     whole = Reading()
-    for reading in portions([*data], identity, zone):
+    for reading in chunks([*data], identity, zone):
         whole.rows += reading.rows
         whole.rejects += reading.rejects
         whole.strangers = reading.strangers
     return whole
 
 
-def portions(data: list[Any], identity: str, zone: Zone) -> Iterator[Reading]:
+def chunks(data: list[Any], identity: str, zone: Zone) -> Iterator[Reading]:
     """Identify every row of an answer, a portion at a time; None takes the place of what was read.
 
     `identity` is the name of the operation of which ids are made (`Checkpoint.identity`).
@@ -139,7 +139,7 @@ def portions(data: list[Any], identity: str, zone: Zone) -> Iterator[Reading]:
         placeholder = _read_conversation(position, element, begin, zone, moments, reading)
         if placeholder and not reading.strangers:
             reading.strangers = strangers(_strangers([element, *data[position + 1 :]], begin, zone))
-        if len(reading.rows) >= PORTION:
+        if len(reading.rows) >= CHUNK:
             _tell_apart(reading, begin)
             yield reading
             reading = Reading(strangers=reading.strangers, hours=reading.hours)

@@ -17,7 +17,7 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-from publisher.errors import Held, OutcomeUnknown, Reason, Stage, StepError, Transient
+from publisher.errors import NeedsOperator, OutcomeUnknown, Reason, Stage, StepError, Transient
 
 _UNREACHABLE: Final = frozenset(
     {"KafkaConnectionError", "NodeNotReadyError", "NoBrokersAvailable", "CorrelationIdError"}
@@ -32,14 +32,14 @@ def translated(error: BaseException, stage: Stage) -> StepError:
                 "Kafka forbids our transactional id: grant WRITE (and DESCRIBE) on the"
                 " transactional ids that begin with PUBLISHER_TRANSACTIONAL_ID"
             )
-            return Held(stage, Reason.KAFKA_AUTHORIZATION, text)
+            return NeedsOperator(stage, Reason.KAFKA_AUTHORIZATION, text)
         case TopicAuthorizationFailedError():
             named = [str(arg) for arg in error.args if arg]
             text = (
                 f"Kafka forbids the use of topic {', '.join(named) or 'of ours'}: grant WRITE on"
                 " all its topics and READ on PUBLISHER_STATE_TOPIC"
             )
-            return Held(stage, Reason.KAFKA_AUTHORIZATION, text)
+            return NeedsOperator(stage, Reason.KAFKA_AUTHORIZATION, text)
         case TimeoutError() | KafkaTimeoutError():
             text = "Kafka did not answer in time: it is restarting, overloaded or cut off"
             return Transient(stage, Reason.KAFKA_TIMEOUT, text)
@@ -98,7 +98,7 @@ def closed_door(server: str, error: BaseException, seconds: float) -> StepError:
         case _:
             text = f"Kafka at {server} {_unreachable(error, seconds)}"
             return Transient(Stage.RESTORE, Reason.KAFKA_UNREACHABLE, text)
-    return Held(Stage.RESTORE, Reason.KAFKA_AUTHENTICATION, f"Kafka at {server} {why}")
+    return NeedsOperator(Stage.RESTORE, Reason.KAFKA_AUTHENTICATION, f"Kafka at {server} {why}")
 
 
 def _unreachable(error: BaseException, seconds: float) -> str:

@@ -21,7 +21,7 @@ from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from publisher.errors import Held, Reason, SettingsError, Stage, StepError
+from publisher.errors import NeedsOperator, Reason, SettingsError, Stage, StepError
 from publisher.kafka.client_errors import closed_door, no_broker, translated
 from publisher.kafka.connect import ANSWER_SECONDS, leave_lost_brokers
 from publisher.settings import Settings
@@ -107,7 +107,7 @@ class Clients:
 
     @asynccontextmanager
     async def using(self, *clients: Any) -> AsyncIterator[None]:
-        """Clients that are open within the block. What fails there is Transient or Held."""
+        """Clients that are open within the block. Failures there are Transient or NeedsOperator."""
         try:
             await at_once(*(self.start(client) for client in clients))
             yield
@@ -117,7 +117,7 @@ class Clients:
             await asyncio.gather(*(discard(client) for client in clients))
 
     async def start(self, client: Any) -> None:
-        """Start a client within bounds. Raises Transient or Held, with the true cause.
+        """Start a client within bounds. Raises Transient or NeedsOperator, with the true cause.
 
         Where there are several servers, it begins with the first that lets us in: aiokafka would
         try them in turn. Whatever the cause, aiokafka says "Unable to bootstrap" and tells more
@@ -175,10 +175,10 @@ class Clients:
         finally:
             for task in attempts:
                 task.cancel()
-        raise min(errors, key=lambda error: not isinstance(error, Held))
+        raise min(errors, key=lambda error: not isinstance(error, NeedsOperator))
 
     async def _enter(self, server: str, delay: float) -> str:
-        """Look, after a delay, whether the server lets us in. Raises Transient or Held."""
+        """Look, after a delay, whether the server lets us in. Raises Transient or NeedsOperator."""
         await asyncio.sleep(delay)
         try:
             connection = await self.connect(server, LOGIN_SECONDS)

@@ -11,19 +11,19 @@ from datetime import datetime
 import orjson
 from aiokafka import TopicPartition
 
-from publisher.errors import Held, Reason, Stage, StepError
+from publisher.errors import NeedsOperator, Reason, Stage, StepError
 from publisher.kafka.clients import CALL_SECONDS, Clients
 from publisher.kafka.cluster import partition_of
 from publisher.kafka.reader import reading
 from publisher.kafka.topics import ensure_commands, stands
 from publisher.model import Standing, iso
-from publisher.schedule.backfill_pass import Order
+from publisher.schedule.backfill_pass import BackfillRequest
 from publisher.settings import Settings
 from publisher.state.checkpoint import FORMAT
 
 
-class KafkaOrders:
-    """Fits `job.Orders`.
+class KafkaCommands:
+    """Fits `context.BackfillRequests`.
 
     That the topic cannot be seen does not mean that nothing was ordered: a broker that has just
     started does not know all of them, and what has ended must not be forgotten for that.
@@ -37,10 +37,10 @@ class KafkaOrders:
         self._partition = TopicPartition(settings.publisher.commands_topic, partition)
         self._there = False
 
-    async def read(self) -> Sequence[Order] | None:
+    async def read(self) -> Sequence[BackfillRequest] | None:
         """All that stand, the oldest first; None where there is no topic.
 
-        Raises Held while an undecided transaction hides the latest.
+        Raises NeedsOperator while an undecided transaction hides the latest.
         """
         clients = self._ours()
         self._there = self._there or await stands(clients, self._partition)
@@ -55,9 +55,11 @@ class KafkaOrders:
             raise
         prefix = f"{self._operation}/".encode()
         mine = [_decoded(key, live[key]) for key in live if key.startswith(prefix)]
-        return sorted(mine, key=lambda order: order.id)  # an id begins with its time
+        return sorted(
+            mine, key=lambda backfill_request: backfill_request.id
+        )  # an id begins with its time
 
-    async def read_if_allowed(self) -> Sequence[Order]:
+    async def read_if_allowed(self) -> Sequence[BackfillRequest]:
         """The same; nothing where there is no topic, or none that we may read."""
         try:
             return await self.read() or ()
@@ -66,12 +68,12 @@ class KafkaOrders:
                 raise
             return ()
 
-    async def write(self, order: Order) -> None:
+    async def write(self, backfill_request: BackfillRequest) -> None:
         """Order it, in place of what was ordered under its id before."""
         if not self._there:
             await ensure_commands(self._ours(), self._settings, lambda _: None)
             self._there = True
-        await self._send({order.id: _encoded(order)})
+        await self._send({backfill_request.id: _encoded(backfill_request)})
 
     async def forget(self, ids: Iterable[str]) -> None:
         """Remove the orders of these ids."""
@@ -92,24 +94,24 @@ class KafkaOrders:
         return self._clients
 
 
-def _encoded(order: Order) -> bytes:
+def _encoded(backfill_request: BackfillRequest) -> bytes:
     return orjson.dumps(
         {
             "format": FORMAT,
             "kind": "backfill",
-            "from": iso(order.start),
-            "to": iso(order.end),
-            "again": order.again,
-            "wanted": order.wanted.value,
+            "from": iso(backfill_request.start),
+            "to": iso(backfill_request.end),
+            "again": backfill_request.again,
+            "wanted": backfill_request.wanted.value,
         }
     )
 
 
-def _decoded(key: bytes, value: bytes) -> Order:
+def _decoded(key: bytes, value: bytes) -> BackfillRequest:
     try:
         told = orjson.loads(value)
         if told["format"] == FORMAT and told["kind"] == "backfill":
-            return Order(
+            return BackfillRequest(
                 key.decode().partition("/")[2],
                 datetime.fromisoformat(told["from"]),
                 datetime.fromisoformat(told["to"]),
@@ -118,7 +120,7 @@ def _decoded(key: bytes, value: bytes) -> Order:
             )
     except (ValueError, LookupError, TypeError):
         pass
-    raise Held(
+    raise NeedsOperator(
         Stage.RESTORE,
         Reason.STATE_FORMAT,
         f"the commands topic holds a record {key!r} that this version cannot read: run the version"

@@ -55,7 +55,7 @@ _OPERATIONS: Final = {"Read": 3, "Write": 4}
 """Bits in what a broker says of our rights: those we need, named as `kafka-acls.sh` does."""
 
 
-class Door(IntEnum):
+class ConnectStage(IntEnum):
     """What stands between us and a broker, from outside to inside."""
 
     CONNECTION = 0
@@ -67,7 +67,7 @@ class Door(IntEnum):
 class ClosedError(Exception):
     """A server did not let us in."""
 
-    def __init__(self, server: str, door: Door, problem: StepError) -> None:
+    def __init__(self, server: str, door: ConnectStage, problem: StepError) -> None:
         super().__init__(str(problem))
         self.server = server
         self.door = door
@@ -83,7 +83,7 @@ async def enter(clients: Clients, server: str) -> AIOKafkaConnection:
         await network_probe.knock(host, port)
     except Exception as error:  # whatever it is, it is the finding
         problem = closed_door(server, error, network_probe.KNOCK_SECONDS)
-        raise ClosedError(server, Door.CONNECTION, problem) from None
+        raise ClosedError(server, ConnectStage.CONNECTION, problem) from None
     try:
         return await clients.connect(server, CONNECT_SECONDS)
     except Exception as error:
@@ -99,16 +99,16 @@ async def enter_any(clients: Clients) -> AIOKafkaConnection:
     return await enter(clients, clients.servers[-1])
 
 
-def _door(error: Exception, *, secure: bool) -> Door:
+def _door(error: Exception, *, secure: bool) -> ConnectStage:
     match error:
         case SaslAuthenticationFailed() | UnsupportedSaslMechanismError():
-            return Door.LOGIN
+            return ConnectStage.LOGIN
         case ssl.SSLError():
-            return Door.TLS
+            return ConnectStage.TLS
         case OSError() if secure:  # it hangs up, or is silent, when we begin with TLS
-            return Door.TLS
+            return ConnectStage.TLS
         case _:
-            return Door.PROTOCOL
+            return ConnectStage.PROTOCOL
 
 
 class Topic(NamedTuple):
@@ -254,7 +254,7 @@ async def longest_transaction_ms(connection: AIOKafkaConnection, broker: int) ->
 
 
 async def use_transactional_id(connection: AIOKafkaConnection, transactional_id: str) -> None:
-    """Raises Held where we may not write under it."""
+    """Raises NeedsOperator where we may not write under it."""
     told = await _ask(connection, EndTxnRequest(transactional_id, _NOBODY, 0, False))
     if told.error_code == TransactionalIdAuthorizationFailed.errno:
         raise translated(TransactionalIdAuthorizationFailed(), Stage.RESTORE)

@@ -28,7 +28,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import KafkaError
 
-from publisher.errors import Held, Reason, Stage, StepError
+from publisher.errors import NeedsOperator, Reason, Stage, StepError
 from publisher.kafka.clients import CALL_SECONDS, Clients
 from publisher.kafka.tail import Tail, read_tail
 from publisher.kafka.topics import partitions_of
@@ -48,7 +48,7 @@ _MOST_RECORDS: Final = 2000
 
 @asynccontextmanager
 async def reading(clients: Clients) -> AsyncIterator["Reader"]:
-    """A reader for the block; what fails there is Transient or Held."""
+    """A reader for the block; what fails there is Transient or NeedsOperator."""
     committed = clients.consumer("read_committed")
     uncommitted = clients.consumer("read_uncommitted")
     async with clients.using(committed, uncommitted):
@@ -69,7 +69,7 @@ class Reader:
     ) -> dict[TopicPartition, int]:
         """The high watermarks of now, returned once everything before them is decided.
 
-        Raises Held when something is still undecided after so many seconds.
+        Raises NeedsOperator when something is still undecided after so many seconds.
         """
         high = await self._ends(self._uncommitted, partitions)
         began = time.monotonic()
@@ -120,7 +120,7 @@ class Reader:
         """The last value of every key of a compacted partition, as of its high watermark.
 
         An owner calls it after the takeover of the transactional id: then no transaction of
-        its own can hide the tail. Raises Held when somebody else's does.
+        its own can hide the tail. Raises NeedsOperator when somebody else's does.
         """
         return await self._live(partition, await self.ends([partition], blocked_after))
 
@@ -217,7 +217,7 @@ async def topic_records(
     For who decides something: to the high watermarks; raises Held behind an undecided
     transaction. For who only shows it: with a set for `hidden` what is undecided is left out,
     and what to say of that is put there. A topic that does not exist holds nothing.
-    Raises Transient or Held.
+    Raises Transient or NeedsOperator.
     """
     partitions = sorted(await partitions_of(clients, topics))
     async with reading(clients) as reader:
@@ -236,7 +236,7 @@ async def topic_records(
 
 def blocked(partition: TopicPartition) -> StepError:
     """What an open transaction of somebody else makes impossible."""
-    return Held(
+    return NeedsOperator(
         Stage.RESTORE,
         Reason.STATE_BLOCKED,
         f"an undecided transaction hides the end of {partition.topic}-{partition.partition}:"

@@ -25,7 +25,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-from publisher.errors import Held, Reason, Stage
+from publisher.errors import NeedsOperator, Reason, Stage
 from publisher.kafka.clients import CALL_SECONDS
 
 PROMISED: Final = 3
@@ -142,7 +142,7 @@ def brokers_seen(topics: Iterable[Mapping[str, Any]]) -> set[int]:
 async def replicas_wanted(
     admin: AIOKafkaAdminClient, servers: Iterable[str], topic: str, partitions: int
 ) -> int:
-    """How many replicas new topics get. Raises Held while too few brokers are up for them.
+    """How many replicas new topics get. Raises NeedsOperator while too few brokers are up for them.
 
     `topic` is one of the new ones, of so many partitions.
     """
@@ -160,9 +160,9 @@ async def replicas_wanted(
     return replicas
 
 
-def too_few_brokers(topic: str, up: int, wanted: int | str) -> Held:
+def too_few_brokers(topic: str, up: int, wanted: int | str) -> NeedsOperator:
     """Why a topic is not created yet."""
-    return Held(
+    return NeedsOperator(
         Stage.RESTORE,
         Reason.KAFKA_TOPIC,
         f"topic {topic} is missing, and too few brokers are up to give it enough replicas"

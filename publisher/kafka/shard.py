@@ -104,7 +104,7 @@ class Shard:
         return [TopicPartition(topic, number) for number in sorted(numbers)]
 
     async def commit(self, batch: Batch) -> None:
-        """One transaction. Raises Stop when only the log can tell what happened."""
+        """One transaction. Raises StateUncertain when only the log can tell what happened."""
         async with self._lock:
             thrown_away = self._producer is None
             if thrown_away:

@@ -8,7 +8,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from publisher.errors import Held, Reason, Stage
+from publisher.errors import NeedsOperator, Reason, Stage
 from publisher.kafka.clients import CALL_SECONDS, Clients
 from publisher.kafka.replicas import SAFE, TOO_FEW_BROKERS, replicas_wanted, too_few_brokers
 from publisher.settings import Settings
@@ -63,7 +63,7 @@ async def ensure(
 ) -> dict[str, int]:
     """Create what is missing, check what is there; returns the largest batch per topic in bytes.
 
-    Raises Held for a missing right or a wrong setting, Transient while Kafka is away.
+    Raises NeedsOperator for a missing right or a wrong setting, Transient while Kafka is away.
     """
     wanted = wanted_topics(settings, operation)
     state = settings.publisher.state_topic
@@ -119,7 +119,7 @@ def wanted_topics(settings: Settings, operation: str) -> dict[str, Wanted]:
 
 
 async def partitions_of(clients: Clients, topics: Iterable[str]) -> list[TopicPartition]:
-    """All partitions of those topics that exist. Raises Transient or Held."""
+    """All partitions of those topics that exist. Raises Transient or NeedsOperator."""
     admin = clients.admin()
     async with clients.using(admin), asyncio.timeout(CALL_SECONDS):
         return [
@@ -130,7 +130,7 @@ async def partitions_of(clients: Clients, topics: Iterable[str]) -> list[TopicPa
 
 
 async def stands(clients: Clients, partition: TopicPartition) -> bool:
-    """Whether there is such a partition. Raises Transient or Held, also where it may not tell."""
+    """Whether that partition exists. Raises Transient, or NeedsOperator where we may not ask."""
     admin = clients.admin()
     async with clients.using(admin), asyncio.timeout(CALL_SECONDS):
         [told] = await admin.describe_topics([partition.topic])
@@ -195,7 +195,7 @@ def new_topics(missing: Mapping[str, Wanted], replicas: int) -> list[NewTopic]:
     ]
 
 
-def not_created(name: str, code: int, wanted: Wanted) -> Held:
+def not_created(name: str, code: int, wanted: Wanted) -> NeedsOperator:
     """Why a missing topic cannot be created, and how somebody else should."""
     if code == AUTHORIZATION:
         return _forbidden(
@@ -280,9 +280,9 @@ def unseen_settings(topic: str) -> str:
     )
 
 
-def _wrong(text: str) -> Held:
-    return Held(Stage.RESTORE, Reason.KAFKA_TOPIC, text)
+def _wrong(text: str) -> NeedsOperator:
+    return NeedsOperator(Stage.RESTORE, Reason.KAFKA_TOPIC, text)
 
 
-def _forbidden(text: str) -> Held:
-    return Held(Stage.RESTORE, Reason.KAFKA_AUTHORIZATION, text)
+def _forbidden(text: str) -> NeedsOperator:
+    return NeedsOperator(Stage.RESTORE, Reason.KAFKA_AUTHORIZATION, text)

@@ -31,7 +31,7 @@ BACKFILLING: Final = Pass(BACKFILL, BACKFILL, timedelta(), timedelta(), timedelt
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class BackfillRequest:
     """What is wanted of one backfill: the live record of its key in the commands topic."""
 
     id: str
@@ -164,8 +164,11 @@ def advanced(
     return tuple(moved if one is mine else one for one in backfills)
 
 
-def obeyed(
-    backfills: Sequence[Backfill], orders: Sequence[Order], sequence: int, forgotten: Gaps = ()
+def with_requests(
+    backfills: Sequence[Backfill],
+    backfill_requests: Sequence[BackfillRequest],
+    sequence: int,
+    forgotten: Gaps = (),
 ) -> tuple[Backfill, ...]:
     """The backfills as the orders want them; `sequence` is that of the commit which says so.
 
@@ -176,27 +179,27 @@ def obeyed(
     again is taken up only when no other such one is under way: what counts as
     published is what was published since it was taken up.
     """
-    wanted = {order.id: order for order in orders}
+    wanted = {backfill_request.id: backfill_request for backfill_request in backfill_requests}
     found = [
         replace(one, standing=wanted[one.id].wanted) if one.active and one.id in wanted else one
         for one in backfills
         if one.active or one.id in wanted
     ]
     known = {one.id for one in found}
-    for order in orders:
+    for backfill_request in backfill_requests:
         busy = (
-            order.again
-            and order.wanted is not Standing.CANCELLED
+            backfill_request.again
+            and backfill_request.wanted is not Standing.CANCELLED
             and any(one.again and one.active for one in found)
         )
-        if order.id not in known and not busy:
+        if backfill_request.id not in known and not busy:
             new = Backfill(
-                order.id,
-                order.start,
-                order.end,
-                order.again,
-                order.start,
-                order.wanted,
+                backfill_request.id,
+                backfill_request.start,
+                backfill_request.end,
+                backfill_request.again,
+                backfill_request.start,
+                backfill_request.wanted,
                 sequence,
             )
             read = sum((window.width for window in _readable(new, forgotten)), timedelta())
@@ -214,23 +217,28 @@ def skipped(backfill: Backfill) -> str:
     )
 
 
-def outlived(orders: Sequence[Order], backfills: Iterable[Backfill]) -> list[str]:
+def outlived(
+    backfill_requests: Sequence[BackfillRequest], backfills: Iterable[Backfill]
+) -> list[str]:
     """The ids of the orders that may be removed: ended, and not among the last that did.
 
     An order goes before its end is forgotten, never after: a checkpoint that has forgotten it
     would take it for a new one.
     """
     over = {one.id for one in backfills if not one.active}
-    ended = [order.id for order in orders if order.id in over]
+    ended = [
+        backfill_request.id for backfill_request in backfill_requests if backfill_request.id in over
+    ]
     return ended[:-KEPT]
 
 
-def lost(orders: Iterable[Order]) -> tuple[Backfill, ...]:
+def lost(backfill_requests: Iterable[BackfillRequest]) -> tuple[Backfill, ...]:
     """The orders as backfills that have ended: how far they were, nobody knows any more.
 
     Obeyed anew, one that had published again long ago would do it once more.
     """
     ended = Standing.CANCELLED
     return tuple(
-        Backfill(one.id, one.start, one.end, one.again, one.start, ended, since=0) for one in orders
+        Backfill(one.id, one.start, one.end, one.again, one.start, ended, since=0)
+        for one in backfill_requests
     )

@@ -42,7 +42,7 @@ class Next(Enum):
 
 
 @dataclass(slots=True)
-class Suspect:
+class FailingWindow:
     """The window that fails at the moment."""
 
     step: Read | None = None
@@ -50,7 +50,7 @@ class Suspect:
     """How often it has failed, and probes, which take their turns with it."""
     others_answer: bool = False
     """Another window has been answered since it failed last."""
-    guilty: bool = False
+    proven: bool = False
 
     def failed(self, step: Read, error: PublisherError) -> None:
         """Count a failure of that step."""
@@ -61,23 +61,23 @@ class Suspect:
             self.attempts, self.others_answer = 0, False
         self.step = step
         self.attempts += 1
-        self.guilty = self.others_answer
+        self.proven = self.others_answer
 
     def answered(self, step: Read) -> None:
         """Another window's answer is proof; its own acquits it."""
         if self._is(step):
-            self.acquit()
+            self.clear()
         elif self.attempts >= 2:
             self.others_answer = True
 
-    def acquit(self) -> None:
-        self.step, self.attempts, self.others_answer, self.guilty = None, 0, False, False
+    def clear(self) -> None:
+        self.step, self.attempts, self.others_answer, self.proven = None, 0, False, False
 
     def next(self, step: Read) -> Next:
         """What to do about the step that is due: while a window fails it is its window again."""
         if not self._is(step):
             return Next.ASK
-        if self.guilty:
+        if self.proven:
             return Next.PARK
         wanted = self.attempts >= 2 and self.attempts % 2 == 0 and not self.others_answer
         return Next.PROBE if wanted else Next.ASK

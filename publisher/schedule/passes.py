@@ -169,7 +169,7 @@ def next_step(
     read_until: Callable[[Instant, timedelta], Instant],
     gaps: Gaps = (),
     *,
-    frugal: bool = False,
+    quota_low: bool = False,
 ) -> Step:
     """The most urgent window that is due, or how long there is none.
 
@@ -179,7 +179,7 @@ def next_step(
     """
     wakes: list[Instant] = []
     for pass_ in passes:
-        cadence = max(pass_.cadence, SPARING) if frugal and pass_.delay else pass_.cadence
+        cadence = max(pass_.cadence, SPARING) if quota_low and pass_.delay else pass_.cadence
         done = progress[pass_.name]
         target = now - pass_.delay
         position = pace.positions.get(pass_.name)
@@ -211,7 +211,7 @@ def next_step(
         last = end - min(pass_.cadence, LAST_STRETCH)
         start = max([last, *(gap.end for gap in gaps if gap.end < end)])
         return Read(pass_, Window(start, end), ends_round=True)
-    match None if frugal else pace.repair.next(gaps, now):
+    match None if quota_low else pace.repair.next(gaps, now):
         case Window() as piece:
             return Read(REPAIRING, piece, ends_round=True)
         case Instant() as wake:

@@ -17,7 +17,7 @@ from typing import Final
 
 from publisher.model import Window
 from publisher.schedule.passes import NARROWEST
-from publisher.wolkvox.responses import Judgement, Verdict
+from publisher.wolkvox.responses import Classification, Verdict
 from publisher.wolkvox.schema import Counted
 
 PROVEN_AGAIN: Final = 24
@@ -51,23 +51,25 @@ class Counts:
     believed: int = 0
     """Answers that were taken for whole since the lie was shown last."""
 
-    def settled(self, pass_name: str, window: Window, judgement: Judgement) -> Judgement:
+    def settled(
+        self, pass_name: str, window: Window, classification: Classification
+    ) -> Classification:
         """The judgement, or another one where the number alone spoke against the answer."""
-        shown = judgement.counted
+        shown = classification.counted
         if shown is None:
-            return judgement
+            return classification
         if shown.excess <= 0:
             if shown.rows:
                 self.largest = self.excess = None
-            return judgement
+            return classification
         if self._lies(pass_name, window, shown):
             self.believed += 1
             self.doubts.pop(pass_name, None)
             verdict = Verdict.USE if shown.rows else Verdict.EMPTY
-            return replace(judgement, verdict=verdict, reason=None, text="")
+            return replace(classification, verdict=verdict, reason=None, text="")
         if shown.rows or window.width <= NARROWEST or self.doubts[pass_name].differs:
-            return judgement  # of an empty answer: not understood
-        return replace(judgement, verdict=Verdict.TOO_LARGE)
+            return classification  # of an empty answer: not understood
+        return replace(classification, verdict=Verdict.TOO_LARGE)
 
     def _lies(self, pass_name: str, window: Window, shown: Counted) -> bool:
         if self.largest:

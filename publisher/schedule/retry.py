@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Final
 
-from publisher.errors import Fenced, Held, PublisherError, Stage, StepError
+from publisher.errors import Fenced, NeedsOperator, PublisherError, Stage, StepError
 
 FIRST_SECONDS: Final = 1.0
 RESTORE_LONGEST_SECONDS: Final = 60.0
@@ -27,7 +27,7 @@ def pause(error: PublisherError, attempt: int, poll_every: timedelta, jitter: fl
         return min(FENCED_FIRST_SECONDS * growth, FENCED_LONGEST_SECONDS) * spread
     longest = 2 * poll
     first = min(FIRST_SECONDS, poll)
-    if isinstance(error, Held):
+    if isinstance(error, NeedsOperator):
         first = poll / 2
     elif error.stage is Stage.RESTORE:
         # Only these attempts cost no request of the daily quota.

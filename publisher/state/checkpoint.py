@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 
-from publisher.errors import Held, Reason, Stage
+from publisher.errors import NeedsOperator, Reason, Stage
 from publisher.model import (
     Backfill,
     Instant,
@@ -221,14 +221,14 @@ def _windows(stretches: Iterable[Mapping[str, str]]) -> tuple[Window, ...]:
 
 
 def known_format(value: bytes, formats: tuple[int, ...] = (FORMAT,)) -> dict[str, Any]:
-    """The JSON object of a record. Raises Held where its format is none of these."""
+    """The JSON object of a record. Raises NeedsOperator where its format is none of these."""
     try:
         told = orjson.loads(value)
     except orjson.JSONDecodeError:
         told = None
     found = told.get("format") if isinstance(told, dict) else None
     if not isinstance(told, dict) or found not in formats:
-        raise Held(
+        raise NeedsOperator(
             Stage.RESTORE,
             Reason.STATE_FORMAT,
             f"the state topic is written in format {found!r}, this version reads"

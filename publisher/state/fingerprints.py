@@ -16,7 +16,7 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
 
-from publisher.errors import Held, Reason, Stage
+from publisher.errors import NeedsOperator, Reason, Stage
 from publisher.state.checkpoint import known_format
 from publisher.state.ledger import Id
 
@@ -171,7 +171,7 @@ def packed(told: Versions, room: int) -> Iterator[dict[str, str]]:
 
 
 def unpacked(value: bytes) -> list[tuple[str, Run]]:
-    """What a journal record carries, by bucket. Raises Held where it is damaged."""
+    """What a journal record carries, by bucket. Raises NeedsOperator where it is damaged."""
     told = known_format(value.partition(b"\n")[0]).get("fingerprints", {})
     return [(bucket, _run(text)) for bucket, text in told.items()]
 
@@ -184,7 +184,7 @@ def _run(text: str) -> Run:
     content = b64decode(text)
     count, rest = divmod(len(content), _BYTES)
     if rest:
-        raise Held(
+        raise NeedsOperator(
             Stage.RESTORE,
             Reason.STATE_LOST,
             "a journal record of the state topic is damaged: restore the topic from a backup",

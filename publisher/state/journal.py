@@ -16,7 +16,7 @@ from typing import Final
 
 import orjson
 
-from publisher.errors import Held, Reason, Stage
+from publisher.errors import NeedsOperator, Reason, Stage
 from publisher.model import Instant, StateRecord, iso
 from publisher.state.checkpoint import FORMAT, LIVE, Entry, instant, journal_key, known_format
 from publisher.state.fingerprints import Versions, packed
@@ -33,7 +33,7 @@ def decode_journal(value: bytes) -> tuple[Entry, list[tuple[str, "array[int]"]]]
     line, _, packed = value.partition(b"\n")
     told = known_format(line)
     if len(packed) != 8 * sum(count for _, count in told["ids"]):
-        raise Held(
+        raise NeedsOperator(
             Stage.RESTORE,
             Reason.STATE_LOST,
             "a journal record of the state topic is damaged: restore the topic from a backup",

@@ -1,13 +1,13 @@
 """What a restore makes of state and topic together: a state is believed only if it fits."""
 
-from publisher.errors import Held, Reason, Stage, history_lost
+from publisher.errors import NeedsOperator, Reason, Stage, history_lost
 from publisher.model import Restored
 from publisher.state.checkpoint import Checkpoint, checkpoint_of
 from publisher.state.state import State, goes_on_as, restore
 
 
 def restored_state(operation: str, restored: Restored, *, revisions: bool = False) -> State | None:
-    """The state that a log holds, as `restore`. Raises Held also where it was set back."""
+    """The state that a log holds, as `restore`. Raises NeedsOperator also where it was set back."""
     refuse_set_back(
         operation, checkpoint_of(operation, restored.records), restored.newest_published
     )
@@ -19,7 +19,7 @@ def state_to_go_on_from(
 ) -> State | None:
     """The state from which the service goes on, None at a first start.
 
-    Raises Held where it can do neither.
+    Raises NeedsOperator where it can do neither.
     """
     known = restored_state(operation, restored, revisions=revisions)
     if known is None and restored.history_lost:
@@ -35,9 +35,9 @@ def events_gone(state: State, restored: Restored) -> bool:
 
 
 def refuse_unconfirmed_zone(operation: str, before: str, zone: str, replaces: str | None) -> None:
-    """Raise Held where the time zone of the settings is another one, and nobody confirms that."""
+    """Raise NeedsOperator where the settings name another time zone, and nobody confirms it."""
     if before not in (zone, replaces):
-        raise Held(
+        raise NeedsOperator(
             Stage.RESTORE,
             Reason.ZONE_CHANGED,
             f"the time zone is {zone}, but operation {operation} was read in {before}"
@@ -48,9 +48,9 @@ def refuse_unconfirmed_zone(operation: str, before: str, zone: str, replaces: st
 
 
 def refuse_set_back(operation: str, checkpoint: Checkpoint | None, newest_published: int) -> None:
-    """Raise Held where the messages topic holds later events than the state knows of."""
+    """Raise NeedsOperator where the messages topic holds later events than the state knows of."""
     if checkpoint and checkpoint.sequence < newest_published and not checkpoint.renamed_to:
-        raise Held(
+        raise NeedsOperator(
             Stage.RESTORE,
             Reason.STATE_LOST,
             f"the state of operation {operation} was set back to transaction"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from publisher.errors import Held, Reason, Stage
+from publisher.errors import NeedsOperator, Reason, Stage
 from publisher.model import Backfill, Instant, Progress, StateRecord, Unconfirmed
 from publisher.state.checkpoint import (
     Checkpoint,
@@ -195,17 +195,17 @@ def restore(
 
     `records` is emptied on the way: at ten million ids two copies would hurt. Without
     `revisions` fingerprints are left out.
-    Raises Held for unknown formats, for an operation that has another name now, and when
+    Raises NeedsOperator for unknown formats, for an operation that has another name now, and when
     journal records have been lost.
     """
     checkpoint = checkpoint_of(operation, records)
     records.pop(checkpoint_key(operation), None)
     former = reserved_for(operation, records)
     if former and (checkpoint is None or checkpoint.renamed_to):
-        raise Held(Stage.RESTORE, Reason.STATE_RENAMED, interrupted(former, operation))
+        raise NeedsOperator(Stage.RESTORE, Reason.STATE_RENAMED, interrupted(former, operation))
     if checkpoint is None:
         if records:
-            raise Held(
+            raise NeedsOperator(
                 Stage.RESTORE,
                 Reason.STATE_LOST,
                 f"the state topic holds a journal of operation {operation} but no checkpoint:"
@@ -213,7 +213,7 @@ def restore(
             )
         return None
     if checkpoint.renamed_to:
-        raise Held(
+        raise NeedsOperator(
             Stage.RESTORE,
             Reason.STATE_RENAMED,
             f"operation {operation} was renamed to {checkpoint.renamed_to}: give it that name in"
@@ -221,7 +221,7 @@ def restore(
             f" rename {operation} {checkpoint.renamed_to} --yes)",
         )
     if len(records) < checkpoint.journal_records:
-        raise Held(
+        raise NeedsOperator(
             Stage.RESTORE,
             Reason.STATE_LOST,
             f"the state topic has lost journal records of operation {operation}"
@@ -258,9 +258,9 @@ def restore(
     return state
 
 
-def goes_on_as(operation: str, now: str) -> Held:
+def goes_on_as(operation: str, now: str) -> NeedsOperator:
     """For an old name that does not say so itself, because the state was lost and rebuilt."""
-    return Held(
+    return NeedsOperator(
         Stage.RESTORE,
         Reason.STATE_RENAMED,
         f"operation {operation} goes on as {now}, whose ids are made of its former names: set that"

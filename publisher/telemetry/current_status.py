@@ -6,11 +6,11 @@ from dataclasses import replace
 from publisher.errors import Stage
 from publisher.model import Instant
 from publisher.signals import (
+    BackfillRequestsApplied,
     DateMissing,
     DatesOff,
     HintGiven,
     NothingFound,
-    OrdersObeyed,
     QuotaTold,
     RequestAnswered,
     Signal,
@@ -51,7 +51,7 @@ class Status:
         match signal:
             case StateRestored() | WindowPublished() | WindowParked():
                 self._go_on(self._of(signal.operation), signal)
-            case OrdersObeyed():
+            case BackfillRequestsApplied():
                 self._of(signal.operation).backfills = signal.backfills
             case RequestAnswered():
                 self._answered(self._of(signal.operation), signal)

@@ -71,7 +71,7 @@ def _sentence(signal: Signal) -> tuple[int, str, Line]:
             return INFO, "Second reading of a window failed; trying again later", {}
         case signals.RepairFailed():
             return INFO, "Parked window failed again", {}
-        case signals.OrdersObeyed():
+        case signals.BackfillRequestsApplied():
             return INFO, "Backfill requests applied", {}
         case signals.WindowNarrowed():
             return INFO, "Window too large; narrowing it", {}

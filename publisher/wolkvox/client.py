@@ -76,7 +76,7 @@ def open_session(
 
 
 class HttpSource:
-    """The report of one operation; fits `job.Source`."""
+    """The report of one operation; fits `context.Source`."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from publisher.model import Answer
-from publisher.wolkvox.responses import Judgement, Verdict, judge
+from publisher.wolkvox.responses import Classification, Verdict, classify
 from publisher.wolkvox.schema import canonical
 
 _DAMAGE: Final = re.compile(rb"\xef\xbf\xbd|\\u00|\\[bf]|\x7f")
@@ -24,14 +24,14 @@ _DAMAGE: Final = re.compile(rb"\xef\xbf\xbd|\\u00|\\[bf]|\x7f")
 class Examined:
     """What a forgiving decoder makes of an answer that the strict one has refused."""
 
-    judgement: Judgement
+    classification: Classification
     digest: bytes
     damaged: frozenset[bytes]
     """Digests of rows, each with the fields of its conversation, that may be damaged."""
 
     @property
     def readable(self) -> bool:
-        return self.judgement.verdict is not Verdict.NOT_UNDERSTOOD
+        return self.classification.verdict is not Verdict.NOT_UNDERSTOOD
 
     def confirms(self, first: "Examined") -> bool:
         """Whether all that may be damaged here came in the same form before."""
@@ -44,8 +44,8 @@ def examine(answer: Answer) -> Examined | None:
     """None where there is nothing to examine: no body, or the status says enough."""
     if answer.status != 200 or not answer.body.strip():
         return None
-    judgement = judge(answer, lenient=True)
-    return Examined(judgement, sha256(answer.body).digest(), _damaged(judgement.data))
+    classification = classify(answer, lenient=True)
+    return Examined(classification, sha256(answer.body).digest(), _damaged(classification.data))
 
 
 def _damaged(data: list[Any]) -> frozenset[bytes]:

@@ -52,7 +52,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Classification:
     """The verdict on one answer, with what goes with it."""
 
     verdict: Verdict
@@ -102,14 +102,14 @@ _CODE = re.compile(r"\s*[1-5]\d\d\s*", re.ASCII)
 _RECORDS_FOUND = re.compile(r"\s*(\d{1,9}) record", re.IGNORECASE | re.ASCII)
 
 
-def judge(answer: Answer, *, lenient: bool = False) -> Judgement:
+def classify(answer: Answer, *, lenient: bool = False) -> Classification:
     """What the answer means. With `lenient`, also what only a forgiving decoder can read."""
     if answer.oversized:
-        return Judgement(
+        return Classification(
             Verdict.TOO_LARGE, Reason.TOO_LARGE, "the answer is larger than the memory budget"
         )
     if 300 <= answer.status < 400:
-        return Judgement(
+        return Classification(
             Verdict.HOLD,
             Reason.REDIRECTED,
             f"the server redirects (HTTP {answer.status}); redirects are not followed because"
@@ -127,7 +127,7 @@ def server_time(answer: Answer) -> Instant | None:
     return _http_date(answer.headers.get("date"))
 
 
-def _judge_rows(envelope: Any, size: int, *, lenient: bool) -> Judgement:
+def _judge_rows(envelope: Any, size: int, *, lenient: bool) -> Classification:
     if not isinstance(envelope, dict):
         return _not_understood("the answer is not the JSON object that the report sends")
     data, msg = envelope.get("data"), envelope.get("msg")
@@ -142,17 +142,17 @@ def _judge_rows(envelope: Any, size: int, *, lenient: bool) -> Judgement:
     more = counted is not None and counted.excess > 0
     if not data and more:
         text = "the answer says that it found records and holds none"
-        return Judgement(Verdict.NOT_UNDERSTOOD, Reason.NOT_UNDERSTOOD, text, counted=counted)
+        return Classification(Verdict.NOT_UNDERSTOOD, Reason.NOT_UNDERSTOOD, text, counted=counted)
     if capped or more:
         text = "the answer reaches the report's row cap"
-        return Judgement(
+        return Classification(
             Verdict.TOO_LARGE, Reason.TOO_LARGE, text, data=data, lenient=lenient, counted=counted
         )
     verdict = Verdict.USE if data else Verdict.EMPTY
-    return Judgement(verdict, data=data, lenient=lenient, counted=counted)
+    return Classification(verdict, data=data, lenient=lenient, counted=counted)
 
 
-def _judge_error(status: int | None, envelope: Any, answer: Answer) -> Judgement:
+def _judge_error(status: int | None, envelope: Any, answer: Answer) -> Classification:
     told = envelope if isinstance(envelope, dict) else {}
     msg = told.get("msg")
     msg = msg if isinstance(msg, str) else ""
@@ -168,17 +168,17 @@ def _judge_error(status: int | None, envelope: Any, answer: Answer) -> Judgement
             if verdict is Verdict.EMPTY:
                 if told.get("data"):
                     return _not_understood("the answer says that there are no rows and holds some")
-                return Judgement(Verdict.EMPTY, not_found=True)
+                return Classification(Verdict.EMPTY, not_found=True)
             said = f' - it says "{msg}"' if _SPEAKABLE.fullmatch(msg) else ""
-            return Judgement(verdict, reason, f"{text}{said}", retry_after)
+            return Classification(verdict, reason, f"{text}{said}", retry_after)
     if status >= 500:
         text = f"the server has a problem of its own (status {status})"
-        return Judgement(Verdict.WAIT, Reason.SERVER_ERROR, text, retry_after)
+        return Classification(Verdict.WAIT, Reason.SERVER_ERROR, text, retry_after)
     return _not_understood(f"the server answers with status {status}")
 
 
-def _not_understood(text: str) -> Judgement:
-    return Judgement(Verdict.NOT_UNDERSTOOD, Reason.NOT_UNDERSTOOD, text)
+def _not_understood(text: str) -> Classification:
+    return Classification(Verdict.NOT_UNDERSTOOD, Reason.NOT_UNDERSTOOD, text)
 
 
 def _status(http: int, envelope: Any) -> int | None:

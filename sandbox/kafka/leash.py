@@ -43,13 +43,13 @@ def main() -> int:
     )
     print(child.pid, flush=True)
 
-    def obey() -> None:
+    def apply_backfill_requests() -> None:
         for line in sys.stdin:
             child.send_signal(signal.Signals[line.strip()])
             print(flush=True)
         child.kill()
 
-    threading.Thread(target=obey, daemon=True).start()
+    threading.Thread(target=apply_backfill_requests, daemon=True).start()
     code = child.wait()
     return code if code >= 0 else 128 - code
 

@@ -27,11 +27,11 @@ from publisher.wolkvox.client import (
     unknown_name,
 )
 from publisher.wolkvox.request import request_for
-from publisher.wolkvox.responses import Judgement, Verdict
+from publisher.wolkvox.responses import Classification, Verdict
 from publisher.wolkvox.schema import Chat, Message, chat_of, message_of
 from publisher.wolkvox.timezone import Zone
 
-Asked: TypeAlias = tuple[Answer, Judgement]
+Asked: TypeAlias = tuple[Answer, Classification]
 
 ANSWER_SECONDS: Final = 9.0
 CONNECT_SECONDS: Final = 3.0
@@ -176,20 +176,20 @@ async def _patiently(
         window = Window(now - back, now + ahead)
         limit = settings.publisher.max_response_bytes
         answer = await source.read(request_for(window, zone, limit, window.end))
-        judgement = responses.judge(answer, lenient=True)
-        if judgement.reason is not Reason.TOKEN_BUSY or pause is None:
+        classification = responses.classify(answer, lenient=True)
+        if classification.reason is not Reason.TOKEN_BUSY or pause is None:
             break
         await asyncio.sleep(pause)
-    return answer, judgement
+    return answer, classification
 
 
-def _judge(report: Check, answer: Answer, judgement: Judgement) -> None:
+def _judge(report: Check, answer: Answer, classification: Classification) -> None:
     took = f"in {answer.took:.1f} s"
-    match judgement.verdict:
+    match classification.verdict:
         case Verdict.USE:
-            rows = sum(1 for _ in _dates(judgement.data))
+            rows = sum(1 for _ in _dates(classification.data))
             report.ok(f"the token is accepted; {rows} rows of the last hour {took}")
-        case Verdict.EMPTY if judgement.not_found:
+        case Verdict.EMPTY if classification.not_found:
             report.ok(
                 f"the token is accepted; no rows in the last hour {took} (a 404, which is also"
                 " what a server without this report says)"
@@ -202,8 +202,8 @@ def _judge(report: Check, answer: Answer, judgement: Judgement) -> None:
                 " the service asks for less at a time"
             )
         case _:
-            more = _MORE.get(judgement.reason, "") if judgement.reason else ""
-            report.failed(f"{judgement.text}{more}")
+            more = _MORE.get(classification.reason, "") if classification.reason else ""
+            report.failed(f"{classification.text}{more}")
 
 
 def _look_at_clock(check: Check, answer: Answer) -> None:
@@ -229,11 +229,11 @@ def _look_at_rows(check: Check, operation: Operation, first: Asked, second: Aske
 
 def newest_row(zone: Zone, first: Asked, second: Asked | None) -> tuple[bool, str]:
     """Whether the newest row fits the zone, and what to say of it."""
-    answer, judgement = first if first[1].data or second is None else second
-    date = newest(_dates(judgement.data), zone)
-    if first[1].verdict is Verdict.TOO_LARGE and judgement.verdict is not Verdict.TOO_LARGE:
+    answer, classification = first if first[1].data or second is None else second
+    date = newest(_dates(classification.data), zone)
+    if first[1].verdict is Verdict.TOO_LARGE and classification.verdict is not Verdict.TOO_LARGE:
         return False, f"many lie in the future by {zone.name}: is WOLKVOX_TIMEZONE the operation's?"
-    if date is None and judgement.data:
+    if date is None and classification.data:
         return False, "its date is not of the form that the report is known for"
     if date is None:
         return False, (

@@ -11,23 +11,23 @@ from typing import Any, Final
 from publisher.commands.check import state_checks, topic_checks
 from publisher.commands.check.checklist import Check, Checklist, GiveUpError, State, trying
 from publisher.commands.check.kafka_context import Inside, acl
-from publisher.errors import Held, Reason, StepError
+from publisher.errors import NeedsOperator, Reason, StepError
 from publisher.kafka import probe as kafka_probe
 from publisher.kafka.broker_version import hanging_hint, release
 from publisher.kafka.client_errors import no_broker
 from publisher.kafka.clients import TRANSACTION_MS, Clients
 from publisher.kafka.cluster import partition_of
 from publisher.kafka.durability import TRANSACTIONS, one_broker_hint
-from publisher.kafka.probe import ClosedError, Cluster, Door
+from publisher.kafka.probe import ClosedError, Cluster, ConnectStage
 from publisher.kafka.replicas import replicas_of_new
 from publisher.kafka.topics import COMMANDS, Wanted, wanted_topics
 from publisher.settings import Settings
 
 NAMES: Final = {
-    Door.CONNECTION: "connection",
-    Door.TLS: "TLS",
-    Door.PROTOCOL: "protocol",
-    Door.LOGIN: "login",
+    ConnectStage.CONNECTION: "connection",
+    ConnectStage.TLS: "TLS",
+    ConnectStage.PROTOCOL: "protocol",
+    ConnectStage.LOGIN: "login",
 }
 
 
@@ -40,9 +40,9 @@ async def check(settings: Settings, clients: Clients, checklist: Checklist) -> N
     group = f"Kafka, {settings.kafka.bootstrap_servers}"
     doors = [
         door
-        for door in Door
-        if (door is not Door.TLS or clients.secure)
-        and (door is not Door.LOGIN or settings.kafka.security_protocol.startswith("SASL"))
+        for door in ConnectStage
+        if (door is not ConnectStage.TLS or clients.secure)
+        and (door is not ConnectStage.LOGIN or settings.kafka.security_protocol.startswith("SASL"))
     ]
     checks = checklist.add(
         group,
@@ -77,16 +77,18 @@ async def check(settings: Settings, clients: Clients, checklist: Checklist) -> N
 
 
 async def _enter(
-    settings: Settings, clients: Clients, checks: dict[str, Check], doors: Sequence[Door]
+    settings: Settings, clients: Clients, checks: dict[str, Check], doors: Sequence[ConnectStage]
 ) -> Any:
     """A connection to one of the servers, or why none of them lets us in."""
-    checks[NAMES[Door.CONNECTION]].trying = True
+    checks[NAMES[ConnectStage.CONNECTION]].trying = True
     results = await _enter_each(clients, clients.servers)
     closed = [result for result in results if isinstance(result, ClosedError)]
     found = [result for result in results if not isinstance(result, BaseException)]
     for spare in found[1:]:
         spare.close()
-    best = max(closed, key=lambda one: (one.door, isinstance(one.problem, Held)), default=None)
+    best = max(
+        closed, key=lambda one: (one.door, isinstance(one.problem, NeedsOperator)), default=None
+    )
     for door in doors:
         with trying(checks[NAMES[door]]) as check:
             if not found and best and door is best.door:
@@ -94,7 +96,7 @@ async def _enter(
             check.ok(_passed(door, settings, clients))
     if closed and found:
         told = "; ".join(str(one.problem) for one in closed)
-        connection = checks[NAMES[Door.CONNECTION]]
+        connection = checks[NAMES[ConnectStage.CONNECTION]]
         connection.hint(f"{len(found)} of {len(results)} servers let us in; {told}")
     return found[0]
 
@@ -105,15 +107,15 @@ async def _enter_each(clients: Clients, servers: Iterable[str]) -> list[Any]:
     return await asyncio.gather(*entering, return_exceptions=True)
 
 
-def _passed(door: Door, settings: Settings, clients: Clients) -> str:
+def _passed(door: ConnectStage, settings: Settings, clients: Clients) -> str:
     match door:
-        case Door.CONNECTION:
+        case ConnectStage.CONNECTION:
             return f"{', '.join(clients.servers)} accepts connections"
-        case Door.TLS:
+        case ConnectStage.TLS:
             return "agreed on, and the certificate is trusted"
-        case Door.PROTOCOL:
+        case ConnectStage.PROTOCOL:
             return f"it speaks Kafka, {settings.kafka.security_protocol}"
-        case Door.LOGIN:
+        case ConnectStage.LOGIN:
             return f"as {settings.kafka.sasl_username}, {settings.kafka.sasl_mechanism}"
 
 
@@ -191,7 +193,7 @@ async def _transactions(inside: Inside, checks: dict[str, Check]) -> None:
         try:
             for one in ids:
                 await kafka_probe.use_transactional_id(inside.connection, one)
-        except Held as error:
+        except NeedsOperator as error:
             where = f"--transactional-id {prefix} --resource-pattern-type prefixed"
             check.failed(str(error), acl(settings, ["Write"], where))
         else:

@@ -43,13 +43,13 @@ async def check(inside: Inside, topic: str, checks: dict[str, Check]) -> None:
 
 async def _rights(inside: Inside, topic: str, line: Check) -> None:
     seen = inside.cluster.topics[topic]
-    orders = inside.is_commands(topic)
+    backfill_requests = inside.is_commands(topic)
     if forbidden := _forbidden(inside, topic):
         words = " and ".join(right.upper() for right in forbidden)
         hidden = " (or it is missing, which is hidden from us)" if seen.code else ""
         text = f"Kafka forbids {words} on topic {topic}{hidden}: grant {words} on it"
         line.wrong(
-            unseen_orders(topic) if orders else text,
+            unseen_orders(topic) if backfill_requests else text,
             acl(inside.settings, forbidden, f"--topic {topic}"),
         )
     elif seen.code == UNKNOWN_TOPIC:
@@ -59,11 +59,11 @@ async def _rights(inside: Inside, topic: str, line: Check) -> None:
             f"Kafka cannot say anything of topic {topic} now (its error {seen.code}): look at the"
             " brokers' log"
         )
-    elif orders and seen.rights is not None and "Write" not in seen.rights:
+    elif backfill_requests and seen.rights is not None and "Write" not in seen.rights:
         line.ok(f"there (partitions {seen.partitions}); we may read, others order backfills")
     else:
         needed = " and ".join(_needed(inside, topic)).lower()
-        may = "we may read and write" if orders else f"we may {needed}"
+        may = "we may read and write" if backfill_requests else f"we may {needed}"
         told = "rights are not told" if seen.rights is None else may
         line.ok(f"there (partitions {seen.partitions}); {told}")
 

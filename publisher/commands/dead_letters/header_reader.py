@@ -13,7 +13,7 @@ async def headers(
 ) -> AsyncGenerator[dict[str, bytes], None]:
     """Those of each record that was written since, as far as it is decided.
 
-    For `hidden` see `topic_records`. Raises Transient or Held.
+    For `hidden` see `topic_records`. Raises Transient or NeedsOperator.
     """
     async with aclosing(topic_records(clients, topics, since=since, hidden=hidden)) as pieces:
         async for records in pieces:

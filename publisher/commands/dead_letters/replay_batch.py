@@ -28,7 +28,7 @@ from publisher.state.forgetting import not_remembered
 from publisher.state.gaps import near
 from publisher.state.ledger import REJECTED, id_of
 from publisher.state.state import State, Successor
-from publisher.wolkvox.responses import judge
+from publisher.wolkvox.responses import classify
 from publisher.wolkvox.timezone import Zone
 
 
@@ -124,8 +124,10 @@ def _replay(
     body = _answer(letter)
     if body is None:
         return Result(letter, Outcome.INCOMPLETE)
-    judgement = judge(Answer(200, {}, body, letter.read_at, letter.read_at, 0.0), lenient=True)
-    reading = read_rows(judgement.data, checkpoint.identity, zone)
+    classification = classify(
+        Answer(200, {}, body, letter.read_at, letter.read_at, 0.0), lenient=True
+    )
+    reading = read_rows(classification.data, checkpoint.identity, zone)
     lone = _is_row(letter)
     rows = reading.rows[letter.number - 1 :] if lone else reading.rows
     if lone and event:
@@ -133,7 +135,7 @@ def _replay(
     if not rows:
         return Result(letter, Outcome.STILL_BAD)
     provenance = Provenance(
-        checkpoint.operation, REPLAY, letter.read_at, judgement.lenient, checkpoint.formerly,
+        checkpoint.operation, REPLAY, letter.read_at, classification.lenient, checkpoint.formerly,
         checkpoint.sequence + 1,
     )  # fmt: skip
     encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)

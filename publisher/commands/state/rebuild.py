@@ -19,7 +19,7 @@ from publisher.commands.state.rebuilt_state import Rebuilt
 from publisher.context import Log
 from publisher.errors import Reason, StepError
 from publisher.kafka.cluster import Cluster
-from publisher.kafka.commands_topic import KafkaOrders
+from publisher.kafka.commands_topic import KafkaCommands
 from publisher.model import Backfill, Batch, Instant, Restored, StateRecord, iso
 from publisher.schedule import backfill_pass
 from publisher.settings import Operation, Settings
@@ -138,8 +138,8 @@ async def _look(
             " renamed and has published nothing since, rebuild it under its former name"
         )
         return {"operation": name, "events": 0}
-    orders = await KafkaOrders(settings, name).read_if_allowed()
-    return _Lost(name, log, records, rebuilt, cursor, kept, backfill_pass.lost(orders))
+    backfill_requests = await KafkaCommands(settings, name).read_if_allowed()
+    return _Lost(name, log, records, rebuilt, cursor, kept, backfill_pass.lost(backfill_requests))
 
 
 def _told(one: _Lost, *, yes: bool) -> dict[str, Any]:

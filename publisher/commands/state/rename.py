@@ -11,7 +11,7 @@ from publisher.commands.state.rename_steps import Renaming, RenamingError, renam
 from publisher.commands.status_reader import all_records
 from publisher.commands.takeover import owned, refuse_while_running
 from publisher.errors import SettingsError
-from publisher.kafka.commands_topic import KafkaOrders
+from publisher.kafka.commands_topic import KafkaCommands
 from publisher.settings import NAME, Settings
 from publisher.state import state
 from publisher.state.checkpoint import checkpoint_of
@@ -53,7 +53,7 @@ def main(old: str, new: str, *, yes: bool, take_over: bool) -> int:
 
 
 async def _rename(settings: Settings, old: str, new: str) -> None:
-    before, after = KafkaOrders(settings, old), KafkaOrders(settings, new)
+    before, after = KafkaCommands(settings, old), KafkaCommands(settings, new)
     async with owned(settings) as cluster:
         logs = {name: cluster.log(name) for name in (old, new)}
         # First of all: from here on nobody else writes under either name.
@@ -61,11 +61,11 @@ async def _rename(settings: Settings, old: str, new: str) -> None:
         left = _left(old, new, records[old], records[new])
         for batch in left.beginning:
             await logs[batch.operation].commit(batch)
-        if left.moving and (orders := await before.read_if_allowed()):
-            for order in orders:
-                await after.write(order)
+        if left.moving and (backfill_requests := await before.read_if_allowed()):
+            for backfill_request in backfill_requests:
+                await after.write(backfill_request)
             # While neither goes on: left behind by a kill they would come back with the old name.
-            await before.forget(order.id for order in orders)
+            await before.forget(backfill_request.id for backfill_request in backfill_requests)
         for batch in (*left.moving, *left.cleaning):
             await logs[batch.operation].commit(batch)
 

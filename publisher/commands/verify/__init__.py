@@ -24,7 +24,7 @@ from publisher.commands.verify.comparison import Comparison, Finding
 from publisher.commands.verify.publish_missing import repair
 from publisher.commands.verify.verdict import KINDS, Verdict
 from publisher.commands.window_reader import Walker, walk
-from publisher.context import Job, Log, Memory
+from publisher.context import Log, LoopState, OperationContext
 from publisher.errors import Reason, SettingsError, StepError
 from publisher.events import kafka_record
 from publisher.model import Batch, Instant, Restored, Window, iso
@@ -119,7 +119,7 @@ def _range(start: str, end: str) -> Window:
 
 @dataclass(slots=True)
 class _Reader:
-    """Fits `job.Log`: what the flow would publish is what the report shows."""
+    """Fits `context.Log`: what the flow would publish is what the report shows."""
 
     comparison: Comparison
     window: Window | None = None
@@ -210,14 +210,14 @@ async def _compare(
         # Read and compared as messages, whatever may have been told of changes.
         alone = settings.publisher.model_copy(update={"revisions_topic": ""})
         unrevised = replace(settings, publisher=alone)
-        job = _job(unrevised, operation, session, reader, start)
-        memory = Memory.starting(job.settings)
-        blank = await pipeline.begin(job, memory)
+        context = _job(unrevised, operation, session, reader, start)
+        loop_state = LoopState.starting(context.settings)
+        blank = await pipeline.begin(context, loop_state)
         blank.checkpoint = replace(blank.checkpoint, formerly=checkpoint.formerly)
-        pass_ = memory.passes[0]
+        pass_ = loop_state.passes[0]
         began = datetime.now(UTC)
         outer = Window(start - MARGINS[0], min(end + MARGINS[0], settled))
-        await walk(Walker(job, memory, blank), pass_, outer, reader.about_to_ask)
+        await walk(Walker(context, loop_state, blank), pass_, outer, reader.about_to_ask)
         async for revisions in revisions_of(settings, checkpoint.names, until=until):
             for revision in revisions:
                 comparison.revised(revision.value, later=revision.later)
@@ -226,18 +226,20 @@ async def _compare(
                 comparison.published(event.value, later=event.later)
         if comparison.extra:
             before = Window(start - MARGINS[1], outer.start)
-            await walk(Walker(job, memory, blank), pass_, before, reader.about_to_ask)
+            await walk(Walker(context, loop_state, blank), pass_, before, reader.about_to_ask)
             if outer.end < (latest := min(end + MARGINS[1], began)):
                 after = Window(outer.end, latest)
-                await walk(Walker(job, memory, blank), pass_, after, reader.about_to_ask)
+                await walk(Walker(context, loop_state, blank), pass_, after, reader.about_to_ask)
         if log is not None:
-            job = _job(settings, operation, session, log, start)
-            verdict.repaired = await repair(job, known, comparison.missing_by_window())
+            context = _job(settings, operation, session, log, start)
+            verdict.repaired = await repair(context, known, comparison.missing_by_window())
 
 
-def _job(settings: Settings, operation: Operation, session: Any, log: Log, start: Instant) -> Job:
+def _job(
+    settings: Settings, operation: Operation, session: Any, log: Log, start: Instant
+) -> OperationContext:
     clock = MachineClock()
-    return Job(
+    return OperationContext(
         operation=operation.name,
         zone=Zone(operation.timezone),
         settings=settings.publisher.model_copy(update={"start": iso(start - MARGINS[1])}),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from publisher.commands import republish
 from publisher.commands.window_reader import Publish, Walker, walk
 from publisher.commit import commit
-from publisher.context import Job, Memory
+from publisher.context import LoopState, OperationContext
 from publisher.events.publication import Limits
 from publisher.fetch import ask
 from publisher.model import Window
@@ -15,20 +15,22 @@ from publisher.state.gaps import near
 from publisher.state.state import State
 
 
-async def repair(job: Job, known: State, missing: Mapping[Window, set[bytes]]) -> int:
+async def repair(
+    context: OperationContext, known: State, missing: Mapping[Window, set[bytes]]
+) -> int:
     """Ask again for the windows that have shown what is missing; how many were published.
 
     Near forgotten time nothing is: nobody knows any more what was published there.
     """
-    memory, repaired = Memory.starting(job.settings), 0
+    loop_state, repaired = LoopState.starting(context.settings), 0
     for window, event_ids in missing.items():
-        forgotten = not_remembered(known.checkpoint, job.settings.horizon)
+        forgotten = not_remembered(known.checkpoint, context.settings.horizon)
         if near(forgotten, window.start, window.end):
             continue
         wanted = len(event_ids)
         # Answered at this width before; repairs do not widen by themselves.
-        memory.pace.width = window.width
-        await walk(Walker(job, memory, known, _publishing(event_ids)), REPAIRING, window)
+        loop_state.pace.width = window.width
+        await walk(Walker(context, loop_state, known, _publishing(event_ids)), REPAIRING, window)
         repaired += wanted - len(event_ids)
     return repaired
 
@@ -36,19 +38,23 @@ async def repair(job: Job, known: State, missing: Mapping[Window, set[bytes]]) -
 def _publishing(missing: set[bytes]) -> Publish:
     """Publishes these ids and nothing else, and takes away what is published."""
 
-    async def publish(job: Job, memory: Memory, known: State, step: Read) -> Read:
-        memory.step = step = askable(step, job.zone, memory.longest)
-        answer, judgement = await ask(job, memory, step, memory.server.now(job.clock.now()))
-        sent = memory.server.now(answer.sent_at)
-        limits = Limits.of(job.settings)
+    async def publish(
+        context: OperationContext, loop_state: LoopState, known: State, step: Read
+    ) -> Read:
+        loop_state.step = step = askable(step, context.zone, loop_state.longest)
+        answer, classification = await ask(
+            context, loop_state, step, loop_state.server.now(context.clock.now())
+        )
+        sent = loop_state.server.now(answer.sent_at)
+        limits = Limits.of(context.settings)
         found = republish.prepare(
-            known, missing, step.window, answer, judgement, job.zone, limits, sent
+            known, missing, step.window, answer, classification, context.zone, limits, sent
         )
         if found is not None:
-            await commit(job, found.batch)
+            await commit(context, found.batch)
             known.apply(found.successor, limits.horizon)
             missing.difference_update(found.event_ids)
-        memory.published(step, sent, 0, answer.took)
+        loop_state.published(step, sent, 0, answer.took)
         return step
 
     return publish
