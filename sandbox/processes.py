@@ -64,8 +64,8 @@ class Child:
     def __init__(
         self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
     ) -> None:
-        self.log: Final = log
-        self.began: Final = time.time()
+        self.log = log
+        self.began = time.time()
         with log.open("ab") as file:
             self._from = file.tell()
             self._process = subprocess.Popen(
@@ -78,7 +78,7 @@ class Child:
                 start_new_session=True,
             )
         assert self._process.stdout
-        self.pid: Final = int(self._process.stdout.readline() or 0)
+        self.pid = int(self._process.stdout.readline() or 0)
 
     def __enter__(self) -> Self:
         return self
@@ -134,7 +134,9 @@ class Child:
         with contextlib.suppress(TimeoutError):
             await self.ended(seconds)
         self.kill()
-        return self._process.returncode
+        code = self.exit_code
+        assert code is not None
+        return code
 
     async def said(self, pattern: str, seconds: float) -> re.Match[str]:
         """Wait until it has printed something that matches. Raises ChildError."""

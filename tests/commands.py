@@ -1,10 +1,10 @@
 """Runs a command of the service as people do: in a process of its own."""
 
-import asyncio
 import os
-import sys
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from tests.prepared import forked
 
 
 class Ended(NamedTuple):
@@ -22,18 +22,7 @@ async def command(
 
     Killed hard where it takes longer than `kill_after` seconds.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "publisher", *words),
-        env={"PATH": os.environ["PATH"], **settings},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    ending = asyncio.create_task(process.communicate())
-    await asyncio.wait([ending], timeout=kill_after)
-    if not ending.done():
-        process.kill()
-    out, problems = await ending
+    env = {"PATH": os.environ["PATH"], **settings}
+    code, out, problems = await forked(words, env, kill_after)
     assert b"Traceback" not in problems, problems
-    assert process.returncode is not None
-    return Ended(process.returncode, out.decode(), problems.decode())
+    return Ended(code, out.decode(), problems.decode())

@@ -35,6 +35,7 @@ from sandbox.consume import Event, Reader, partitions_of
 from sandbox.processes import Child, until
 from sandbox.wolkvox.report import PLACEHOLDER_IDS, identity
 from tests import kafka_tools
+from tests.prepared import PreparedChild
 
 REPOSITORY: Final = Path(__file__).parents[1]
 TOKEN: Final = "f00dcafe5ec2e7701234567890abcdef"
@@ -147,9 +148,10 @@ async def api(log: Path, token: str = TOKEN, **world: Any) -> AsyncIterator[Api]
 class Publisher:
     """One start of the publisher."""
 
-    def __init__(self, settings: Mapping[str, str], log: Path) -> None:
+    def __init__(self, settings: Mapping[str, str], log: Path, *, fresh: bool = False) -> None:
         env = {"PATH": os.environ["PATH"], **settings}
-        self.child = Child([sys.executable, "-m", "publisher", "run"], log, env)
+        interpreter = [sys.executable, "-m", "publisher", "run"]
+        self.child = Child(interpreter, log, env) if fresh else PreparedChild(["run"], log, env)
         self._url = ""
 
     @property
@@ -282,9 +284,13 @@ class Rig:
 
     def start(self, **settings: str) -> Publisher:
         """Start the publisher, once more if need be; `settings` differ for this start."""
-        publisher = Publisher({**self.settings, **settings}, self.log)
-        self.starts.append(publisher)
-        return publisher
+        self.starts.append(Publisher({**self.settings, **settings}, self.log))
+        return self.starts[-1]
+
+    def start_fresh(self) -> Publisher:
+        """The same in an interpreter of its own, to measure the start or the memory."""
+        self.starts.append(Publisher(self.settings, self.log, fresh=True))
+        return self.starts[-1]
 
     async def kill(self) -> None:
         """SIGKILL to the last start, and the end of the transaction that it may have left open."""

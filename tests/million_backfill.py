@@ -75,7 +75,7 @@ class Run:
         self._ready = 0.0
 
     async def start(self) -> None:
-        self.publisher: Publisher = self.rig.start()
+        self.publisher: Publisher = self.rig.start_fresh()
         await self.publisher.logged(60, event="Window published")
         self._ready = time.time()
 

@@ -37,7 +37,7 @@ async def test_200_000_messages_closed_in_one_second(kafka: Broker, tmp_path: Pa
             told = {"conn_id": f"9{chat:08}", "closed": closed, "conversation": rows}
             await one.api.say([told])
         began = time.time()
-        publisher = one.start()
+        publisher = one.start_fresh()
         peak = 0.0
 
         async def published() -> bool:

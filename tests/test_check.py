@@ -32,6 +32,7 @@ from sandbox.wolkvox import Simulator, World
 from tests import kafka_tools
 from tests.fakes import Author, event
 from tests.kafka_tools import awake, configure, create, end_offsets, open_transactions
+from tests.prepared import forked
 from tests.test_kafka_security import MINIMUM, WRONG_PASSWORD, Env, grant, through
 
 TOKEN: Final = "the-token-4711"
@@ -78,33 +79,40 @@ async def command(
     *arguments: str,
     name: str = "check",
     bare: bool = False,
-    start: tuple[str, ...] = ("-m", "publisher"),
+    program: str = "",
 ) -> Outcome:
-    """Run it as a process; its answer holds no secret and no traceback, whatever happens."""
+    """Run it, or this Python program, as a process.
+
+    Its answer holds no secret and no traceback, whatever happens.
+    """
     needed = {"PATH": os.environ["PATH"], "WOLKVOX_SERVER": "0010", "WOLKVOX_TOKEN": TOKEN}
     needed = {} if bare else needed
     began = time.monotonic()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *start, name, *arguments),
-        env={**needed, **environment},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), 40)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    took = time.monotonic() - began
-    assert process.returncode is not None
-    told = Outcome(process.returncode, out.decode(), err.decode(), took)
+    env = {**needed, **environment}
+    if program:
+        code, out, err = await _interpreted(program, env, name, *arguments)
+    else:
+        code, out, err = await forked((name, *arguments), env, kill_after=40)
+    told = Outcome(code, out.decode(), err.decode(), time.monotonic() - began)
     for secret in (TOKEN, WRONG_PASSWORD, *USERS.values()):
         assert secret not in told.out + told.err
     assert "Traceback" not in told.err
     assert "please report it" not in told.out
     return told
+
+
+async def _interpreted(program: str, env: Env, *arguments: str) -> tuple[int, bytes, bytes]:
+    """The same for a program that prepares something first."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, *arguments),
+        env=env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out, err
 
 
 async def check(environment: Env) -> Outcome:
@@ -586,7 +594,7 @@ async def test_name_servers_that_hang(env: Env) -> None:
     """They are not waited for, not even at the end."""
     slow = {"WOLKVOX_URL": "https://slow.invalid", "KAFKA_BOOTSTRAP_SERVERS": "slow.invalid:9092"}
     start = await start_seconds()
-    told = await command({**env, **slow}, "--json", start=("-c", SLOW_NAMES))
+    told = await command({**env, **slow}, "--json", program=SLOW_NAMES)
     assert told.took - start < LIMIT
     assert told.code == 1
     assert "DNS" in told.of("name")["text"]

@@ -1,8 +1,6 @@
 """`dead-letters` as a process, beside the real service, on a real Kafka."""
 
-import asyncio
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -25,6 +23,7 @@ from sandbox.processes import until
 from tests import kafka_tools
 from tests.fakes import seen
 from tests.harness import Fields, Rig, gather, rig, tell
+from tests.prepared import forked
 
 SECRET: Final = "okapi"
 """Stands in every text of the letters."""
@@ -52,21 +51,10 @@ async def command(
     kill_after: float | None = None,
 ) -> Ended:
     """Run `dead-letters` in a process of its own; killed hard where it takes longer."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "publisher", "dead-letters", *words,
-        env={"PATH": os.environ["PATH"], **settings, **(env or {})},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    ending = asyncio.create_task(process.communicate())
-    await asyncio.wait([ending], timeout=kill_after)
-    if not ending.done():
-        process.kill()
-    out, err = await ending
-    assert process.returncode is not None
+    environment = {"PATH": os.environ["PATH"], **settings, **(env or {})}
+    code, out, err = await forked(("dead-letters", *words), environment, kill_after)
     assert b"Traceback" not in err, err
-    return Ended(process.returncode, out, err.decode())
+    return Ended(code, out, err.decode())
 
 
 def conversation(number: int, *names: str) -> Fields:

@@ -82,7 +82,7 @@ class Service:
         body = orjson.dumps({"code": 200, "error": None, "msg": "", "data": data})
         answer = Answer(200, {}, body, WINDOW.end, WINDOW.end, 0.1)
         step = Read(PASS, WINDOW, ends_round=True)
-        with patch("publisher.events.rows.PORTION", self.chunk):
+        with patch("publisher.events.rows.CHUNK", self.chunk):
             return prepare(
                 self.state, step, answer, classification or classify(answer), ZONE, self.limits,
                 now=WINDOW.end, covered_until=WINDOW.end, possibly_cut=False,
@@ -176,7 +176,7 @@ STEPS: Final = st.lists(
 )
 
 
-PORTIONS: Final = st.sampled_from([1, 2, 1000])
+CHUNKS: Final = st.sampled_from([1, 2, 1000])
 
 
 class World:
@@ -225,7 +225,7 @@ def told_unkindly(elements: list[Fields], rng: random.Random) -> list[Fields]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(LINES, STEPS, PORTIONS)
+@given(LINES, STEPS, CHUNKS)
 def test_a_consumer_knows_what_the_report_shows(
     lines: list[Line], steps: list[Any], chunk: int
 ) -> None:
@@ -258,7 +258,7 @@ def ledger_of(known: State) -> dict[str, set[int]]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(LINES, st.lists(st.sampled_from(FEELINGS), min_size=7, max_size=7), st.randoms(), PORTIONS)
+@given(LINES, st.lists(st.sampled_from(FEELINGS), min_size=7, max_size=7), st.randoms(), CHUNKS)
 def test_what_does_not_change_is_not_revised(
     lines: list[Line], feelings: list[str], rng: random.Random, chunk: int
 ) -> None:
@@ -291,7 +291,7 @@ def test_the_messages_are_the_same_with_revisions_and_without(
 
 
 @settings(max_examples=100, deadline=None)
-@given(LINES, STEPS, PORTIONS)
+@given(LINES, STEPS, CHUNKS)
 def test_what_was_published_before_is_remembered_silently(
     lines: list[Line], steps: list[Any], chunk: int
 ) -> None:

@@ -27,7 +27,7 @@ def screened(
     fresh: list[bytes] = []
     rejects: list[Reject] = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(rows, "PORTION", chunk)
+        patched.setattr(rows, "CHUNK", chunk)
         screen = Screen(ledger)
         for reading in chunks(deepcopy(data), "wv0010", ZONE):
             rejects += reading.rejects

@@ -359,11 +359,11 @@ async def test_a_stop_without_a_broker(running: Broker, tmp_path: Path, state: s
 async def test_start_is_quick_and_rest_is_small(kafka: Broker, tmp_path: Path) -> None:
     """The first request leaves about a second after the process began; at rest 80 MB suffice."""
     async with rig(kafka.bootstrap, tmp_path, {"rate": 60}) as one:
-        publisher = one.start()
+        publisher = one.start_fresh()
         await publisher.logged(event=PUBLISHED)
         assert await publisher.stop(STOP_SECS) == 0
         asked = len(await one.api.requests())
-        publisher = one.start()
+        publisher = one.start_fresh()
 
         async def requests() -> list[dict[str, str]]:
             return (await one.api.requests())[asked:]
@@ -384,12 +384,12 @@ async def _windows(publisher: Publisher, count: int) -> bool:
 async def test_a_restart_in_a_flood(kafka: Broker, tmp_path: Path) -> None:
     """Killed at half of a flood: events flow 3 s after the next start; nothing lost or doubled."""
     async with rig(kafka.bootstrap, tmp_path, {**PROMPT, "rate": 9_000}) as one:
-        publisher = one.start()
+        publisher = one.start_fresh()
         await until(lambda: _published(publisher, 15_000), 60, every=0.05)
         publisher.kill()
         before = len(await one.read())
         began = time.time()
-        again = one.start()
+        again = one.start_fresh()
 
         async def more() -> bool:
             one.events += await one.reader.more(0.05)

@@ -21,6 +21,7 @@ from publisher.kafka.cluster import partition_of
 from publisher.telemetry import status_document
 from sandbox.kafka import Broker
 from sandbox.kafka.config import free_ports
+from sandbox.processes import until
 from tests import kafka_tools
 from tests.commands import command
 from tests.harness import Rig, api, rig
@@ -161,7 +162,12 @@ async def test_a_service_that_runs_elsewhere_notices_nothing(kafka: Broker, tmp_
     """Reading the state topic fences nobody, and tells what is true at the moment."""
     async with rig(kafka.bootstrap, tmp_path, CALM, FAST) as one:
         publisher = one.start()
+
+        async def caught_up() -> bool:
+            return await publisher.metric("lag_seconds") < 5
+
         await publisher.logged(15, event="Window published")
+        await until(caught_up, 15)
         for _ in range(3):
             told = await status(one.settings, "--json")
             assert told.code == 0

@@ -43,13 +43,13 @@ def main() -> int:
     )
     print(child.pid, flush=True)
 
-    def apply_backfill_requests() -> None:
+    def relay_signals() -> None:
         for line in sys.stdin:
             child.send_signal(signal.Signals[line.strip()])
             print(flush=True)
         child.kill()
 
-    threading.Thread(target=apply_backfill_requests, daemon=True).start()
+    threading.Thread(target=relay_signals, daemon=True).start()
     code = child.wait()
     return code if code >= 0 else 128 - code
 
