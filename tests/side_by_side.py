@@ -20,6 +20,17 @@ MEASURING: Final = (
 )
 """In this order; a long file at the end would leave one process alone."""
 
+LONG: Final = (
+    "test_kafka_cluster.py",
+    "test_log_contract.py",
+    "test_rebuild.py",
+    "test_rename.py",
+    "test_sandbox_cluster.py",
+    "test_undecided.py",
+    "test_verify.py",
+)
+"""Never the last ones: they would leave the other processes without work."""
+
 WAITING: Final = ("test_revisions_kafka.py", "test_chaos.py", "test_backfill_kafka.py")
 
 
@@ -42,5 +53,7 @@ class SideBySide(LoadScopeScheduling):  # type: ignore[misc]
             return 0, MEASURING.index(name)
         if name in WAITING:
             return 2, WAITING.index(name)
+        if name in LONG:
+            return 1, 1
         text = (self.config.rootpath / file).read_text(encoding="utf-8")
         return (1 if re.search(r"\b(Broker|Cluster)\b", text) else 3), 0
