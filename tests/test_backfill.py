@@ -405,7 +405,7 @@ async def test_a_window_that_fails_is_told_and_read_later() -> None:
     await trial.run(NOON + 4 * HOUR)
     heard = [one for one in trial.signals if isinstance(one, RepairFailed)]
     assert 4 <= len(failed) == len(heard) <= 8
-    assert log_messages.told(heard[0])[1] == "Window of a backfill failed; trying again later"
+    assert log_messages.log_line(heard[0])[1] == "Window of a backfill failed; trying again later"
     assert [one for one in trial.signals if isinstance(one, StepFailed)] == []
     assert trial.backfill.standing is Standing.DONE
 

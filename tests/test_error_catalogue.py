@@ -54,7 +54,7 @@ from publisher.signals import (
     ZoneChanged,
 )
 from publisher.state import checkpoint, journal, state
-from publisher.telemetry.log_messages import told
+from publisher.telemetry.log_messages import log_line
 from publisher.wolkvox.client import transient
 from publisher.wolkvox.responses import ROW_CAP, classify
 from sandbox.kafka import Broker
@@ -529,7 +529,7 @@ EVENTS: Final[Mapping[str, Signal]] = {
 @pytest.mark.parametrize("words", EVENTS)
 def test_an_event_of_the_log(words: str) -> None:
     """Its sentence is the entry; its hint or problem stands in the entry's cause."""
-    _, event, fields = told(EVENTS[words])
+    _, event, fields = log_line(EVENTS[words])
     entry = named(words)
     assert event == entry.text
     assert {fields[name] for name in ("hint", "problem") if name in fields} <= {"", *entry.parts}

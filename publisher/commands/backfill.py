@@ -1,7 +1,7 @@
-"""`wolkvox-publisher backfill`: order history, change the order, tell how far it is.
+"""`wolkvox-publisher backfill`: orders backfills, lists them, and changes them.
 
-Orders are written to the commands topic; how far they are stands in the
-checkpoint, which is only read. Nothing here takes over a transactional id.
+The command writes orders to the commands topic. It reads the progress of the orders from the
+checkpoint, and never writes there. It does not take over a transactional id.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from publisher.settings import Settings
 from publisher.state.state import State
 
 LOOK_SECONDS: Final = 2.0
-"""Between two looks at the progress."""
+"""Seconds between two looks at the progress."""
 
 WAITING: Final = "waiting"
-"""Ordered, and not yet taken up by the service."""
+"""The standing of an order that the service has not taken up yet."""
 
-Told = TypedDict(
-    "Told",
+BackfillStatus = TypedDict(
+    "BackfillStatus",
     {
         "operation": str,
         "id": str,
@@ -50,7 +50,11 @@ Told = TypedDict(
 
 
 def start(begin: str, end: str, operation: str | None, *, again: bool, wait: bool) -> int:
-    """Order a range; returns the exit code."""
+    """Order the backfill of a range; returns the exit code.
+
+    With `again`, the backfill publishes once more what was published before. With `wait`, the
+    command shows the progress until the backfill ends.
+    """
 
     async def doing(settings: Settings) -> int:
         name = _operation(settings, operation)
@@ -64,10 +68,10 @@ def start(begin: str, end: str, operation: str | None, *, again: bool, wait: boo
         backfill_requests = KafkaCommands(settings, name)
         await backfill_requests.write(backfill_request)
         click.echo(f"{id_}  ordered: {iso(window[0])} to {iso(window[1])} of {name}")
-        with suppress(NoAnswerError, StepError):  # tidied up the next time
-            found = await _state(settings, name)
+        with suppress(NoAnswerError, StepError):  # the next order tidies up
+            state = await _state(settings, name)
             gone = outlived(
-                await backfill_requests.read() or (), found.checkpoint.backfills if found else ()
+                await backfill_requests.read() or (), state.checkpoint.backfills if state else ()
             )
             if gone:
                 await backfill_requests.forget(gone)
@@ -77,21 +81,21 @@ def start(begin: str, end: str, operation: str | None, *, again: bool, wait: boo
 
 
 def show(operation: str | None, *, as_json: bool) -> int:
-    """Tell all that was ordered; returns the exit code."""
+    """List all orders; returns the exit code."""
 
     async def doing(settings: Settings) -> int:
-        names = [one.name for one in settings.operations]
+        names = [configured.name for configured in settings.operations]
         if operation is not None:
             names = [_operation(settings, operation)]
         hidden: set[str] = set()
-        told = [one for name in names for one in await _told(settings, name, hidden)]
+        statuses = [status for name in names for status in await _statuses(settings, name, hidden)]
         complain_all(hidden)
         if as_json:
-            click.echo(orjson.dumps({"backfills": told}, option=orjson.OPT_INDENT_2))
+            click.echo(orjson.dumps({"backfills": statuses}, option=orjson.OPT_INDENT_2))
             return 0
-        for one in told:
-            click.echo(_line(one))
-        if not told:
+        for status in statuses:
+            click.echo(_line(status))
+        if not statuses:
             click.echo("No backfill was ordered")
         return 0
 
@@ -99,20 +103,22 @@ def show(operation: str | None, *, as_json: bool) -> int:
 
 
 def change(id_: str, operation: str | None, wanted: str) -> int:
-    """Want something else of an order; returns the exit code."""
+    """Write the standing that a person wants for an order; returns the exit code."""
 
     async def doing(settings: Settings) -> int:
         name = _operation(settings, operation)
         backfill_requests = KafkaCommands(settings, name)
-        found = next((one for one in await backfill_requests.read() or () if one.id == id_), None)
-        if found is None:
+        backfill_request = next(
+            (request for request in await backfill_requests.read() or () if request.id == id_), None
+        )
+        if backfill_request is None:
             raise SettingsError([f"operation {name} has no backfill of this id: see backfill list"])
-        told = next(one for one in await _told(settings, name) if one["id"] == id_)
-        if told["standing"] in (Standing.DONE, Standing.CANCELLED):
+        status = next(status for status in await _statuses(settings, name) if status["id"] == id_)
+        if status["standing"] in (Standing.DONE, Standing.CANCELLED):
             raise SettingsError(
-                [f"backfill {id_} has ended ({told['standing']}): order its range anew"]
+                [f"backfill {id_} has ended ({status['standing']}): order its range anew"]
             )
-        await backfill_requests.write(replace(found, wanted=Standing(wanted)))
+        await backfill_requests.write(replace(backfill_request, wanted=Standing(wanted)))
         click.echo(f"{id_}  wanted: {wanted}")
         return 0
 
@@ -120,87 +126,101 @@ def change(id_: str, operation: str | None, wanted: str) -> int:
 
 
 async def _watch(settings: Settings, name: str, id_: str) -> int:
-    """Show the progress until it ends: a bar on a terminal, lines elsewhere."""
-    began, first, last = time.monotonic(), 0.0, ""
+    """Show the progress until the backfill ends; returns the exit code.
+
+    A terminal gets a bar, anything else gets lines.
+    """
+    began_at, first_share, last_line = time.monotonic(), 0.0, ""
     terminal = sys.stdout.isatty()
     while True:
-        told = next(one for one in await _told(settings, name) if one["id"] == id_)
-        share = _share(told)
-        first = first or share
-        line = _line(told)
-        if share > first:
-            seconds = time.monotonic() - began
-            left = seconds * (1 - share) / (share - first)
-            line += f", {told['rows'] / seconds:,.0f} rows/s, {span(left)} to go"
-        if line != last:
+        status = next(status for status in await _statuses(settings, name) if status["id"] == id_)
+        share = _share(status)
+        first_share = first_share or share
+        line = _line(status)
+        if share > first_share:
+            seconds = time.monotonic() - began_at
+            seconds_left = seconds * (1 - share) / (share - first_share)
+            line += f", {status['rows'] / seconds:,.0f} rows/s, {span(seconds_left)} to go"
+        if line != last_line:
             bar = f"[{'#' * int(share * 20):20}] " if terminal else ""
             click.echo(f"\r\x1b[K{bar}{line}" if terminal else line, nl=not terminal)
-        last = line
-        if told["standing"] in (Standing.DONE, Standing.CANCELLED):
+        last_line = line
+        if status["standing"] in (Standing.DONE, Standing.CANCELLED):
             if terminal:
                 click.echo()
-            return 0 if told["standing"] == Standing.DONE else 1
+            return 0 if status["standing"] == Standing.DONE else 1
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _told(settings: Settings, name: str, hidden: set[str] | None = None) -> list[Told]:
-    """Every order that stands, and how far the checkpoint says it is.
+async def _statuses(
+    settings: Settings, name: str, hidden: set[str] | None = None
+) -> list[BackfillStatus]:
+    """Every order in the commands topic, with its progress by the checkpoint.
 
-    What makes that doubtful is put into `hidden`.
+    Hints that the progress may be out of date are added to `hidden`.
     """
     backfill_requests = await KafkaCommands(settings, name).read()
-    found = await _state(settings, name, hidden)
-    known = {one.id: one for one in found.checkpoint.backfills} if found else {}
+    state = await _state(settings, name, hidden)
+    backfills = {backfill.id: backfill for backfill in state.checkpoint.backfills} if state else {}
     return [
-        _of(name, backfill_request, known.get(backfill_request.id))
+        _status(name, backfill_request, backfills.get(backfill_request.id))
         for backfill_request in backfill_requests or ()
     ]
 
 
 async def _state(settings: Settings, name: str, hidden: set[str] | None = None) -> State | None:
-    """None where the operation has not begun. Raises NoAnswerError, Transient or NeedsOperator."""
+    """The state by the state topic; None = the operation has not begun.
+
+    Hints that the state may be out of date are added to `hidden`. Raises NoAnswerError, Transient
+    or NeedsOperator.
+    """
     states, hints = await read_states(settings)
     if hidden is not None:
         hidden.update(hints)
-    found = states[name]
-    if isinstance(found, StepError):
-        raise found
-    return found
+    outcome = states[name]
+    if isinstance(outcome, StepError):
+        raise outcome
+    return outcome
 
 
-def _of(name: str, backfill_request: BackfillRequest, known: Backfill | None) -> Told:
+def _status(
+    name: str, backfill_request: BackfillRequest, backfill: Backfill | None
+) -> BackfillStatus:
+    """The report of an order; `backfill` is None until the service takes the order up."""
     return {
         "operation": name,
         "id": backfill_request.id,
         "from": iso(backfill_request.start),
         "to": iso(backfill_request.end),
         "again": backfill_request.again,
-        "standing": known.standing.value if known else WAITING,
+        "standing": backfill.standing.value if backfill else WAITING,
         "wanted": backfill_request.wanted.value,
-        "cursor": iso(known.cursor if known else backfill_request.start),
-        "rows": known.rows if known else 0,
-        "new": known.new if known else 0,
-        "skipped_seconds": known.skipped_seconds if known else 0,
+        "cursor": iso(backfill.cursor if backfill else backfill_request.start),
+        "rows": backfill.rows if backfill else 0,
+        "new": backfill.new if backfill else 0,
+        "skipped_seconds": backfill.skipped_seconds if backfill else 0,
     }
 
 
-def _share(told: Told) -> float:
-    begin, end, at = (datetime.fromisoformat(told[key]) for key in ("from", "to", "cursor"))
-    return (at - begin) / (end - begin)
+def _share(status: BackfillStatus) -> float:
+    """The part of the range that is read, from 0 to 1."""
+    begin, end, cursor = (datetime.fromisoformat(status[key]) for key in ("from", "to", "cursor"))
+    return (cursor - begin) / (end - begin)
 
 
-def _line(told: Told) -> str:
-    again = ", again" if told["again"] else ""
-    skipped = f", {span(told['skipped_seconds'])} skipped" if told["skipped_seconds"] else ""
+def _line(status: BackfillStatus) -> str:
+    again = ", again" if status["again"] else ""
+    skipped = f", {span(status['skipped_seconds'])} skipped" if status["skipped_seconds"] else ""
     return (
-        f"{told['id']}  {told['operation']}  {told['standing']} {_share(told):.0%}"
-        f"  {told['from']} to {told['to']}{again}: {told['rows']:,} rows, {told['new']:,} new"
-        f"{skipped}"
+        f"{status['id']}  {status['operation']}  {status['standing']} {_share(status):.0%}"
+        f"  {status['from']} to {status['to']}{again}: {status['rows']:,} rows,"
+        f" {status['new']:,} new{skipped}"
     )
 
 
 def _operation(settings: Settings, name: str | None) -> str:
-    names = [one.name for one in settings.operations]
+    """The operation of that name; for None, the only operation there is. Raises SettingsError."""
+    names = [configured.name for configured in settings.operations]
     if name is None and len(names) == 1:
         return names[0]
     if name not in names:
@@ -210,12 +230,13 @@ def _operation(settings: Settings, name: str | None) -> str:
 
 
 def _instant(what: str, text: str) -> Instant:
+    """The instant that the argument `what` gives, in whole seconds. Raises SettingsError."""
     try:
-        found = datetime.fromisoformat(text)
+        instant = datetime.fromisoformat(text)
     except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
+        instant = None
+    if instant is None or instant.tzinfo is None:
         raise SettingsError(
             [f"{what} must be an instant with its offset, such as 2026-11-01T00:00:00-05:00"]
         )
-    return found.astimezone(UTC).replace(microsecond=0)
+    return instant.astimezone(UTC).replace(microsecond=0)

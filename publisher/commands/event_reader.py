@@ -1,4 +1,7 @@
-"""Reads messages and revisions as consumers do, and changes nothing: no group, no takeover."""
+"""Reads published messages and revisions as consumers do.
+
+The reader changes nothing: it joins no consumer group and takes over no transactional id.
+"""
 
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from contextlib import aclosing
@@ -22,11 +25,12 @@ Ends = Mapping[TopicPartition, int]
 def events_of(
     settings: Settings, names: Collection[str], *, once: bool = False, until: Ends | None = None
 ) -> AsyncGenerator[list[PublishedEvent], None]:
-    """All events by now of the operation with these names, in pieces of bounded size.
+    """All current events of the operation with these names, in pieces of bounded size.
 
-    With `once` also those of an operation that once had one of them, in the same topics; those
-    behind `until` are `later`. A topic that does not exist holds nothing. Raises Transient or
-    Held, also while an undecided transaction hides the end.
+    `once` includes the events of operations that formerly had any of the names, as far as they are
+    in the same topics. Events behind the offsets `until` are marked as `later`. A topic that does
+    not exist holds nothing. Raises Transient or NeedsOperator, also while an undecided transaction
+    hides the end.
     """
     topics = {settings.messages_topic(name) for name in names}
     return _read(settings, names, topics, once=once, until=until)
@@ -35,13 +39,16 @@ def events_of(
 def revisions_of(
     settings: Settings, names: Collection[str], *, until: Ends | None = None
 ) -> AsyncGenerator[list[PublishedEvent], None]:
-    """The same of its revisions; those of one message in their order. None while they are off."""
+    """As `events_of`, for the revisions; the revisions of a message come in their order.
+
+    Yields nothing while revisions are off.
+    """
     topics = {settings.revisions_topic(name) for name in names} - {""}
     return _read(settings, names, topics, until=until)
 
 
 async def published_until(settings: Settings, names: Collection[str]) -> Ends:
-    """Where the topics of messages and revisions end by now. Raises as `events_of` does."""
+    """The current ends of the topics of messages and revisions. Raises as `events_of` does."""
     topics = {
         of(name) for name in names for of in (settings.messages_topic, settings.revisions_topic)
     }
@@ -61,50 +68,56 @@ async def _read(
     sources = {name.encode() for name in names}
     async with aclosing(topic_records(Clients(settings), topics)) as pieces:
         async for records in pieces:
-            found = [
+            events = [
                 _published(headers, record, until)
                 for record in records
                 if (headers := dict(record.headers)).get("ce_source") in sources
                 or (once and not sources.isdisjoint(_former(headers)))
             ]
-            if found:
-                yield found
+            if events:
+                yield events
 
 
 async def first_kept(settings: Settings, name: str, formerly: Iterable[str]) -> Instant | None:
-    """Since when the topics have kept events, where some are deleted; None = they hold them all.
+    """The instant since which the topics have kept all events; None = no event was deleted.
 
-    What an empty topic of a former name has held was written before the present one's began.
+    `formerly` holds the former names of the operation `name`. The deleted events of an empty topic
+    of a former name were written before the first events of the present topic.
     """
     clients, former = Clients(settings), {*formerly} - {name}
-    topics = {settings.messages_topic(each) for each in (name, *former)}
+    topics = {settings.messages_topic(operation) for operation in (name, *former)}
     partitions = await partitions_of(clients, topics)
-    found: list[Instant] = []
-    began: list[Instant | None] = []
+    kept_since: list[Instant] = []
+    present_since: list[Instant | None] = []  # None = the first event does not say it
     emptied = False
     async with reading(clients) as reader:
         begins = await reader.begins(partitions)
         ends = await reader.ends(partitions, COMMAND_SECONDS)
         for partition in partitions:
             begin, first = begins[partition], await _first(reader, partition, ends[partition])
-            at = first and datetime.fromtimestamp(first.timestamp / 1000, UTC)
+            first_at = first and datetime.fromtimestamp(first.timestamp / 1000, UTC)
             present = partition.topic == settings.messages_topic(name)
             if present and first:
-                # One from before it was renamed, and renamed back, tells nothing.
-                told = {each.decode() for each in _former(dict(first.headers))}
-                began.append(at if former <= told else None)
-            if begin and (at or present):
-                found.append(at or datetime.now(UTC))
+                # An event that lacks a former name says nothing: it was written before the
+                # operation was renamed, and renamed back.
+                event_former = {
+                    former_name.decode() for former_name in _former(dict(first.headers))
+                }
+                present_since.append(first_at if former <= event_former else None)
+            if begin and (first_at or present):
+                kept_since.append(first_at or datetime.now(UTC))
             elif begin:
                 emptied = True
     if emptied:
-        known = [at for at in began if at]
-        found.append(min(known) if known and len(known) == len(began) else datetime.now(UTC))
-    return max(found, default=None)
+        began_at = [first_at for first_at in present_since if first_at]
+        kept_since.append(
+            min(began_at) if began_at and len(began_at) == len(present_since) else datetime.now(UTC)
+        )
+    return max(kept_since, default=None)
 
 
 async def _first(reader: Reader, partition: TopicPartition, end: int) -> ConsumerRecord | None:
-    """The first record that was committed there."""
+    """The first committed record of the partition before the offset `end`."""
     async with aclosing(reader.records(partition, end)) as pieces:
         async for records in pieces:
             return records[0]
@@ -112,14 +125,15 @@ async def _first(reader: Reader, partition: TopicPartition, end: int) -> Consume
 
 
 def _former(headers: dict[str, bytes]) -> list[bytes]:
+    """The former names of the operation that wrote an event with these headers."""
     return [name for name in headers.get("wolkvox_formerly", b"").split(b",") if name]
 
 
 def _published(
     headers: dict[str, bytes], record: ConsumerRecord, until: Ends | None
 ) -> PublishedEvent:
-    home = TopicPartition(record.topic, record.partition)
-    later = until is not None and record.offset >= until.get(home, 0)
+    partition = TopicPartition(record.topic, record.partition)
+    later = until is not None and record.offset >= until.get(partition, 0)
     try:
         read_at = datetime.fromisoformat(headers["wolkvox_read_at"].decode()).astimezone(UTC)
         names = tuple(name.decode() for name in _former(headers))

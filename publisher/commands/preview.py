@@ -1,6 +1,6 @@
-"""`preview`: asks the API and prints the events that would be published. Knows no Kafka.
+"""`preview`: asks the API, and prints the events that the service would publish. Needs no Kafka.
 
-It is the service's own flow with another log behind it: what the flow commits is printed.
+The command runs the service's own flow with another log: this log prints what the flow commits.
 """
 
 import asyncio
@@ -35,13 +35,17 @@ MASKED: Final = (
     "message", "from_name", "to_name", "agent_name", "customer_name", "customer_phone",
     "customer_id", "extra",
 )  # fmt: skip
-"""What people wrote, and who they are; `extra` may hold anything."""
+"""The fields that hold what people wrote and who they are; `extra` may hold anything."""
 MASK: Final = "***"
 
 
 def main(last: timedelta, operation: str | None, limit: int | None, *, show_text: bool) -> int:
-    """Print the events of the last so long; the exit code."""
-    # What libraries log of failures, we tell better.
+    """Print the events of the duration `last` until now; returns the exit code.
+
+    `operation` is the name of an operation; None = all. `limit` is the greatest number of events to
+    print; None = all. Without `show_text`, the fields `MASKED` are masked.
+    """
+    # Our own lines explain failures better than the log lines of libraries.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         settings = load()
@@ -55,11 +59,11 @@ def main(last: timedelta, operation: str | None, limit: int | None, *, show_text
     printer = _Printer(sys.stdout, limit, show_text=show_text)
     try:
         complete = [
-            asyncio.run(_preview(settings, one, last, printer))
-            for one in operations
+            asyncio.run(_preview(settings, chosen_operation, last, printer))
+            for chosen_operation in operations
             if not printer.full
         ]
-    except BrokenPipeError:  # whoever read us has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -69,7 +73,7 @@ def main(last: timedelta, operation: str | None, limit: int | None, *, show_text
 
 @dataclass(slots=True)
 class _Printer:
-    """Fits `context.Log`: prints the events that are committed."""
+    """Prints the events that are committed; implements `context.Log`."""
 
     out: TextIO
     limit: int | None
@@ -82,23 +86,23 @@ class _Printer:
         return self.limit is not None and self.printed >= self.limit
 
     async def restore(self) -> Restored:
-        """Nothing was ever published here."""
+        """Restore an empty state: this log has never published anything."""
         return Restored({}, history_lost=False)
 
     async def commit(self, batch: Batch) -> None:
-        """Print, at most as many as asked for."""
+        """Print the events of the batch, up to `limit` in all."""
         for event in batch.events:
             if not self.full:
                 value = kafka_record.value_of(event)
                 self.out.write((value if self.show_text else masked(value)).decode() + "\n")
                 self.printed += 1
-        # Consumed after the events, as Kafka's log does it.
+        # The dead letters are consumed after the events, as Kafka's log does it.
         self.dead_letters += sum(1 for _ in batch.dead_letters)
         self.out.flush()
 
 
 def masked(value: bytes) -> bytes:
-    """The event with every text of people masked; empty stays empty, null stays null."""
+    """The event with the fields `MASKED` masked; an empty field stays empty, null stays null."""
     event = orjson.loads(value)
     return orjson.dumps(
         {name: MASK if name in MASKED and field else field for name, field in event.items()}
@@ -106,29 +110,30 @@ def masked(value: bytes) -> bytes:
 
 
 @dataclass(slots=True)
-class _Told:
-    """What the flow says of its windows; fits `signals.Emit`."""
+class _Totals:
+    """Adds up what the flow reports about its windows; implements `signals.Emit`."""
 
     windows: int = 0
     rows: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     cut: list[Window] = field(default_factory=list)
 
-    def __call__(self, happened: Signal) -> None:
-        if isinstance(happened, WindowPublished):
+    def __call__(self, signal: Signal) -> None:
+        if isinstance(signal, WindowPublished):
             self.windows += 1
-            self.rows += happened.rows
-            self.rejected.update(happened.rejected)
-            if happened.possibly_cut:
-                self.cut.append(happened.window)
+            self.rows += signal.rows
+            self.rejected.update(signal.rejected)
+            if signal.possibly_cut:
+                self.cut.append(signal.window)
 
 
 async def _preview(
     settings: Settings, operation: Operation, last: timedelta, printer: _Printer
 ) -> bool:
-    """One operation; True = all of the time was read, or as much as was asked for."""
-    told = _Told()
-    began, printed, letters = time.monotonic(), printer.printed, printer.dead_letters
+    """Preview an operation; True = the whole time was read, or `limit` was reached."""
+    totals = _Totals()
+    began_at, printed_before = time.monotonic(), printer.printed
+    letters_before = printer.dead_letters
     problem, fits, newest = "", True, ""
     async with open_session() as session:
         clock = MachineClock()
@@ -137,13 +142,13 @@ async def _preview(
             operation=operation.name,
             zone=Zone(operation.timezone),
             settings=settings.publisher.model_copy(
-                # Nothing is read twice: one walk from there to now.
+                # No time is read twice: the flow walks once from the start to now.
                 update={"start": f"-{duration_text(last)}", "rereads": (), "overlap": timedelta()}
             ),
             source=source,
             log=printer,
             clock=clock,
-            emit=told,
+            emit=totals,
             beat=lambda _: None,
         )
         loop_state = LoopState.starting(context.settings)
@@ -155,18 +160,19 @@ async def _preview(
         except PublisherError as error:
             problem = str(error)
     progress = loop_state.state.checkpoint.live if loop_state.state else None
-    covered = f" up to {iso(progress.covered_until)}" if progress and told.windows else ""
+    covered = f" up to {iso(progress.covered_until)}" if progress and totals.windows else ""
     complain(
-        f"{operation.name}: {printer.printed - printed} events of the last {duration_text(last)}"
-        f"{covered}, from {told.rows} rows in {told.windows} requests,"
-        f" {time.monotonic() - began:.1f} s"
+        f"{operation.name}: {printer.printed - printed_before} events"
+        f" of the last {duration_text(last)}{covered}, from {totals.rows} rows"
+        f" in {totals.windows} requests, {time.monotonic() - began_at:.1f} s"
     )
-    if printer.dead_letters > letters:
-        reasons = ", ".join(f"{why} {count}" for why, count in sorted(told.rejected.items()))
+    if printer.dead_letters > letters_before:
+        reasons = ", ".join(f"{why} {count}" for why, count in sorted(totals.rejected.items()))
         complain(
-            f"{operation.name}: {printer.dead_letters - letters} to the dead letters ({reasons})"
+            f"{operation.name}: {printer.dead_letters - letters_before} to the dead letters"
+            f" ({reasons})"
         )
-    for window in told.cut:
+    for window in totals.cut:
         complain(f"{operation.name}: possibly cut by the report: {window}")
     if not fits:
         complain(f"{operation.name}: newest row: {newest}")
@@ -178,7 +184,7 @@ async def _preview(
 
 
 async def _walk(context: OperationContext, loop_state: LoopState, printer: _Printer) -> None:
-    """One round of the live pass, from the start to now; too large windows are narrowed."""
+    """Walk a round of the live pass, from the start to now; windows that are too large shrink."""
     state = loop_state.state = await pipeline.begin(context, loop_state)
     walker = Walker(context, loop_state, state)
     while not printer.full:
@@ -194,7 +200,7 @@ async def _walk(context: OperationContext, loop_state: LoopState, printer: _Prin
         )
         if not isinstance(step, Read):
             return
-        walker.known = state
+        walker.state = state
         done = await walker.published(step)
         if done and done.ends_round:
             return

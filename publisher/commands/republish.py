@@ -1,9 +1,13 @@
-"""What an owner publishes beside the passes: exactly what was asked for, and nothing else.
+"""Prepares the transactions that publish events outside of the passes.
+
+Commands that own an operation's log use this module. A transaction holds exactly the events that
+the command asks for, and nothing else.
 
 Rules of this file:
-- It moves no cursor, closes no gap and covers no time: whoever must read that time still does.
-- Its ids are remembered as long as its window might be read again. An id that stands in the
-  journal already is known once.
+- The transaction moves no cursor, closes no gap and covers no time: a pass that has to read that
+  time still reads it.
+- The ids of its events are remembered as long as a pass might read its window again. An id that is
+  in the journal twice counts once.
 """
 
 from array import array
@@ -32,30 +36,38 @@ from publisher.wolkvox.timezone import Zone
 
 @dataclass(slots=True)
 class Addition:
-    """What one transaction is to hold."""
+    """Collects the contents of a transaction."""
 
     state: State
     events: list[tuple[str, Record]] = field(default_factory=list)
-    """With their dates."""
+    """The events, with the dates that they are sorted by."""
     ids: defaultdict[str, set[Id]] = field(default_factory=lambda: defaultdict(set))
-    """To be remembered, by bucket."""
+    """The ids to remember, by bucket."""
     versions: dict[str, dict[Id, Version]] = field(default_factory=dict)
-    """Where revisions are on: what was published, as it was."""
+    """The published versions of the messages, by bucket; empty while revisions are off."""
     letters: list[Record] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    """Of `rows` and `rejected`."""
+    """Counts under the keys `rows` and `rejected`."""
 
     def remember(self, row: Row, *, revisions: bool) -> None:
-        """That its event is published. Numbers of its revisions go on."""
+        """Remember that the event of the row is published.
+
+        With `revisions`, the numbers of its revisions continue from the last version.
+        """
         hour, id_ = row[2].hour, id_of(row[1])
         self.ids[hour].add(id_)
         if revisions:
-            told = self.state.fingerprints.known(hour, [id_]).get(id_, version(0, 0))
+            last_version = self.state.fingerprints.known(hour, [id_]).get(id_, version(0, 0))
             [fingerprint] = fingerprints_of([row])
-            self.versions.setdefault(hour, {})[id_] = version(fingerprint, revisions_of(told))
+            self.versions.setdefault(hour, {})[id_] = version(
+                fingerprint, revisions_of(last_version)
+            )
 
     def prepared(self, window: Window, now: Instant, horizon: timedelta) -> tuple[Batch, Successor]:
-        """The transaction, and what the state becomes with it."""
+        """The transaction for this window, and the state after it.
+
+        `horizon` is how far behind the live cursor ids stay remembered.
+        """
         state, checkpoint = self.state, self.state.checkpoint
         kept_by_gap = near(checkpoint.gaps, window.start, window.start)
         at = window.start if kept_by_gap else window.end
@@ -64,7 +76,9 @@ class Addition:
             checkpoint.sequence + 1, REPLAY, at, at, now,
             rows=rows, new=new, duplicate=rows - new, rejected=self.counts["rejected"],
         )  # fmt: skip
-        ids = {bucket: array("Q", those) for bucket, those in self.ids.items() if those}
+        ids = {
+            bucket: array("Q", bucket_ids) for bucket, bucket_ids in self.ids.items() if bucket_ids
+        }
         successor = state.successor(entry, checkpoint.passes, ids, horizon, versions=self.versions)
         batch = Batch(
             operation=checkpoint.operation,
@@ -79,7 +93,7 @@ class Addition:
 
 @dataclass(frozen=True, slots=True)
 class Republication:
-    """What of the missing events an answer shows, as a transaction."""
+    """The missing events that an answer shows, as a transaction."""
 
     event_ids: frozenset[bytes]
     batch: Batch
@@ -96,9 +110,11 @@ def prepare(
     limits: Limits,
     now: Instant,
 ) -> Republication | None:
-    """The events of these ids (text), as far as the answer shows them; None = it shows none.
+    """The transaction for the missing events that the answer shows; None = it shows none of them.
 
-    Whatever else it shows stays as it is: what is new in it comes with the pass that reads it.
+    `missing` holds the ids of the events, as text. `window` and `classification` belong to
+    `answer`. Other rows of the answer are left out: the pass that reads the window publishes new
+    ones.
     """
     checkpoint = state.checkpoint
     provenance = Provenance(
@@ -109,7 +125,7 @@ def prepare(
         checkpoint.formerly,
     )
     encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
-    added = Addition(state)
+    addition = Addition(state)
     published: set[bytes] = set()
     for reading in chunks(classification.data, checkpoint.identity, zone):
         for row, event_id in zip(reading.rows, event_ids(reading.rows), strict=True):
@@ -117,20 +133,20 @@ def prepare(
                 continue
             stranger = reading.strangers.get(row[1])
             if stranger is not None and stranger.is_known(state.ledger, row[2].hour):
-                continue  # published while the report said more or less of its customer
+                continue  # published when the report showed more or less of the customer
             records = [*encoder.encode([row])]
             if records:
                 published.add(event_id)
-                added.remember(row, revisions=limits.revisions)
+                addition.remember(row, revisions=limits.revisions)
                 if stranger is not None:
-                    added.ids[row[2].hour] |= stranger.tells_more_than
-                added.events += [(row[0], record) for record in records]
+                    addition.ids[row[2].hour] |= stranger.tells_more_than
+                addition.events += [(row[0], record) for record in records]
     if not published:
         return None
-    added.counts["rows"] = len(published)
+    addition.counts["rows"] = len(published)
     too_large = dead_letter.of_rows(
         answer.body, RejectReason.EVENT_TOO_LARGE, encoder.oversized, encoder.unpublished
     )
     origin = Origin(checkpoint.operation, REPAIRING.label, window, answer.received_at)
-    added.letters += dead_letter.records(too_large, origin, limits.max_event_bytes)
-    return Republication(frozenset(published), *added.prepared(window, now, limits.horizon))
+    addition.letters += dead_letter.records(too_large, origin, limits.max_event_bytes)
+    return Republication(frozenset(published), *addition.prepared(window, now, limits.horizon))

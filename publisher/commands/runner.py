@@ -1,4 +1,7 @@
-"""What commands that look into Kafka have in common: settings, failures, exit codes."""
+"""Shared code of commands that look into Kafka: settings, failures, exit codes.
+
+A failure becomes a line on standard error and an exit code: 2 for wrong settings, 1 for others.
+"""
 
 import asyncio
 import logging
@@ -13,15 +16,16 @@ from publisher.telemetry.page import duration
 
 
 class RefusedError(Exception):
-    """What was asked for cannot be done; the text says why, and what to do."""
+    """The command cannot do what was asked for; the text says why, and what to do."""
 
 
 def run(doing: Callable[[Settings], Coroutine[Any, Any, int]], what: str = "") -> int:
-    """Run a command with its settings; what it raises becomes a line and an exit code.
+    """Run a command with its settings; returns its exit code.
 
-    `what` is what cannot be read while Kafka gives no answer, where the failure does not say.
+    What the command raises becomes a line and an exit code. `what` names what cannot be read while
+    Kafka gives no answer; give it if the failures do not say this.
     """
-    # What libraries say besides is in these lines, in our words.
+    # These lines say in our words what libraries log.
     logging.root.addHandler(logging.NullHandler())
     try:
         return asyncio.run(doing(load()))
@@ -39,25 +43,25 @@ def run(doing: Callable[[Settings], Coroutine[Any, Any, int]], what: str = "") -
 
 
 def span(seconds: float) -> str:
-    """A length of time, for a terminal."""
+    """The text of a duration, for a terminal."""
     return duration(seconds).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def complain(problem: str) -> None:
-    """Say on standard error what is wrong."""
+    """Write a problem to standard error."""
     sys.stderr.write(f"wolkvox-publisher: {problem}\n")
 
 
 def complain_all(problems: Iterable[str]) -> None:
-    """The same of several."""
+    """Write several problems to standard error, sorted."""
     for problem in sorted(problems):
         complain(problem)
 
 
 def chosen(settings: Settings, name: str | None) -> list[Operation]:
-    """The operation of that name, or all. Raises SettingsError."""
-    found = [one for one in settings.operations if name in (None, one.name)]
-    if not found:
-        names = ", ".join(one.name for one in settings.operations)
+    """The operation of that name, in a list; all operations for None. Raises SettingsError."""
+    operations = [operation for operation in settings.operations if name in (None, operation.name)]
+    if not operations:
+        names = ", ".join(operation.name for operation in settings.operations)
         raise SettingsError([f"--operation: there is no {name}; there are: {names}"])
-    return found
+    return operations

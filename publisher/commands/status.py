@@ -1,7 +1,7 @@
-"""`wolkvox-publisher status`: where each operation stands, for a person or as JSON.
+"""`wolkvox-publisher status`: prints where each operation stands, for a person or as JSON.
 
-Asks the running service; where none answers, reads the state topic. Says which
-of the two it was.
+The command asks the running service. If no service answers, the command reads the state topic. The
+report says which of the two it comes from.
 """
 
 import asyncio
@@ -25,8 +25,11 @@ from publisher.telemetry.status_document import (
 
 
 def main(url: str | None, *, as_text: bool) -> int:
-    """Print the report; returns the exit code."""
-    # What libraries say besides is in the lines below, in our words.
+    """Print the report; returns the exit code.
+
+    `url` is the address of the service; None = the local service at the port of the settings.
+    """
+    # The lines below say in our words what libraries log.
     logging.root.addHandler(logging.NullHandler())
     try:
         report = asyncio.run(_report(url))
@@ -39,14 +42,17 @@ def main(url: str | None, *, as_text: bool) -> int:
         return 2
     if as_text:
         for line in rendered(report):
-            click.echo(line)  # leaves the colours out where it is no terminal
+            click.echo(line)  # without colours unless standard output is a terminal
     else:
         click.echo(as_json(report), nl=False)
     return 0
 
 
 async def _report(url: str | None) -> Report:
-    """Ask the service first. A given address needs no settings, as long as it answers."""
+    """The report of the service; if it does not answer, the report by the state topic.
+
+    With `url`, the settings are needed only if the service does not answer.
+    """
     settings: Settings | None = None
     if url is None:
         settings = load()
@@ -78,7 +84,7 @@ def rendered(report: Report) -> Iterator[str]:
     yield f"All times are UTC; it is {_moment(report['at'])}"
     yield ""
     head = ("OPERATION", "STANDING", "BEHIND NOW", "COVERED UNTIL", "CURSOR", "IDS")
-    first, *rows = _columns([head, *(_row(one) for one in report["operations"])])
+    first, *rows = _columns([head, *(_row(operation) for operation in report["operations"])])
     yield click.style(first, bold=True)
     for row, operation in zip(rows, report["operations"], strict=True):
         yield click.style(row, fg=_color(operation))
@@ -127,11 +133,11 @@ def _details(operation: OperationReport) -> Iterator[str]:
         yield from (f"missing      {line}" for line in operation["missing"] or [])
     for gap in operation["gaps"]:
         yield f"parked       {_moment(gap['from'])} to {_moment(gap['to'])}: could not be read yet"
-    for one in operation["backfills"]:
+    for backfill in operation["backfills"]:
         yield (
-            f"backfill     {one['id']} {one['standing']}, {_moment(one['from'])} to"
-            f" {_moment(one['to'])}: read until {_moment(one['cursor'])},"
-            f" {one['rows']:,} rows, {one['new']:,} new"
+            f"backfill     {backfill['id']} {backfill['standing']}, {_moment(backfill['from'])} to"
+            f" {_moment(backfill['to'])}: read until {_moment(backfill['cursor'])},"
+            f" {backfill['rows']:,} rows, {backfill['new']:,} new"
         )
     error = operation["last_error"]
     if error:
@@ -144,12 +150,13 @@ def _details(operation: OperationReport) -> Iterator[str]:
 
 
 def _course(error: ErrorReport) -> str:
+    """When the step failed, and what has come of it since; empty if that is not in the report."""
     if error["at"] is None:
         return ""
-    told = f", {_moment(error['at'])}, attempt {error['attempt']}"
+    attempt = f", {_moment(error['at'])}, attempt {error['attempt']}"
     if error["solved"]:
-        return f"{told}, solved since"
-    return f"{told}, next attempt in {span(error['retry_in_seconds'] or 0.0)}"
+        return f"{attempt}, solved since"
+    return f"{attempt}, next attempt in {span(error['retry_in_seconds'] or 0.0)}"
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

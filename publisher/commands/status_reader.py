@@ -1,7 +1,7 @@
-"""Gets a report from where it can be had: a running service, or the state topic.
+"""Reads what a running service or the state topic says about the operations.
 
-Nothing here writes, creates a topic, or takes over a transactional id: a service
-that runs elsewhere with the same settings notices nothing.
+Nothing here writes, creates a topic, or takes over a transactional id. A service that runs
+elsewhere with the same settings notices nothing.
 """
 
 import asyncio
@@ -30,15 +30,15 @@ from publisher.telemetry.status_document import Report
 
 SERVICE_SECONDS: Final = 5.0
 KAFKA_SECONDS: Final = 15.0
-"""Longer than a healthy cluster ever takes; whoever asks sits before a terminal."""
+"""Longer than a healthy cluster ever takes; not longer, as a person waits at a terminal."""
 
 
 class NoAnswerError(Exception):
-    """A source could not be had; the text says which, why, and what to do."""
+    """A source does not answer; the text says which, why, and what to do."""
 
 
 class SlowServiceError(NoAnswerError):
-    """Somebody listens there, and has not answered in time."""
+    """A process listens at the address of the service, but has not answered in time."""
 
 
 async def from_service(url: str) -> Report:
@@ -48,14 +48,14 @@ async def from_service(url: str) -> Report:
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(SERVICE_SECONDS)) as session,
             session.get(f"{url}/status") as response,
         ):
-            told = orjson.loads(await response.read())
+            report = orjson.loads(await response.read())
     except TimeoutError as error:
         raise SlowServiceError(_service_problem(url, error)) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NoAnswerError(_service_problem(url, error)) from None
-    if not isinstance(told, dict) or told.get("answered_by") != status_document.SERVICE:
+    if not isinstance(report, dict) or report.get("answered_by") != status_document.SERVICE:
         raise NoAnswerError(_service_problem(url, ValueError()))
-    return cast("Report", {**told, "where": url})
+    return cast("Report", {**report, "where": url})
 
 
 def _service_problem(url: str, error: Exception) -> str:
@@ -72,16 +72,20 @@ def _service_problem(url: str, error: Exception) -> str:
 
 
 async def from_state_topic(settings: Settings) -> Report:
-    """Read what the service has written last. Raises NoAnswerError; SettingsError for bad files."""
+    """Report the last state that the service has written.
+
+    Raises NoAnswerError; SettingsError for bad files.
+    """
     where = f"{settings.publisher.state_topic} at {settings.kafka.bootstrap_servers}"
     states, hints = await read_states(settings)
     return status_document.of_state_topic(where, states.items(), hints, datetime.now(UTC))
 
 
 async def read_states(settings: Settings) -> tuple[dict[str, State | StepError | None], list[str]]:
-    """The state of each operation by the state topic, and what makes it doubtful.
+    """The state of each operation by the state topic, and hints that states may be out of date.
 
-    None = the operation has not begun. Raises NoAnswerError; SettingsError for bad files.
+    A state that cannot be used is replaced by its error. None = the operation has not begun.
+    Raises NoAnswerError; SettingsError for bad files.
     """
     try:
         async with asyncio.timeout(KAFKA_SECONDS):
@@ -99,7 +103,7 @@ async def read_states(settings: Settings) -> tuple[dict[str, State | StepError |
 async def _states(settings: Settings) -> tuple[dict[str, State | StepError | None], list[str]]:
     clients = Clients(settings)
     topic = settings.publisher.state_topic
-    there = {each.partition for each in await partitions_of(clients, [topic])}
+    there = {home.partition for home in await partitions_of(clients, [topic])}
     if not there:
         raise NoAnswerError(
             f"the state topic cannot be read: Kafka at {settings.kafka.bootstrap_servers} shows no"
@@ -109,7 +113,7 @@ async def _states(settings: Settings) -> tuple[dict[str, State | StepError | Non
     names = [operation.name for operation in settings.operations]
     wanted = sorted({partition_of(name) for name in names} & there)
     async with reading(clients) as reader:
-        read = [await reader.decided_records(TopicPartition(topic, each)) for each in wanted]
+        read = [await reader.decided_records(TopicPartition(topic, number)) for number in wanted]
     live = {number: records for number, (records, _) in zip(wanted, read, strict=True)}
     hints = [
         hidden_hint(TopicPartition(topic, number))
@@ -122,9 +126,9 @@ async def _states(settings: Settings) -> tuple[dict[str, State | StepError | Non
 async def records_of(
     settings: Settings, operation: str, hidden: set[str] | None = None
 ) -> dict[bytes, bytes]:
-    """The operation's state; nothing where there is no topic.
+    """The live records of the operation's state, by key; empty if the topic does not exist.
 
-    For `hidden`, and what is raised, see `kafka_reader.topic_records`.
+    For `hidden`, and what is raised, see `topic_records` in `publisher/kafka/reader.py`.
     """
     clients = Clients(settings)
     home = TopicPartition(settings.publisher.state_topic, partition_of(operation))
@@ -138,7 +142,11 @@ async def records_of(
 async def restored_of(
     settings: Settings, operation: str, blocked_after: float = COMMAND_SECONDS
 ) -> Restored:
-    """What the service would restore, with no takeover. Raises NeedsOperator if its end hides."""
+    """What the service would restore, read without a takeover.
+
+    Raises NeedsOperator if an undecided transaction hides the end of the state for longer than
+    `blocked_after` seconds.
+    """
     clients = Clients(settings)
     home = TopicPartition(settings.publisher.state_topic, partition_of(operation))
     homes = await partitions_of(clients, [home.topic])
@@ -159,7 +167,7 @@ async def restored_of(
 
 
 def _sequence(live: Mapping[bytes, bytes], operation: str) -> int:
-    """The number of the last transaction by the checkpoint; -1 = there is none that can be read."""
+    """The number of the last transaction by the checkpoint; -1 = no checkpoint can be read."""
     try:
         return int(orjson.loads(live[checkpoint_key(operation)])["sequence"])
     except (KeyError, TypeError, ValueError):
@@ -169,32 +177,36 @@ def _sequence(live: Mapping[bytes, bytes], operation: str) -> int:
 async def names_of(
     settings: Settings, operations: Iterable[str], hidden: set[str] | None = None
 ) -> dict[str, str]:
-    """How each of these operations is called now, by every name that it has borne."""
-    found: dict[str, str] = {}
-    for now in operations:
-        told = checkpoint_of(now, await records_of(settings, now, hidden))
-        found |= dict.fromkeys(told.names if told else (now,), now)
-    return found
+    """The current name of an operation by every name that it has had, for these operations.
+
+    `operations` holds current names. For `hidden` see `records_of`.
+    """
+    current_names: dict[str, str] = {}
+    for name in operations:
+        checkpoint = checkpoint_of(name, await records_of(settings, name, hidden))
+        current_names |= dict.fromkeys(checkpoint.names if checkpoint else (name,), name)
+    return current_names
 
 
 async def all_records(
     settings: Settings, hidden: set[str] | None = None
 ) -> dict[str, dict[bytes, bytes]]:
-    """The same of every operation that the state topic tells of."""
+    """As `records_of`, for every operation in the state topic, by its name."""
     clients = Clients(settings)
-    found: dict[str, dict[bytes, bytes]] = {}
+    records: dict[str, dict[bytes, bytes]] = {}
     homes = await partitions_of(clients, [settings.publisher.state_topic])
     async with reading(clients) as reader:
         for home in sorted(homes):
             for key, value in (await _live(reader, home, hidden)).items():
                 if operation := operation_of(key):
-                    found.setdefault(operation, {})[key] = value
-    return found
+                    records.setdefault(operation, {})[key] = value
+    return records
 
 
 async def _live(
     reader: Reader, home: TopicPartition, hidden: set[str] | None
 ) -> dict[bytes, bytes]:
+    """The live records of a state partition. For `hidden` see `records_of`."""
     if hidden is None:
         return await reader.live_records(home, COMMAND_SECONDS)
     live, undecided = await reader.decided_records(home)
@@ -204,8 +216,8 @@ async def _live(
 
 
 def _state(name: str, live: dict[bytes, bytes]) -> State | StepError | None:
-    mine = {key: value for key, value in live.items() if operation_of(key) == name}
+    own_records = {key: value for key, value in live.items() if operation_of(key) == name}
     try:
-        return state.restore(name, mine)
+        return state.restore(name, own_records)
     except StepError as error:
         return error

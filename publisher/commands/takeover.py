@@ -1,8 +1,9 @@
-"""What commands have in common that write to Kafka as the owner of an operation's log.
+"""Shared code of commands that write to Kafka as the owner of an operation's log.
 
-The owner is whoever has the transactional id. A command that takes it over fences a running
-service: that one says so, waits for more than a minute, takes the id back and restores.
-Nothing is lost by it, but live is late meanwhile. So a command looks first.
+The owner is the process that has the transactional id. A command that takes the id over fences a
+running service. The service logs this, waits for more than a minute, takes the id back and
+restores its state. Nothing is lost, but live is late meanwhile. So a command first checks whether a
+service is running.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -20,11 +21,15 @@ from publisher.state.checkpoint import REPLAY
 from publisher.state.state import State
 
 LIVELY_POLLS: Final = 3
-"""Whoever has committed a window within so many polls is taken for running."""
+"""An operation that has committed a window within so many polls counts as running."""
 
 
 async def running(settings: Settings, states: Iterable[State]) -> str | None:
-    """What speaks for a service that runs with these settings, or None. Takes over nothing."""
+    """The evidence that a service runs with these settings; None = there is no evidence.
+
+    `states` are states read from the state topic: a fresh journal entry is evidence. Takes over
+    nothing.
+    """
     port = settings.publisher.http_port
     if port:
         url = f"http://localhost:{port}"
@@ -37,18 +42,18 @@ async def running(settings: Settings, states: Iterable[State]) -> str | None:
         else:
             return f"one answers at {url}"
     now = datetime.now(UTC)
-    for known in states:
-        read = [entry.read_at for entry in known.journal if entry.pass_name != REPLAY]
+    for state in states:
+        read = [entry.read_at for entry in state.journal if entry.pass_name != REPLAY]
         if read:
             ago = now - max(read)
             if ago < settings.publisher.poll_every * LIVELY_POLLS:
                 seconds = max(ago.total_seconds(), 0.0)
-                return f"{known.checkpoint.operation} was published {seconds:.0f} s ago"
+                return f"{state.checkpoint.operation} was published {seconds:.0f} s ago"
     return None
 
 
 async def refuse_while_running(settings: Settings, states: Iterable[State] = ()) -> None:
-    """Raise RefusedError when something speaks for a service that runs."""
+    """Raise RefusedError if there is evidence that a service runs; see `running`."""
     if why := await running(settings, states):
         raise RefusedError(
             f"a service seems to run ({why}): stop it first, or pass --take-over; it then waits"
@@ -58,7 +63,10 @@ async def refuse_while_running(settings: Settings, states: Iterable[State] = ())
 
 @asynccontextmanager
 async def owned(settings: Settings) -> AsyncIterator[Cluster]:
-    """Kafka as the service sees it; an id is taken over when its operation is restored."""
+    """Kafka as the service sees it, until the block ends.
+
+    Restoring an operation takes over its transactional id.
+    """
     cluster = Cluster(settings, _unheard)
     try:
         yield cluster
@@ -67,4 +75,4 @@ async def owned(settings: Settings) -> AsyncIterator[Cluster]:
 
 
 def _unheard(_: Signal) -> None:
-    """Nobody listens to a command's signals: what fails is raised."""
+    """Drop a signal: a command has no listeners, and failures are raised."""

@@ -1,4 +1,7 @@
-"""Reads the report with the service's own flow, whatever log stands behind it."""
+"""Reads the report window by window with the service's own flow, for commands.
+
+The log behind the flow is the command's choice: a command need not publish to Kafka.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,7 +16,7 @@ from publisher.schedule.passes import NARROWEST, Pass, Read, askable
 from publisher.state.state import State
 
 BUSY_PAUSES: Final = (2.0, 5.0, 10.0)
-"""Seconds between two requests while somebody else, such as the service, uses the token, or
+"""Seconds between two requests while another process, such as the service, uses the token, or
 while our clock is ahead of the server's."""
 
 
@@ -22,18 +25,18 @@ Publish: TypeAlias = Callable[[OperationContext, LoopState, State, Read], Awaita
 
 @dataclass(slots=True)
 class Walker:
-    """Publishes window after window; what makes that impossible is raised."""
+    """Publishes window after window; raises the error that makes this impossible."""
 
     context: OperationContext
     loop_state: LoopState
-    known: State
+    state: State
     publish: Publish = pipeline.publish
     pauses: list[float] = field(default_factory=lambda: [*BUSY_PAUSES])
 
     async def published(self, step: Read) -> Read | None:
-        """What of the step was published; None = it must be tried again, perhaps narrower."""
+        """The part of the step that was published; None = try again, perhaps a narrower window."""
         try:
-            done = await self.publish(self.context, self.loop_state, self.known, step)
+            done = await self.publish(self.context, self.loop_state, self.state, step)
         except TooLarge:
             if step.window.width <= NARROWEST:
                 raise
@@ -55,7 +58,10 @@ async def walk(
     range_: Window,
     about_to_ask: Callable[[Window], None] = lambda _: None,
 ) -> None:
-    """Publish all windows of the range."""
+    """Publish all windows of the range, as reads of the pass `pass_`.
+
+    `about_to_ask` gets each window before the request.
+    """
     position = range_.start
     while position < range_.end:
         end = min(position + walker.loop_state.pace.width, range_.end)

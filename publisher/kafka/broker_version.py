@@ -1,7 +1,7 @@
-"""The release of a broker, as far as its protocol tells it.
+"""Names the release of a broker, as far as its protocol shows it.
 
-No request asks for the release. A broker tells which levels of the feature metadata.version it
-supports, and each release brings new levels (KIP-584, KIP-778). Patch releases look the same.
+No request returns the release. But a broker reports which levels of the feature metadata.version
+it supports, and every release adds levels (KIP-584, KIP-778). Patch releases look the same.
 """
 
 from collections.abc import Mapping
@@ -29,12 +29,13 @@ _RELEASES: Final = {
     30: "4.3",
     31: "4.4",
 }
-"""The first level of metadata.version that came with a release."""
+"""The first level of metadata.version that a release added, and that release."""
 _LAST_LEVEL: Final = 33
 """The last level of 4.4."""
 _HANGING_FROM: Final = 30
+"""From this level on, see `hanging_hint`."""
 _SUPPORTED_FEATURES: Final = 0
-"""Tag of the field in the answer."""
+"""Tag of the answer's field that lists the features."""
 
 
 class _VersionsShown(Response):  # type: ignore[misc]  # aiokafka ships no types
@@ -57,7 +58,7 @@ class _VersionsShown(Response):  # type: ignore[misc]  # aiokafka ships no types
 
 
 class ShowVersions(RequestStruct):  # type: ignore[misc]
-    """ApiVersions version 3, the first that tells features; aiokafka knows up to 2."""
+    """ApiVersions version 3, the first that reports features; aiokafka implements up to 2."""
 
     FLEXIBLE_VERSION = True
     API_KEY = 18
@@ -70,13 +71,13 @@ class ShowVersions(RequestStruct):  # type: ignore[misc]
     )
 
     def prepare(self, versions: Mapping[int, tuple[int, int]]) -> RequestStruct:
-        """What a connection asks of a request before it sends it."""
+        """The request in a version that the broker supports; the connection calls this to send."""
         if versions.get(self.API_KEY, (0, 0))[1] >= self.API_VERSION:
             return self
         return ApiVersionRequest_v0()
 
     def parse_response_header(self, read_buffer: BytesIO | bytes) -> ResponseHeader_v0:
-        """This one answer has the old header always, so that every client can read it."""
+        """The answer to ApiVersions always has the old header, so that every client can read it."""
         return ResponseHeader_v0.decode(read_buffer)
 
 
@@ -93,14 +94,14 @@ _FEATURES: Final = CompactArray(
 
 
 def metadata_level(answer: Any) -> int | None:
-    """The highest level of metadata.version that the broker supports; None = it has none."""
+    """The highest level of metadata.version that the broker supports; None = it reports none."""
     tags = getattr(answer, "tags", {})
     features = _FEATURES.decode(BytesIO(tags.get(_SUPPORTED_FEATURES, b"\x01")))
     return {name: highest for name, _, highest, _ in features}.get("metadata.version")
 
 
 def release(level: int | None) -> str:
-    """The release of a broker that supports metadata.version up to this level."""
+    """The release of a broker whose highest metadata.version is `level`."""
     if level is None:
         return "a release before 3.0, or another product"
     if level > _LAST_LEVEL:
@@ -109,7 +110,7 @@ def release(level: int | None) -> str:
 
 
 def hanging_hint(level: int | None) -> str | None:
-    """What to say of a broker of that level that is alone in its cluster."""
+    """The warning for a cluster of one broker of this level; None = there is nothing to warn of."""
     if level is None or level < _HANGING_FROM:
         return None
     return (

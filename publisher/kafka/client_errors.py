@@ -1,4 +1,8 @@
-"""What a failure of a Kafka client means: one of our errors, in words for an operator."""
+"""Translates failures of Kafka clients into our errors, in words for an operator.
+
+aiokafka's exceptions name a protocol error. An operator needs to know what to look at or to grant,
+and the service needs to know whether it may try again by itself.
+"""
 
 import ssl
 from collections.abc import Iterable
@@ -25,7 +29,7 @@ _UNREACHABLE: Final = frozenset(
 
 
 def translated(error: BaseException, stage: Stage) -> StepError:
-    """What a failure means for a step in which nothing was published."""
+    """Our error for a failure in a step that published nothing."""
     match error:
         case TransactionalIdAuthorizationFailed():
             text = (
@@ -34,9 +38,9 @@ def translated(error: BaseException, stage: Stage) -> StepError:
             )
             return NeedsOperator(stage, Reason.KAFKA_AUTHORIZATION, text)
         case TopicAuthorizationFailedError():
-            named = [str(arg) for arg in error.args if arg]
+            topics = [str(arg) for arg in error.args if arg]
             text = (
-                f"Kafka forbids the use of topic {', '.join(named) or 'of ours'}: grant WRITE on"
+                f"Kafka forbids the use of topic {', '.join(topics) or 'of ours'}: grant WRITE on"
                 " all its topics and READ on PUBLISHER_STATE_TOPIC"
             )
             return NeedsOperator(stage, Reason.KAFKA_AUTHORIZATION, text)
@@ -52,7 +56,10 @@ def translated(error: BaseException, stage: Stage) -> StepError:
 
 
 def outcome_unknown(error: Exception) -> OutcomeUnknown:
-    """What a failure in a transaction means; whether it happened, only the log can tell."""
+    """Our error for a failure in a transaction. Only the log shows whether it was committed.
+
+    Raises `error` itself if it is not a failure of Kafka.
+    """
     match error:
         case MessageSizeTooLargeError():
             text = (
@@ -73,13 +80,13 @@ def outcome_unknown(error: Exception) -> OutcomeUnknown:
             )
             return OutcomeUnknown(Reason.KAFKA_TIMEOUT, text, overloaded=True)
         case KafkaError() | IllegalOperation() | OSError():
-            told = translated(error, Stage.COMMIT)
-            return OutcomeUnknown(told.reason, str(told), needs_person=told.needs_person)
+            problem = translated(error, Stage.COMMIT)
+            return OutcomeUnknown(problem.reason, str(problem), needs_person=problem.needs_person)
     raise error
 
 
 def closed_door(server: str, error: BaseException, seconds: float) -> StepError:
-    """Why this server did not let us in within so many seconds."""
+    """Our error for a server that did not let us in; `seconds` is how long we waited at most."""
     match error:
         case SaslAuthenticationFailed():
             why = "refuses user name or password: check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
@@ -124,7 +131,7 @@ def _unreachable(error: BaseException, seconds: float) -> str:
 
 
 def no_broker(servers: Iterable[str]) -> StepError:
-    """All of these let us in, and clients still find no broker."""
+    """Our error for the case that all servers let us in, and clients still find no broker."""
     return Transient(
         Stage.RESTORE,
         Reason.KAFKA_UNREACHABLE,

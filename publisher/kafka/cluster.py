@@ -1,4 +1,8 @@
-"""Kafka as the log of all operations of this process, in shards (`kafka/shard.py`)."""
+"""Kafka as the log of all operations of this process.
+
+Every operation belongs to a partition of the state topic for ever. The operations of a partition
+share a shard (`kafka/shard.py`), which has a transactional producer of its own.
+"""
 
 import asyncio
 from collections import Counter
@@ -16,13 +20,13 @@ from publisher.signals import Emit, HintGiven, Signal
 
 
 class Cluster:
-    """Kafka for all operations of this process: one shard per state partition in use."""
+    """The shards of this process: one for each state partition that its operations use."""
 
     def __init__(self, settings: Settings, emit: Emit) -> None:
         given: set[HintGiven] = set()
 
         def emit_hints_once(signal: Signal) -> None:
-            """The same hint comes up at every restore."""
+            """Pass signals on, but every hint once: restores repeat the same hints."""
             if isinstance(signal, HintGiven):
                 if signal in given:
                     return
@@ -36,7 +40,7 @@ class Cluster:
         self._ends = Ends(emit)
 
     def log(self, operation: str) -> "OperationLog":
-        """The log as this operation sees it; fits `flow.Log`."""
+        """The log as this operation sees it; implements `flow.Log`."""
         partition = partition_of(operation)
         if partition not in self._shards:
             shard = Shard(partition, self._clients, self._settings, self._ends, self._emit)
@@ -44,12 +48,12 @@ class Cluster:
         return OperationLog(operation, self._shards[partition])
 
     async def close(self) -> bool:
-        """End all producers with no transaction left open; True = all of them cleanly."""
+        """End all producers; True = all ended cleanly, with no transaction left open."""
         return all(await asyncio.gather(*(shard.close() for shard in self._shards.values())))
 
     async def unstable_offsets(self, topics: Iterable[str]) -> dict[str, int]:
         """High watermark minus last stable offset by topic, summed over its partitions."""
-        # Not a consumer's `partitions_for_topic`: it knows only what it reads (measured).
+        # `partitions_for_topic` of a consumer would list only what it reads (measured).
         partitions = await partitions_of(self._clients, topics)
         before = self._ends.now()
         unstable: Counter[str] = Counter()
@@ -62,7 +66,7 @@ class Cluster:
 
 
 class OperationLog:
-    """One operation's view of its shard."""
+    """The view that an operation has of its shard."""
 
     def __init__(self, operation: str, shard: Shard) -> None:
         self._operation = operation
@@ -76,5 +80,5 @@ class OperationLog:
 
 
 def partition_of(operation: str) -> int:
-    """The state partition of an operation, for ever: more partitions move nothing."""
+    """The state partition of an operation, for ever, even if the topic gets more partitions."""
     return murmur2(operation.encode()) % STATE_PARTITIONS

@@ -1,7 +1,7 @@
-"""The commands topic: where people write what they want, and the service reads it.
+"""Writes and reads the commands topic: people order backfills there, and the service obeys.
 
-One record per backfill under the key OPERATION/ID, in the partition of the
-operation. Who pauses or cancels writes the record anew; compaction keeps the last.
+Each backfill is a record under the key OPERATION/ID, in the partition of the operation. To pause
+or cancel a backfill is to write its record anew; compaction keeps the last one.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ from publisher.state.checkpoint import FORMAT
 
 
 class KafkaCommands:
-    """Fits `context.BackfillRequests`.
+    """The backfills ordered for an operation; implements `context.BackfillRequests`.
 
-    That the topic cannot be seen does not mean that nothing was ordered: a broker that has just
-    started does not know all of them, and what has ended must not be forgotten for that.
+    A topic that cannot be seen does not mean that nothing was ordered: a broker that has just
+    started does not know all topics. That is no reason to forget backfills that have ended.
     """
 
     def __init__(self, settings: Settings, operation: str) -> None:
@@ -38,9 +38,9 @@ class KafkaCommands:
         self._there = False
 
     async def read(self) -> Sequence[BackfillRequest] | None:
-        """All that stand, the oldest first; None where there is no topic.
+        """All backfills that are ordered, the oldest first; None = the topic does not exist.
 
-        Raises NeedsOperator while an undecided transaction hides the latest.
+        Raises NeedsOperator while an undecided transaction hides the latest record.
         """
         clients = self._ours()
         self._there = self._there or await stands(clients, self._partition)
@@ -48,19 +48,19 @@ class KafkaCommands:
             return None
         try:
             async with reading(clients) as reader:
-                # Nobody waits here, live least of all: what is undecided is looked at again.
+                # Nothing waits here, live least of all: the next read sees what is undecided now.
                 live = await reader.live_records(self._partition, blocked_after=0)
         except StepError:
-            self._there = False  # it may be gone: looking for it waits less than reading it
+            self._there = False  # it may be gone; looking for it takes less time than reading it
             raise
         prefix = f"{self._operation}/".encode()
-        mine = [_decoded(key, live[key]) for key in live if key.startswith(prefix)]
+        requests = [_decoded(key, live[key]) for key in live if key.startswith(prefix)]
         return sorted(
-            mine, key=lambda backfill_request: backfill_request.id
+            requests, key=lambda backfill_request: backfill_request.id
         )  # an id begins with its time
 
     async def read_if_allowed(self) -> Sequence[BackfillRequest]:
-        """The same; nothing where there is no topic, or none that we may read."""
+        """As `read`, but empty if the topic does not exist or we may not read it."""
         try:
             return await self.read() or ()
         except StepError as error:
@@ -69,27 +69,27 @@ class KafkaCommands:
             return ()
 
     async def write(self, backfill_request: BackfillRequest) -> None:
-        """Order it, in place of what was ordered under its id before."""
+        """Order the backfill; it replaces an earlier order with the same id."""
         if not self._there:
             await ensure_commands(self._ours(), self._settings, lambda _: None)
             self._there = True
         await self._send({backfill_request.id: _encoded(backfill_request)})
 
     async def forget(self, ids: Iterable[str]) -> None:
-        """Remove the orders of these ids."""
+        """Remove the orders with these ids."""
         await self._send(dict.fromkeys(ids))
 
     async def _send(self, values: Mapping[str, bytes | None]) -> None:
         clients = self._ours()
         producer = clients.plain_producer()
-        topic, number = self._partition
+        topic, partition = self._partition
         async with clients.using(producer), asyncio.timeout(CALL_SECONDS):
             for id_, value in values.items():
                 key = f"{self._operation}/{id_}".encode()
-                await producer.send_and_wait(topic, value, key=key, partition=number)
+                await producer.send_and_wait(topic, value, key=key, partition=partition)
 
     def _ours(self) -> Clients:
-        """Made late: a service that starts has other things to do."""
+        """Our clients, made at the first use: a service that starts has other things to do."""
         self._clients = self._clients or Clients(self._settings)
         return self._clients
 
@@ -109,14 +109,14 @@ def _encoded(backfill_request: BackfillRequest) -> bytes:
 
 def _decoded(key: bytes, value: bytes) -> BackfillRequest:
     try:
-        told = orjson.loads(value)
-        if told["format"] == FORMAT and told["kind"] == "backfill":
+        order = orjson.loads(value)
+        if order["format"] == FORMAT and order["kind"] == "backfill":
             return BackfillRequest(
                 key.decode().partition("/")[2],
-                datetime.fromisoformat(told["from"]),
-                datetime.fromisoformat(told["to"]),
-                told["again"],
-                Standing(told["wanted"]),
+                datetime.fromisoformat(order["from"]),
+                datetime.fromisoformat(order["to"]),
+                order["again"],
+                Standing(order["wanted"]),
             )
     except (ValueError, LookupError, TypeError):
         pass

@@ -1,9 +1,10 @@
-"""How a client notices soon that a broker hangs.
+"""Makes clients notice soon that a broker hangs.
 
-The port of a broker that hangs stays open, so only a missing answer tells. aiokafka waits for
-every answer as long as for that to a transaction. A client then stands still for that long each
-time it happens to choose a frozen broker for a question that every broker could answer, and again
-for each request to the frozen broker, although the cluster has long given its work to others.
+The port of a broker that hangs stays open, so only a missing answer reveals it. aiokafka waits for
+every answer as long as for the answer to a transaction. So a client stands still for that long
+whenever it happens to choose a frozen broker for a question that every broker could answer. It
+stands still again for each request to the frozen broker, although the cluster has long given that
+broker's work to others.
 """
 
 from typing import Any, Final
@@ -16,7 +17,7 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 ANSWER_SECONDS: Final = 5.0
-"""Longest wait for a connection, for each step of its login, and for what every broker knows."""
+"""Longest wait for a connection, for a step of its login, and for what every broker can answer."""
 
 _EVERY_BROKER_KNOWS: Final = (FindCoordinatorRequest, MetadataRequest)
 
@@ -42,17 +43,17 @@ class _Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka ships n
 
 
 def leave_lost_brokers(client: AIOKafkaClient) -> None:
-    """From now on give up what is asked of a broker that the cluster no longer names.
+    """From now on give up the requests to a broker once the cluster no longer names it.
 
-    What was asked is asked again, of the broker that has taken over.
+    The client then sends them again, to the broker that has taken over.
     """
 
-    def look(cluster: ClusterMetadata) -> None:
+    def close_lost(cluster: ClusterMetadata) -> None:
         for (node, _group), connection in [*client._conns.items()]:  # noqa: SLF001 - no other way
             if node != "bootstrap" and cluster.broker_metadata(node) is None:
                 connection.close(CloseReason.OUT_OF_SYNC)
 
-    client.cluster.add_listener(look)
+    client.cluster.add_listener(close_lost)
 
 
 aiokafka.conn.AIOKafkaConnection = _Connection

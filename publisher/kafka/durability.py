@@ -1,7 +1,8 @@
-"""Whether Kafka keeps what it acknowledged: the copies of each topic.
+"""Warns when Kafka may lose what it acknowledged, by looking at the copies of every topic.
 
 Rules of this file:
-- Hints only. Nothing here delays a restore or a window, and what may not be seen is not guessed.
+- It gives hints only. Nothing here delays a restore or a window. It guesses nothing about what it
+  may not see.
 - Brokers that are down count: a single replica is no safer while the other brokers are away.
 """
 
@@ -21,9 +22,10 @@ from publisher.settings import Settings
 from publisher.signals import Emit, HintGiven, Signal, StateRestored
 
 _LOOK_SECONDS: Final = 15.0
+"""Longest time for a look at the topics of the waiting operations."""
 
 TRANSACTIONS: Final = "__transaction_state"
-"""Kafka's own topic: which transactions were committed."""
+"""Kafka's own topic, which records the transactions that were committed."""
 
 
 def one_broker_hint() -> str:
@@ -34,26 +36,26 @@ def one_broker_hint() -> str:
 
 
 class Copies(NamedTuple):
-    """What keeps the records of a topic."""
+    """The replicas and settings that keep the records of a topic."""
 
     topic: str
     replicas: int
-    """Of the partition that has the fewest."""
+    """Replicas of the partition that has the fewest."""
     config: Mapping[str, str] | None
-    """None = may not be seen."""
+    """The settings of the topic; None = we may not see them."""
 
     def __str__(self) -> str:
         names = ("min.insync.replicas", "unclean.leader.election.enable")
-        shown = [f"{name}={self.config[name]}" for name in names if self.config]
-        return ", ".join([f"replicas={self.replicas}", *shown])
+        values = [f"{name}={self.config[name]}" for name in names if self.config]
+        return ", ".join([f"replicas={self.replicas}", *values])
 
-    def dangers(self, brokers: int) -> Iterator[str]:
-        """What may lose acknowledged records on a cluster of so many brokers, down or up."""
+    def dangers(self, broker_count: int) -> Iterator[str]:
+        """What may lose acknowledged records. `broker_count` includes brokers that are down."""
         config = self.config or {}
-        if self.replicas == 1 and brokers > 1:
-            wanted = min(brokers, PROMISED)
+        if self.replicas == 1 and broker_count > 1:
+            wanted = min(broker_count, PROMISED)
             yield self._danger(
-                f"replicas=1 although there are {brokers} brokers",
+                f"replicas=1 although there are {broker_count} brokers",
                 f"give it {wanted} replicas (kafka-reassign-partitions.sh)",
             )
         if self.replicas > 1 and config.get("unclean.leader.election.enable") == "true":
@@ -66,9 +68,9 @@ class Copies(NamedTuple):
 
 
 async def dangers(clients: Clients, topics: Collection[str]) -> list[str]:
-    """What may lose acknowledged records of these topics and of Kafka's own about transactions.
+    """What may lose acknowledged records of these topics, or of Kafka's own transaction topic.
 
-    Raises StepError or ClosedError where Kafka does not answer.
+    Raises StepError or ClosedError if Kafka does not answer.
     """
     connection = await kafka_probe.enter_any(clients)
     try:
@@ -78,50 +80,50 @@ async def dangers(clients: Clients, topics: Collection[str]) -> list[str]:
             kafka_probe.brokers_seen(connection),
             kafka_probe.level_of(connection),
         )
-        brokers = len(broker_ids | set(cluster.brokers))
-        if brokers == 1:
+        broker_count = len(broker_ids | set(cluster.brokers))
+        if broker_count == 1:
             return [hint for hint in (one_broker_hint(), hanging_hint(level)) if hint]
-        there = [name for name in names if not cluster.topics[name].code]
+        existing = [name for name in names if not cluster.topics[name].code]
         configs = await asyncio.gather(
-            *(kafka_probe.settings_of(connection, name) for name in there)
+            *(kafka_probe.settings_of(connection, name) for name in existing)
         )
     finally:
         connection.close()
     return [
         danger
-        for name, config in zip(there, configs, strict=True)
-        for danger in Copies(name, cluster.topics[name].replicas, config).dangers(brokers)
+        for name, config in zip(existing, configs, strict=True)
+        for danger in Copies(name, cluster.topics[name].replicas, config).dangers(broker_count)
     ]
 
 
 class DurabilityHints:
-    """A listener that looks when an operation is restored, because its topics are there then."""
+    """A listener that looks once an operation is restored, because its topics exist then."""
 
     def __init__(self, clients: Clients, settings: Settings, emit: Emit) -> None:
         self._clients = clients
         self._settings = settings
         self._emit = emit
         self._waiting: set[str] = set()
-        """Operations of which the topics were not looked at yet."""
+        """Operations whose topics were not looked at yet."""
         self._looked_at: set[str] = set()
         self._given: set[str] = set()
         self._look: asyncio.Task[None] | None = None
 
     def __call__(self, signal: Signal) -> None:
-        """Look at the topics of an operation once; again only if Kafka did not answer."""
+        """Look at the topics of an operation once. Look again only if Kafka did not answer."""
         if isinstance(signal, StateRestored) and signal.operation not in self._looked_at:
             self._waiting.add(signal.operation)
             if self._look is None or self._look.done():
                 self._look = asyncio.create_task(self._look_at_all())
 
     async def close(self) -> None:
-        """End a look that is still going on."""
+        """End a look that is still running."""
         if self._look is not None:
             self._look.cancel()
             await asyncio.wait([self._look])
 
     async def _look_at_all(self) -> None:
-        # While Kafka is away the loops say so, and each restores again.
+        # While Kafka is away the loops report it. Every loop restores again, which brings us back.
         with suppress(StepError, ClosedError, TimeoutError):
             while self._waiting:
                 operations = frozenset(self._waiting)

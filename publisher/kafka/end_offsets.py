@@ -1,4 +1,7 @@
-"""How far topics reach. By itself no partition ends earlier than it did."""
+"""Watches how far partitions reach, to notice lost events.
+
+The end of a partition never goes back by itself. If it does, events are gone.
+"""
 
 from collections.abc import Mapping
 
@@ -8,18 +11,25 @@ from publisher.signals import Emit, EventsGone
 
 
 class Ends:
-    """Tells when a partition ends earlier than before: made anew, or its brokers lost data."""
+    """The ends of the partitions seen so far.
+
+    Reports a partition that ends earlier than before: its topic was created anew, or its brokers
+    lost data.
+    """
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self._ends: dict[TopicPartition, int] = {}
 
     def now(self) -> Mapping[TopicPartition, int]:
-        """What was seen by now: to be taken before Kafka is asked, because others write too."""
+        """The ends seen by now, for `reached`.
+
+        Take them before Kafka is asked, because others write to the topics, too.
+        """
         return dict(self._ends)
 
     def reset(self, ends: Mapping[TopicPartition, int]) -> None:
-        """Believe these without a word."""
+        """Accept these ends without reporting anything."""
         self._ends |= ends
 
     def reached(
@@ -27,9 +37,9 @@ class Ends:
         ends: Mapping[TopicPartition, int],
         before: Mapping[TopicPartition, int],
     ) -> None:
-        """Compare what Kafka answered with what was seen before it was asked.
+        """Compare the ends that Kafka answered with those seen before it was asked.
 
-        Each topic that went back is told.
+        Emits EventsGone for every topic that went back.
         """
         back = {partition for partition, end in ends.items() if end < before.get(partition, 0)}
         for partition, end in ends.items():

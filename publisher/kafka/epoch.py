@@ -1,8 +1,8 @@
-"""The next epoch of a producer, asked for before each of its transactions (decision 0028).
+"""Gives a producer a new epoch before each of its transactions (decision 0028).
 
-Kafka's requests name a producer and its epoch, but no transaction. A copy of a commit that
-arrives late would commit the next transaction half-way, if that had the same epoch. KIP-360
-(Kafka 2.5) lets a producer raise its epoch by one; aiokafka does not know that request.
+Kafka's requests name a producer and its epoch, but no transaction. If the next transaction had the
+same epoch, a copy of a commit that arrives late would commit it half-way. KIP-360 (Kafka 2.5) lets
+a producer raise its epoch by one. aiokafka does not implement that request.
 """
 
 import asyncio
@@ -25,21 +25,23 @@ from aiokafka.protocol.api import RequestStruct, Response
 from aiokafka.protocol.types import CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
 EPOCH_SECONDS: Final = 10.0
-"""Longest wait for the next epoch. Nothing is sent before, so giving up costs a restore only."""
+"""Longest wait for the next epoch. Nothing was sent by then, so giving up costs only a restore."""
 
 MARKERS_SECONDS: Final = 0.002
-"""First pause while the markers of the last commit are being written; each next one is twice as
+"""First pause while Kafka writes the markers of the last commit. Every further pause is twice as
 long, up to `RETRY_SECONDS`."""
 
 RETRY_SECONDS: Final = 0.1
+"""Longest pause, and the pause while there is no coordinator."""
 
 _FENCED: Final = (47, 90)
-"""INVALID_PRODUCER_EPOCH, and what brokers call it since 2.7, which aiokafka does not know."""
+"""INVALID_PRODUCER_EPOCH, and the code that brokers send instead since 2.7. aiokafka lacks it."""
 _ELSEWHERE: Final = (
     NotCoordinatorError,
     CoordinatorNotAvailableError,
     CoordinatorLoadInProgressError,
 )
+"""The coordinator is on another broker, or not ready."""
 
 
 class _NextEpoch(Response):  # type: ignore[misc]  # aiokafka ships no types
@@ -55,7 +57,7 @@ class _NextEpoch(Response):  # type: ignore[misc]  # aiokafka ships no types
 
 
 class _AskNextEpoch(RequestStruct):  # type: ignore[misc]
-    """InitProducerId version 3, the first that says whose next epoch is meant."""
+    """InitProducerId version 3, the first that names the producer whose next epoch is wanted."""
 
     FLEXIBLE_VERSION = True
     API_KEY = 22
@@ -70,25 +72,28 @@ class _AskNextEpoch(RequestStruct):  # type: ignore[misc]
     )
 
     def prepare(self, versions: dict[int, tuple[int, int]]) -> "_AskNextEpoch":
-        """What a connection asks of a request before it sends it."""
+        """The request itself; the connection calls this to send it.
+
+        Raises IncompatibleBrokerVersion if the broker does not offer it.
+        """
         if not _offers(versions):
             raise IncompatibleBrokerVersion("Kafka is older than 2.5")
         return self
 
 
 def renewable(producer: AIOKafkaProducer) -> bool:
-    """Whether the brokers that this producer talks to can give it a next epoch."""
+    """Whether the brokers that the producer is connected to can give it a next epoch."""
     connections = producer.client._conns.values()  # noqa: SLF001 - no other way
     return all(_offers(connection._versions) for connection in connections)  # noqa: SLF001
 
 
 async def renew(producer: AIOKafkaProducer) -> None:
-    """Give the producer, which has nothing open, an epoch that no transaction has had.
+    """Give the producer an epoch that no transaction has had. It must have no open transaction.
 
-    Raises ProducerFenced where another process has taken over, or where something was still open
-    (it is aborted by this), and TimeoutError.
+    Raises ProducerFenced if another process has taken over, or if a transaction was still open
+    (Kafka aborts it then). Raises TimeoutError.
     """
-    # Private all of it, because there is no other way; the tests notice when it changes.
+    # All of this is private to aiokafka, because there is no other way. The tests notice changes.
     manager = producer._txn_manager  # noqa: SLF001
     request = _AskNextEpoch(
         manager.transactional_id,
@@ -104,7 +109,10 @@ async def renew(producer: AIOKafkaProducer) -> None:
 
 
 async def _next(producer: AIOKafkaProducer, request: _AskNextEpoch) -> Any:
-    """The coordinator's answer, which may be away, or busy with the markers of our last commit."""
+    """The coordinator's answer with the next epoch.
+
+    Asks again while the coordinator is away, or busy with the markers of our last commit.
+    """
     pause = MARKERS_SECONDS
     while (answer := await _ask(producer, request)) is None or answer.error_code:
         error = None if answer is None else for_code(answer.error_code)()
@@ -121,7 +129,7 @@ async def _next(producer: AIOKafkaProducer, request: _AskNextEpoch) -> Any:
 
 
 async def _ask(producer: AIOKafkaProducer, request: _AskNextEpoch) -> Any:
-    """The coordinator's answer, None where there was none. The same request may be sent again."""
+    """The coordinator's answer; None = there was none, and the same request may be sent again."""
     sender, transactional_id = producer._sender, producer._txn_manager.transactional_id  # noqa: SLF001
     kind = CoordinationType.TRANSACTION
     coordinator = await sender._find_coordinator(kind, transactional_id)  # noqa: SLF001

@@ -1,4 +1,7 @@
-"""What it means that an operation has no checkpoint: it is new, its state is lost, or renamed."""
+"""Judges an operation that has no checkpoint.
+
+Either the operation is new, or its state is lost, or it was renamed.
+"""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -18,7 +21,10 @@ async def history_lost(
 ) -> bool:
     """Whether the messages topic holds events that no state explains.
 
-    In a topic that operations share the state of any of them explains the events.
+    If operations share the messages topic, the state of any of them explains its events.
+    `messages` and `states` are the partitions of the messages topic and of the state topic.
+    `blocked_after` is how many seconds an undecided transaction may hide the end of a state
+    partition before `Reader.live_records` raises NeedsOperator.
     """
     if not await reader.with_offsets(messages):
         return False
@@ -33,10 +39,15 @@ async def history_lost(
 async def operations_in(
     reader: Reader, states: Iterable[TopicPartition], operation: str
 ) -> tuple[str, set[str]]:
-    """The name under which the operation goes on; else all names that the state topic holds."""
+    """The name under which a renamed operation goes on, and an empty set.
+
+    If no operation was `operation` formerly: "", and the names of all operations that have a
+    state. `states` are the partitions of the state topic.
+    """
     names: set[str] = set()
     for state in await reader.with_offsets(states):
-        # Not to the true end: what hangs in the partition of others must not keep this one.
+        # Reading stops at what is decided: an open transaction in the partition of another
+        # operation must not block this operation.
         live, _ = await reader.decided_records(state)
         for checkpoint in checkpoints(live):
             if checkpoint.renamed_to:
@@ -48,13 +59,16 @@ async def operations_in(
 
 
 def begins_anew_hint(settings: Settings, operation: str, names: set[str]) -> str | None:
-    """What to say of a first start beside operations that the settings do not name."""
-    strangers = names - {configured.name for configured in settings.operations}
-    if not strangers:
+    """The hint for a first start if the state topic has operations that the settings do not name.
+
+    `names` are the operations that have a state; None = there is nothing to hint at.
+    """
+    unconfigured = names - {configured.name for configured in settings.operations}
+    if not unconfigured:
         return None
     return (
         f"{operation} begins anew, and {settings.publisher.state_topic} knows"
-        f" {', '.join(sorted(strangers))}, too, of which the"
+        f" {', '.join(sorted(unconfigured))}, too, of which the"
         " settings say nothing: if it is the same under a new name, stop, set the old"
         " name again, and run wolkvox-publisher state rename; if not, wolkvox-publisher"
         " state forget ends this hint"
@@ -62,4 +76,5 @@ def begins_anew_hint(settings: Settings, operation: str, names: set[str]) -> str
 
 
 def checkpoints(live: Mapping[bytes, bytes]) -> list[Checkpoint]:
+    """The checkpoints among the live records of a state partition."""
     return [decode_checkpoint(live[key]) for key in live if key.startswith(b"checkpoint/")]

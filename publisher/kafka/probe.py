@@ -1,12 +1,13 @@
-"""What a broker says of us: topics, rights, limits. Asks only; changes nothing, fences nobody.
+"""Asks a broker about our topics, rights and limits. It changes nothing and fences no producer.
 
 Rules of this file:
-- Any broker can answer every question here: rights are looked at before whose task it is.
-- Kafka looks at the right to write under a transactional id before it looks whether the
-  request makes sense. So a request that can never make sense (the end of a transaction of a
-  producer that cannot exist) tells the right and does nothing else. Opening a producer would
-  tell it, too, and fence the running service.
-- Whether a topic could be created is asked with "validate only".
+- Any broker can answer every question here: a broker checks our rights before it checks whether
+  the task is its own.
+- Kafka checks the right to write under a transactional id before it checks whether the request
+  makes sense. So a request that can never make sense (the end of a transaction of a producer that
+  cannot exist) reveals the right and does nothing else. Opening a producer would reveal it, too,
+  but would fence the running service.
+- A request with "validate only" asks whether a topic could be created.
 """
 
 import asyncio
@@ -39,20 +40,22 @@ from publisher.kafka.replicas import brokers_seen as replicas_on
 from publisher.kafka.replicas import registered_brokers
 
 CALL_SECONDS: Final = 3.0
-"""Longest wait for one answer."""
+"""Longest wait for an answer."""
 
 CONNECT_SECONDS: Final = 4.0
 """Longest wait for TLS and login, once the port accepts connections."""
 
 NOT_CONTROLLER: Final = 41
-"""Kafka's error: whoever was asked whether a topic could be created is not the one to tell."""
+"""Kafka's error: the broker that was asked to create a topic is not the controller."""
 
-_NOBODY: Final = (1 << 63) - 1
-"""Kafka counts producer ids up from 0: this one is never given to anybody."""
+_IMPOSSIBLE_PRODUCER: Final = (1 << 63) - 1
+"""A producer id that Kafka never assigns, because it counts the ids up from 0."""
 _TOPIC, _BROKER = 2, 4
-_NOT_TOLD: Final = -(1 << 31)
+"""Kafka's codes for the kinds of things that have settings."""
+_RIGHTS_OMITTED: Final = -(1 << 31)
+"""Stands in place of our rights if the broker does not report them."""
 _OPERATIONS: Final = {"Read": 3, "Write": 4}
-"""Bits in what a broker says of our rights: those we need, named as `kafka-acls.sh` does."""
+"""The rights that we need, named as `kafka-acls.sh` does, and their bits in a broker's answer."""
 
 
 class ConnectStage(IntEnum):
@@ -71,17 +74,18 @@ class ClosedError(Exception):
         super().__init__(str(problem))
         self.server = server
         self.door = door
-        """The door that stayed closed."""
+        """The stage that failed."""
         self.problem = problem
+        """Our error for it."""
 
 
 async def enter(clients: Clients, server: str) -> AIOKafkaConnection:
-    """Connect and log in, door by door. Raises ClosedError."""
+    """Connect and log in, stage by stage. Raises ClosedError."""
     try:
         host, port = host_and_port(server)
         await network_probe.addresses(host)
         await network_probe.knock(host, port)
-    except Exception as error:  # whatever it is, it is the finding
+    except Exception as error:  # of any kind: it is the result of the probe
         problem = closed_door(server, error, network_probe.KNOCK_SECONDS)
         raise ClosedError(server, ConnectStage.CONNECTION, problem) from None
     try:
@@ -92,7 +96,7 @@ async def enter(clients: Clients, server: str) -> AIOKafkaConnection:
 
 
 async def enter_any(clients: Clients) -> AIOKafkaConnection:
-    """Enter the first server that lets us in. Raises ClosedError, that of the last one."""
+    """Enter the first server that lets us in. Raises the ClosedError of the last server."""
     for server in clients.servers[:-1]:
         with suppress(ClosedError):
             return await enter(clients, server)
@@ -100,40 +104,43 @@ async def enter_any(clients: Clients) -> AIOKafkaConnection:
 
 
 def _door(error: Exception, *, secure: bool) -> ConnectStage:
+    """The stage at which a connection failed; `secure`: it was to use TLS."""
     match error:
         case SaslAuthenticationFailed() | UnsupportedSaslMechanismError():
             return ConnectStage.LOGIN
         case ssl.SSLError():
             return ConnectStage.TLS
-        case OSError() if secure:  # it hangs up, or is silent, when we begin with TLS
+        case OSError() if secure:  # the server hangs up, or is silent, when we begin with TLS
             return ConnectStage.TLS
         case _:
             return ConnectStage.PROTOCOL
 
 
 class Topic(NamedTuple):
-    """One topic as a broker shows it to us."""
+    """A topic as a broker shows it to us."""
 
     code: int
-    """Kafka's error: 0 = there."""
+    """Kafka's error; 0 = the topic exists."""
     partitions: int
     rights: frozenset[str] | None
-    """None = the broker does not tell."""
+    """Our rights on the topic; None = the broker does not report them."""
     replicas: int = 0
-    """Of the partition that has the fewest."""
+    """Replicas of the partition that has the fewest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The brokers, as they want to be reached, and the topics asked for."""
+    """The brokers, with the addresses that they advertise, and the topics asked for."""
 
     brokers: dict[int, str]
+    """HOST:PORT by broker id."""
     controller: int
+    """The broker id of the controller."""
     topics: dict[str, Topic]
 
 
 class _ClusterShown(Response):  # type: ignore[misc]  # aiokafka ships no types
-    """Metadata version 8, the first that tells our rights; aiokafka knows up to 5."""
+    """Metadata version 8, the first that reports our rights; aiokafka implements up to 5."""
 
     API_KEY = 3
     API_VERSION = 8
@@ -187,7 +194,10 @@ class _ShowCluster(RequestStruct):  # type: ignore[misc]
     )
 
     def prepare(self, versions: dict[int, tuple[int, int]]) -> "_ShowCluster":
-        """What a connection asks of a request before it sends it. Raises Transient."""
+        """The request itself; the connection calls this to send it.
+
+        Raises Transient if the broker does not offer it.
+        """
         lowest, highest = versions.get(self.API_KEY, (0, 0))
         if not lowest <= self.API_VERSION <= highest:
             text = "Kafka is older than 2.3 and does not tell our rights: check needs a newer one"
@@ -197,8 +207,8 @@ class _ShowCluster(RequestStruct):  # type: ignore[misc]
 
 async def cluster(connection: AIOKafkaConnection, topics: Sequence[str]) -> Cluster:
     """The brokers, and these topics with our rights on them. Raises StepError."""
-    told = await _ask(connection, _ShowCluster(list(topics), False, False, True))
-    shown = told.to_object()
+    answer = await _ask(connection, _ShowCluster(list(topics), False, False, True))
+    shown = answer.to_object()
     return Cluster(
         {node["node_id"]: f"{node['host']}:{node['port']}" for node in shown["brokers"]},
         shown["controller_id"],
@@ -207,7 +217,7 @@ async def cluster(connection: AIOKafkaConnection, topics: Sequence[str]) -> Clus
                 topic["error_code"],
                 len(topic["partitions"]),
                 _rights(topic["operations"]),
-                min((len(each["replicas"]) for each in topic["partitions"]), default=0),
+                min((len(partition["replicas"]) for partition in topic["partitions"]), default=0),
             )
             for topic in shown["topics"]
         },
@@ -215,19 +225,19 @@ async def cluster(connection: AIOKafkaConnection, topics: Sequence[str]) -> Clus
 
 
 async def brokers_seen(connection: AIOKafkaConnection) -> set[int]:
-    """The brokers that ever joined, or hold replicas of what we may see, up or not."""
+    """The brokers that ever joined, or hold replicas of topics that we may see, up or down."""
     registered = await _ask(connection, registered_brokers())
     topics = (await _ask(connection, _ShowCluster(None, False, False, False))).to_object()
     return {broker[0] for broker in registered.brokers} | replicas_on(topics["topics"])
 
 
 async def level_of(connection: AIOKafkaConnection) -> int | None:
-    """The highest level of metadata.version that this broker supports; see `kafka_version`."""
+    """The highest level of metadata.version that this broker supports; see `broker_version`."""
     return metadata_level(await _ask(connection, show_versions()))
 
 
 async def could_create(connection: AIOKafkaConnection, topic: NewTopic) -> int:
-    """Kafka's error for the creation of this topic, 0 = it could; nothing is created."""
+    """Kafka's error for the creation of this topic; 0 = it could be created. Creates nothing."""
     new: tuple[Any, ...] = (
         topic.name,
         topic.num_partitions,
@@ -235,8 +245,8 @@ async def could_create(connection: AIOKafkaConnection, topic: NewTopic) -> int:
         [],
         list(topic.topic_configs.items()),
     )
-    told = await _ask(connection, CreateTopicsRequest([new], int(CALL_SECONDS * 1000), True))
-    code: int = told.topic_errors[0][1]
+    answer = await _ask(connection, CreateTopicsRequest([new], int(CALL_SECONDS * 1000), True))
+    code: int = answer.topic_errors[0][1]
     return code
 
 
@@ -246,29 +256,35 @@ async def settings_of(connection: AIOKafkaConnection, topic: str) -> dict[str, s
 
 
 async def longest_transaction_ms(connection: AIOKafkaConnection, broker: int) -> int | None:
-    """How long a transaction may take at that broker; None = we may not see it."""
+    """The longest transaction timeout that this broker allows; None = we may not see it."""
     setting = "transaction.max.timeout.ms"
-    found = await _settings(connection, (_BROKER, str(broker), [setting]))
-    told = (found or {}).get(setting)
-    return None if told is None else int(told)
+    config = await _settings(connection, (_BROKER, str(broker), [setting]))
+    value = (config or {}).get(setting)
+    return None if value is None else int(value)
 
 
 async def use_transactional_id(connection: AIOKafkaConnection, transactional_id: str) -> None:
-    """Raises NeedsOperator where we may not write under it."""
-    told = await _ask(connection, EndTxnRequest(transactional_id, _NOBODY, 0, False))
-    if told.error_code == TransactionalIdAuthorizationFailed.errno:
+    """Check that we may write under this transactional id. Raises NeedsOperator if not."""
+    request = EndTxnRequest(transactional_id, _IMPOSSIBLE_PRODUCER, 0, False)
+    answer = await _ask(connection, request)
+    if answer.error_code == TransactionalIdAuthorizationFailed.errno:
         raise translated(TransactionalIdAuthorizationFailed(), Stage.RESTORE)
 
 
 async def _settings(
     connection: AIOKafkaConnection, resource: tuple[int, str, list[str] | None]
 ) -> dict[str, str] | None:
-    told = await _ask(connection, DescribeConfigsRequest([resource]))
-    [(code, _text, _kind, _name, entries)] = told.resources
+    """Settings of a resource; None = we may not see them.
+
+    `resource` is its kind, its name, and the settings asked for (None = all).
+    """
+    answer = await _ask(connection, DescribeConfigsRequest([resource]))
+    [(code, _text, _kind, _name, entries)] = answer.resources
     return None if code else {entry[0]: entry[1] for entry in entries}
 
 
 async def _ask(connection: AIOKafkaConnection, request: Any) -> Any:
+    """The answer to a request, within bounds. Raises StepError."""
     try:
         return await asyncio.wait_for(connection.send(request), CALL_SECONDS)
     except (KafkaError, OSError, TimeoutError, NotImplementedError) as error:
@@ -276,6 +292,6 @@ async def _ask(connection: AIOKafkaConnection, request: Any) -> Any:
 
 
 def _rights(bits: int) -> frozenset[str] | None:
-    if bits == _NOT_TOLD:
+    if bits == _RIGHTS_OMITTED:
         return None
     return frozenset(name for name, bit in _OPERATIONS.items() if bits & 1 << bit)

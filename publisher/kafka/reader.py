@@ -1,14 +1,14 @@
-"""Reads topics to their true end. Everybody who reads a range of a topic reads it here.
+"""Reads topics to their true end. All code that reads a range of a topic reads it here.
 
 Rules of this file:
-- The end is the high watermark. `end_offsets()` of a read_committed consumer
-  answers the last stable offset, which an open transaction of anybody holds
-  back: reading only so far would take an older state for the newest (measured).
-- Who decides something by what is read waits until all before the end is decided, and is
-  refused when that does not happen within bounds. Who only shows it may leave out what is
-  undecided, and says so.
-- The position also moves over markers, aborted batches and compacted stretches. When it stands
-  still, Kafka does not answer in time; an empty answer is never taken for the end.
+- The end is the high watermark. `end_offsets()` of a read_committed consumer returns the last
+  stable offset, which any open transaction holds back. Reading only so far would take an older
+  state for the newest (measured).
+- A caller that decides something by the records waits until everything before the end is decided.
+  If that does not happen within bounds, the caller gets an error. A caller that only shows the
+  records may leave out what is undecided, and says so.
+- The position also moves over markers, aborted batches and compacted stretches. If it stands
+  still, Kafka does not answer in time. An empty answer never counts as the end.
 """
 
 import asyncio
@@ -38,17 +38,17 @@ BLOCKED_SECONDS: Final = 75.0
 """Longer than the broker needs to abort a dead transaction: 60 s and its 10 s scan."""
 
 COMMAND_SECONDS: Final = 10.0
-"""The same for a command: somebody waits for it, and can start it again."""
+"""The same for a command, which is shorter: a person waits for it, and can start it again."""
 
 _POLL_MS: Final = 20
 _LOOK_SECONDS: Final = 0.05
 _MOST_RECORDS: Final = 2000
-"""In one piece."""
+"""Most records in a piece of `Reader.records`."""
 
 
 @asynccontextmanager
 async def reading(clients: Clients) -> AsyncIterator["Reader"]:
-    """A reader for the block; what fails there is Transient or NeedsOperator."""
+    """A reader that is open within the block. Failures there become Transient or NeedsOperator."""
     committed = clients.consumer("read_committed")
     uncommitted = clients.consumer("read_uncommitted")
     async with clients.using(committed, uncommitted):
@@ -56,62 +56,67 @@ async def reading(clients: Clients) -> AsyncIterator["Reader"]:
 
 
 class Reader:
-    """Two consumers, because `end_offsets()` means another end at each isolation level."""
+    """Reads partitions with two consumers.
+
+    They differ in the isolation level, which decides what `end_offsets()` returns.
+    """
 
     def __init__(self, committed: AIOKafkaConsumer, uncommitted: AIOKafkaConsumer) -> None:
         self._committed = committed
         self._uncommitted = uncommitted
         self.written_at: dict[bytes, int] = {}
-        """Timestamps of the checkpoints read, by key."""
+        """Timestamps (Unix time in ms) of the checkpoints read, by key."""
 
     async def ends(
         self, partitions: Iterable[TopicPartition], blocked_after: float = BLOCKED_SECONDS
     ) -> dict[TopicPartition, int]:
-        """The high watermarks of now, returned once everything before them is decided.
+        """The current high watermarks, returned once everything before them is decided.
 
-        Raises NeedsOperator when something is still undecided after so many seconds.
+        Raises NeedsOperator if something is still undecided after `blocked_after` seconds.
         """
         high = await self._ends(self._uncommitted, partitions)
-        began = time.monotonic()
+        began_at = time.monotonic()
         while True:
             stable = await self._ends(self._committed, high)
             hidden = [partition for partition, end in high.items() if stable[partition] < end]
             if not hidden:
                 return high
-            if time.monotonic() - began >= blocked_after:
+            if time.monotonic() - began_at >= blocked_after:
                 raise blocked(min(hidden))
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def decided_ends(
         self, partitions: Iterable[TopicPartition]
     ) -> tuple[dict[TopicPartition, int], list[TopicPartition]]:
-        """How far everything is decided by now, and the partitions that hold more than that."""
+        """The offsets below which everything is decided now, and the partitions that hold more."""
         high = await self._ends(self._uncommitted, partitions)
         stable = await self._ends(self._committed, high)
-        return stable, sorted(each for each, end in high.items() if stable[each] < end)
+        return stable, sorted(
+            partition for partition, end in high.items() if stable[partition] < end
+        )
 
     async def records(
         self, partition: TopicPartition, end: int, begin: int | None = None
     ) -> AsyncGenerator[Sequence[ConsumerRecord], None]:
-        """All committed records from `begin` (None = the first) up to `end`, in pieces.
+        """All committed records from offset `begin` (None = the first) up to `end`, in pieces.
 
-        There may be some more, of behind the end. `end` comes from `ends` or `decided_ends`.
+        `end` comes from `ends` or `decided_ends`. Some records from behind it may follow.
         """
         consumer = self._committed
         consumer.assign([partition])
         if begin is not None:
             consumer.seek(partition, begin)
-        position, moved = -1, time.monotonic()
-        # Asked once also where there is nothing: a missing READ right shows nowhere else.
+        position, moved_at = -1, time.monotonic()
+        # An empty partition is asked once, too: a missing READ right shows nowhere else.
         while position < end or consumer.highwater(partition) is None:
             async with asyncio.timeout(CALL_SECONDS):
-                got = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_RECORDS)
+                fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_RECORDS)
                 last, position = position, await consumer.position(partition)
-            if records := got.get(partition):
+            if records := fetched.get(partition):
                 yield records
             if position != last:
-                moved = time.monotonic()
-            elif time.monotonic() - moved > CALL_SECONDS:
+                moved_at = time.monotonic()
+            elif time.monotonic() - moved_at > CALL_SECONDS:
                 raise TimeoutError
 
     async def live_records(
@@ -119,15 +124,16 @@ class Reader:
     ) -> dict[bytes, bytes]:
         """The last value of every key of a compacted partition, as of its high watermark.
 
-        An owner calls it after the takeover of the transactional id: then no transaction of
-        its own can hide the tail. Raises NeedsOperator when somebody else's does.
+        The owner of the partition calls it after taking over the transactional id: then no
+        transaction of its own can hide the tail. Raises NeedsOperator if the transaction of
+        another hides the tail for longer than `blocked_after` seconds.
         """
         return await self._live(partition, await self.ends([partition], blocked_after))
 
     async def decided_records(self, partition: TopicPartition) -> tuple[dict[bytes, bytes], bool]:
-        """The same as of the last stable offset.
+        """As `live_records`, but as of the last stable offset, and without a wait.
 
-        Also tells whether something behind it is still undecided.
+        Also returns whether something behind that offset is still undecided.
         """
         stable, hidden = await self.decided_ends([partition])
         return await self._live(partition, stable), bool(hidden)
@@ -147,7 +153,7 @@ class Reader:
         return live
 
     async def begins(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The first offsets; above 0 where records were deleted."""
+        """The first offsets; above 0 if records were deleted."""
         wanted = list(partitions)
         async with asyncio.timeout(CALL_SECONDS):
             begins: dict[TopicPartition, int] = await self._uncommitted.beginning_offsets(wanted)
@@ -156,17 +162,17 @@ class Reader:
     async def written_since(
         self, partitions: Iterable[TopicPartition], since: Instant
     ) -> dict[TopicPartition, int]:
-        """The first offsets of that time, by the records' timestamps, where there are any."""
+        """The first offsets not older than `since`, by the records' timestamps, where any exist."""
         times = dict.fromkeys(partitions, int(since.timestamp() * 1000))
         async with asyncio.timeout(CALL_SECONDS):
-            told: dict[TopicPartition, Any] = await self._committed.offsets_for_times(times)
-        return {partition: at.offset for partition, at in told.items() if at is not None}
+            firsts: dict[TopicPartition, Any] = await self._committed.offsets_for_times(times)
+        return {partition: first.offset for partition, first in firsts.items() if first is not None}
 
     async def with_offsets(self, partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
-        """Those that are not empty; aborted records and markers count, too."""
-        end = await self._ends(self._uncommitted, partitions)
-        begin = await self.begins(end)
-        return [partition for partition in end if begin[partition] < end[partition]]
+        """The partitions that are not empty. Aborted records and markers count, too."""
+        ends = await self._ends(self._uncommitted, partitions)
+        begins = await self.begins(ends)
+        return [partition for partition in ends if begins[partition] < ends[partition]]
 
     async def tail(
         self, partitions: Collection[TopicPartition], operation: str, since: int
@@ -177,10 +183,11 @@ class Reader:
     async def unstable_offsets(
         self, partitions: Iterable[TopicPartition]
     ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-        """High watermark minus last stable offset; and the high watermarks."""
+        """By partition: the high watermark minus the last stable offset; and the high watermark."""
         high = await self._ends(self._uncommitted, partitions)
         stable = await self._ends(self._committed, high)
-        return {each: max(0, high[each] - stable[each]) for each in high}, high
+        behind = {partition: max(0, end - stable[partition]) for partition, end in high.items()}
+        return behind, high
 
     async def _ends(
         self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]
@@ -199,7 +206,7 @@ async def read_live_records(
 
 
 async def ends_of(clients: Clients, topics: Iterable[str]) -> dict[TopicPartition, int]:
-    """See `Reader.ends`; of all partitions of those topics that exist, for a command."""
+    """As `Reader.ends`, for a command: the ends of all partitions of the topics that exist."""
     partitions = await partitions_of(clients, topics)
     async with reading(clients) as reader:
         return await reader.ends(partitions, COMMAND_SECONDS)
@@ -214,10 +221,10 @@ async def topic_records(
 ) -> AsyncGenerator[Sequence[ConsumerRecord], None]:
     """All records of these topics by now (written `since`), by partition, in pieces.
 
-    For who decides something: to the high watermarks; raises Held behind an undecided
-    transaction. For who only shows it: with a set for `hidden` what is undecided is left out,
-    and what to say of that is put there. A topic that does not exist holds nothing.
-    Raises Transient or NeedsOperator.
+    Without `hidden`, for a caller that decides something: reads to the high watermarks, and raises
+    NeedsOperator if an undecided transaction hides them. With a set as `hidden`, for a caller that
+    only shows the records: leaves out what is undecided, and adds a hint about it to that set.
+    A topic that does not exist holds nothing. Raises Transient or NeedsOperator.
     """
     partitions = sorted(await partitions_of(clients, topics))
     async with reading(clients) as reader:
@@ -235,7 +242,7 @@ async def topic_records(
 
 
 def blocked(partition: TopicPartition) -> StepError:
-    """What an open transaction of somebody else makes impossible."""
+    """The error for an open transaction of another that hides the end of a partition."""
     return NeedsOperator(
         Stage.RESTORE,
         Reason.STATE_BLOCKED,
@@ -247,7 +254,7 @@ def blocked(partition: TopicPartition) -> StepError:
 
 
 def hidden_hint(partition: TopicPartition) -> str:
-    """What to say of an answer that leaves out what is undecided there."""
+    """The hint for an answer that leaves out what is undecided in this partition."""
     return (
         f"an undecided transaction hides the end of {partition.topic}-{partition.partition}: this"
         " answer is as old as its begin; ask again in a minute, when Kafka has ended it"
@@ -255,10 +262,10 @@ def hidden_hint(partition: TopicPartition) -> str:
 
 
 def _tolerate_empty_control_batches() -> None:
-    """Compaction may leave a control batch without records; Java's client skips it.
+    """Make aiokafka skip a control batch without records, which compaction may leave behind.
 
-    aiokafka 0.14 raises "Control batch did not contain any records" for ever
-    instead, which would end every restore from that partition (measured).
+    Java's client skips it. aiokafka 0.14 raises "Control batch did not contain any records" for
+    ever instead, which would end every restore from that partition (measured).
     """
     original = PartitionRecords._contains_abort_marker  # noqa: SLF001 - there is no other way
 

@@ -1,10 +1,11 @@
-"""How many replicas a new topic gets.
+"""Decides how many replicas a new topic gets.
 
 Rules of this file:
-- The brokers that are up do not tell how many there are: who starts beside one of three brokers
-  waits for the others, because nothing adds replicas to a topic later.
-- The brokers' own default is never undercut. Only they know it without a right to be granted:
-  so they are asked whether they could create the topic with it, and nothing is created.
+- The number of brokers that are up does not say how many exist. A service that starts while one of
+  three brokers is up waits for the others, because nothing adds replicas to a topic later.
+- A topic never gets fewer replicas than the brokers' own default. Reading that default needs a
+  right to be granted. So the brokers are asked whether they could create the topic with their
+  default, which needs no such right. Nothing is created by that.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,15 +30,16 @@ from publisher.errors import NeedsOperator, Reason, Stage
 from publisher.kafka.clients import CALL_SECONDS
 
 PROMISED: Final = 3
-"""Replicas of a topic where there are so many brokers."""
+"""Replicas of a new topic if there are so many brokers."""
 
 TOO_FEW_BROKERS: Final = 38
-"""Kafka's error: more replicas than brokers that are up."""
+"""Kafka's error: the topic would have more replicas than brokers are up."""
 
 SAFE: Final = {"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
-"""Settings of topics with more than one replica."""
+"""Settings of a topic that has several replicas."""
 
 _BROKERS_DEFAULT: Final = -1
+"""A replication factor that means the brokers' default."""
 
 
 class _TopicsCreated(Response):  # type: ignore[misc]  # aiokafka ships no types
@@ -47,7 +49,10 @@ class _TopicsCreated(Response):  # type: ignore[misc]  # aiokafka ships no types
 
 
 class _CreateTopics(RequestStruct):  # type: ignore[misc]
-    """Version 4, the first that may leave the replicas to the brokers; aiokafka knows up to 3."""
+    """CreateTopics version 4, the first that can leave the number of replicas to the brokers.
+
+    aiokafka implements up to version 3.
+    """
 
     API_KEY = 19
     API_VERSION = 4
@@ -55,10 +60,10 @@ class _CreateTopics(RequestStruct):  # type: ignore[misc]
     SCHEMA = CreateTopicsRequest_v3.SCHEMA
 
     def prepare(self, versions: Mapping[int, tuple[int, int]]) -> RequestStruct:
-        """What a connection asks of a request before it sends it."""
+        """The request in a version that the broker supports; the connection calls this to send."""
         if versions.get(self.API_KEY, (0, 0))[1] >= self.API_VERSION:
             return self
-        # Kafka before 2.4: it looks at nothing, and the answer "it could" changes nothing.
+        # Kafka before 2.4: this form checks no topic, so its answer refuses nothing.
         return CreateTopicsRequest_v3([], self.timeout, True)
 
 
@@ -89,7 +94,10 @@ class _ClusterDescribed(Response):  # type: ignore[misc]
 
 
 class _DescribeCluster(RequestStruct):  # type: ignore[misc]
-    """The first version that names brokers that are down as well (Kafka 4.0); aiokafka has none."""
+    """DescribeCluster version 2 (Kafka 4.0), the first that also lists brokers that are down.
+
+    aiokafka does not implement that request.
+    """
 
     FLEXIBLE_VERSION = True
     API_KEY = 60
@@ -103,34 +111,34 @@ class _DescribeCluster(RequestStruct):  # type: ignore[misc]
     )
 
     def prepare(self, versions: Mapping[int, tuple[int, int]]) -> RequestStruct:
-        """What a connection asks of a request before it sends it."""
+        """This request; for an older broker the one that lists the brokers that are up."""
         if versions.get(self.API_KEY, (0, 0))[1] >= self.API_VERSION:
             return self
         return MetadataRequest_v1([])
 
 
 def registered_brokers() -> Any:
-    """Ask for all brokers that ever joined, where the cluster tells; else for those that are up."""
+    """A request for all brokers that ever joined; older clusters list only those that are up."""
     return _DescribeCluster(False, 1, True, {})
 
 
 def with_the_default(topic: str, partitions: int) -> Any:
-    """Ask whether the topic could have as many replicas as is the brokers' default."""
+    """A request that asks whether the topic could have the brokers' default number of replicas."""
     new: tuple[Any, ...] = (topic, partitions, _BROKERS_DEFAULT, [], [])
     return _CreateTopics([new], int(CALL_SECONDS * 1000), True)
 
 
-def replicas_of_new(up: int, seen: int, servers: int) -> int:
+def replicas_of_new(up_count: int, seen_count: int, server_count: int) -> int:
     """How many replicas a new topic is to have.
 
-    `up`: brokers that are up; `seen`: brokers that are, or have joined once, or hold replicas of
-    any topic; `servers`: servers that KAFKA_BOOTSTRAP_SERVERS names.
+    `up_count` counts the brokers that are up; `seen_count` those that are up, once joined, or hold
+    replicas of any topic; `server_count` the servers that KAFKA_BOOTSTRAP_SERVERS names.
     """
-    return min(PROMISED, max(up, seen, servers))
+    return min(PROMISED, max(up_count, seen_count, server_count))
 
 
 def brokers_seen(topics: Iterable[Mapping[str, Any]]) -> set[int]:
-    """The brokers that hold replicas of these topics, up or not."""
+    """The brokers that hold replicas of these topics, up or down."""
     return {
         node
         for topic in topics
@@ -144,7 +152,7 @@ async def replicas_wanted(
 ) -> int:
     """How many replicas new topics get. Raises NeedsOperator while too few brokers are up for them.
 
-    `topic` is one of the new ones, of so many partitions.
+    `topic` is the name of a new topic, and `partitions` the number of its partitions.
     """
     up = {node["node_id"] for node in (await admin.describe_cluster())["brokers"]}
     registered = await admin._send_request(registered_brokers())  # noqa: SLF001 - no other way
@@ -160,11 +168,11 @@ async def replicas_wanted(
     return replicas
 
 
-def too_few_brokers(topic: str, up: int, wanted: int | str) -> NeedsOperator:
-    """Why a topic is not created yet."""
+def too_few_brokers(topic: str, up_count: int, wanted: int | str) -> NeedsOperator:
+    """Why a topic is not created yet; `wanted` is a number of replicas, or a setting's name."""
     return NeedsOperator(
         Stage.RESTORE,
         Reason.KAFKA_TOPIC,
         f"topic {topic} is missing, and too few brokers are up to give it enough replicas"
-        f" (up: {up}, wanted: {wanted}): start the others, or create the topic yourself",
+        f" (up: {up_count}, wanted: {wanted}): start the others, or create the topic yourself",
     )

@@ -1,13 +1,17 @@
-"""One shard of the log: the takeover, the restore, the commit. The bytes: `kafka/transaction.py`.
+"""A shard of the log: its takeover, restores and commits.
 
-Rules of this file (each one a way in which exactly-once was seen to break):
-- Take over first, then read: only the takeover settles our open transaction, and
-  only what is read after it is known.
+Exactly-once rests on two ideas. The events and the state that explains them are written in the
+same transaction, and only the owner of the transactional id can write. `kafka/transaction.py`
+builds and sends the transaction.
+
+Rules of this file (each prevents a way in which exactly-once was seen to break):
+- Take over first, then read. Only the takeover settles our open transaction, so only what is read
+  after it is certain.
 - A producer that saw any error is thrown away: its abort may send nothing, and
   its next commit would publish what was aborted.
-- An unknown outcome is never retried; the log tells what happened.
-- Every transaction has an epoch of its own: a request that arrives late belongs to an older
-  one and is refused (decision 0028).
+- An unknown outcome is never retried. The log shows what happened.
+- Every transaction has an epoch of its own. A request that arrives late has an older epoch, and
+  Kafka refuses it (decision 0028).
 - Every wait is bounded.
 """
 
@@ -36,11 +40,11 @@ from publisher.signals import Emit, HintGiven
 from publisher.state.checkpoint import FORMAT, checkpoint_key, operation_of
 
 CLOSE_SECONDS: Final = 2.0
-"""Longest time for the end of a producer, with what must be settled before."""
+"""Longest time to end a producer, including what must be settled before."""
 
 
 class Shard:
-    """One partition of the state topic, one transactional producer, its operations."""
+    """A partition of the state topic, its transactional producer and its operations."""
 
     def __init__(
         self, partition: int, clients: Clients, settings: Settings, ends: Ends, emit: Emit
@@ -52,25 +56,28 @@ class Shard:
         self._state = TopicPartition(settings.publisher.state_topic, partition)
         self._transactional_id = f"{settings.publisher.transactional_id}-{partition}"
         self._instance = uuid4().hex
+        """Our own name in the owner record."""
         self._producer: AIOKafkaProducer | None = None
         self._lock = asyncio.Lock()
         self._ending: set[asyncio.Task[bool]] = set()
+        """Producers that were thrown away and have not ended yet."""
         self._sequences: dict[str, int] = {}
-        """The last committed sequence number by operation, as the log tells it."""
-        self._known = False
+        """The last committed sequence number by operation, as read from the log."""
+        self._read_since_takeover = False
         """The log was read since the takeover, so those numbers are true."""
         self._room: dict[str, int] = {}
         """Largest batch in bytes by topic."""
         self._owner_written = False
+        """Our owner record was committed since the takeover."""
         self._unsettled = False
         """A transaction of ours may still be open."""
         self._owner_seen = ""
-        """Whom the owner record named when we last read or wrote it."""
+        """The instance that the owner record named when we last read or wrote it."""
 
     async def restore(self, operation: str) -> Restored:
-        """Take over if need be, and read what the log holds of the operation."""
+        """Take over if necessary, and read what the log holds of the operation."""
         async with self._lock:
-            # At once, because a service that starts has a second until its first request.
+            # Both together, because a service that starts has a second until its first request.
             await at_once(self._ensure_topics(operation), self._ensure_producer())
             async with reading(self._clients) as reader:
                 live = await self._read(reader)
@@ -84,13 +91,13 @@ class Shard:
             )
 
     async def _tail(self, reader: Reader, operation: str) -> Tail:
-        """What was published last: it knows better than a state that was set back."""
+        """The end of the messages topic, which also shows what a state that was set back lacks."""
         topic = self._settings.messages_topic(operation)
         written_at = reader.written_at.get(checkpoint_key(operation), NEVER)
         before = self._ends.now()
         tail = await reader.tail(await self._partitions(topic), operation, written_at)
         if tail.unused:
-            self._ends.reset(tail.ends)  # who restores judges by the state, and tells
+            self._ends.reset(tail.ends)  # the caller compares with the state, and reports
         else:
             self._ends.reached(tail.ends, before)
         if not tail.readable:
@@ -98,23 +105,30 @@ class Shard:
         return tail
 
     async def _partitions(self, topic: str) -> list[TopicPartition]:
+        """All partitions of a topic, as our producer sees them."""
         assert self._producer is not None
         async with asyncio.timeout(CALL_SECONDS):
             numbers = await self._producer.partitions_for(topic)
         return [TopicPartition(topic, number) for number in sorted(numbers)]
 
     async def commit(self, batch: Batch) -> None:
-        """One transaction. Raises StateUncertain when only the log can tell what happened."""
+        """Write the batch in a transaction.
+
+        Raises OutcomeUnknown if only the log can show what happened, and if the state has changed
+        since the batch was made. Raises Fenced if another process has taken over. Raises StepError
+        if the takeover or the read before the transaction fails: then nothing was published.
+        """
         async with self._lock:
             thrown_away = self._producer is None
             if thrown_away:
-                # By another operation of this shard, or on Kafka 2.4; our state may still be true.
+                # Another operation of this shard failed, or this is Kafka 2.4. Our state may still
+                # be true.
                 await self._take_over()
-            if not self._known:
+            if not self._read_since_takeover:
                 async with reading(self._clients) as reader:
                     expected = self._owner_seen
                     live = await self._read(reader)
-                # A command that never looked before has nobody to be replaced by.
+                # A command that never looked before cannot have been replaced since.
                 if thrown_away and expected and self._another_wrote(live, expected):
                     self._throw_away()
                     raise self._fenced()
@@ -128,7 +142,7 @@ class Shard:
             except Exception as error:
                 fenced = isinstance(error, ProducerFenced)
                 self._throw_away()
-                if fenced and await self._somebody_else_writes():
+                if fenced and await self._another_has_written():
                     self._unsettled = False
                     raise self._fenced() from None
                 raise outcome_unknown(error) from None
@@ -138,7 +152,7 @@ class Shard:
             self._sequences[batch.operation] = batch.sequence
             self._owner_written, self._owner_seen = True, self._instance
             if not renewable(self._producer):
-                # Kafka 2.4: the epoch for the next transaction comes from a takeover.
+                # Kafka 2.4: only a takeover gives the next transaction a new epoch.
                 self._throw_away()
 
     async def close(self) -> bool:
@@ -146,19 +160,19 @@ class Shard:
         ending = asyncio.create_task(self._end())
         await asyncio.wait([ending], timeout=CLOSE_SECONDS)
         if not ending.done():
-            # Not awaited: whatever it waits for, it is cancelled again when the event loop ends.
+            # The task is not awaited: the end of the event loop cancels it again.
             ending.cancel()
             return False
         return ending.result()
 
     async def _end(self) -> bool:
-        """End the producer; where a transaction may be open, settle it first."""
+        """End the producer. If a transaction may be open, settle it; True = all ended cleanly."""
         clean = True
         if self._producer is not None:
             clean = await discard(self._producer, grace=1.0)
             self._producer = None
         if self._unsettled:
-            # Whoever takes over has the open transaction aborted: we do it ourselves.
+            # A takeover makes Kafka abort the open transaction, so we take over ourselves.
             try:
                 producer = await self._take_over()
             except PublisherError:
@@ -177,34 +191,42 @@ class Shard:
             await self._take_over()
 
     async def _take_over(self) -> AIOKafkaProducer:
-        """Open a producer with our id: fences any other, aborts its open transaction."""
+        """Open a producer with our transactional id.
+
+        That fences any other producer with it, and aborts its open transaction.
+        """
         if self._ending:
             await asyncio.wait(self._ending)
         producer = self._clients.producer(self._transactional_id)
         await self._clients.start(producer)
         self._producer = producer
-        self._owner_written = self._unsettled = self._known = False
+        self._owner_written = self._unsettled = self._read_since_takeover = False
         return producer
 
     async def _read(self, reader: Reader) -> dict[bytes, bytes]:
-        """All live records; from now on no batch passes that follows anything older."""
+        """All live records. From now on `commit` refuses a batch that follows an older state."""
         live = await reader.live_records(self._state)
-        self._sequences = {told.operation: told.sequence for told in checkpoints(live)}
+        self._sequences = {
+            checkpoint.operation: checkpoint.sequence for checkpoint in checkpoints(live)
+        }
         self._owner_seen = self._owner_in(live)
-        self._known = True
+        self._read_since_takeover = True
         return live
 
     async def _transact(self, producer: AIOKafkaProducer, batch: Batch) -> None:
         revisions = self._settings.revisions_topic(batch.operation)
-        to = [
+        records_by_topic = [
             (self._settings.messages_topic(batch.operation), batch.events),
             *([(revisions, batch.revisions)] if revisions else []),
             (self._settings.dead_letters_topic(batch.operation), batch.dead_letters),
         ]
         state = [*batch.state] if self._owner_written else [*batch.state, self._owner()]
-        limit = min([BATCH_BYTES, *self._room.values()])
-        batches = await build(producer, to, self._state, state, self._clients.compression, limit)
-        # Nothing was sent so far. From here on the log may hold something of it.
+        limit_bytes = min([BATCH_BYTES, *self._room.values()])
+        compression = self._clients.compression
+        batches = await build(
+            producer, records_by_topic, self._state, state, compression, limit_bytes
+        )
+        # Nothing was sent so far. From here on the log may hold parts of the transaction.
         self._unsettled = True
         if renewable(producer):
             await renew(producer)
@@ -214,12 +236,16 @@ class Shard:
         self._ends.reached(offsets, before)
 
     def _owner(self) -> StateRecord:
-        """Who writes here: how a fenced process tells a successor from its own slowness."""
+        """The record that names us as the writer of this shard.
+
+        A fenced process reads it to see whether a successor fenced it, or its own slowness.
+        """
         partition = self._state.partition
         value = {"format": FORMAT, "instance": self._instance, "partition": partition}
         return StateRecord(f"owner/{partition}".encode(), orjson.dumps(value))
 
-    async def _somebody_else_writes(self) -> bool:
+    async def _another_has_written(self) -> bool:
+        """As `_another_wrote`, by reading the log; False if it cannot be read."""
         try:
             live = await read_live_records(self._clients, self._state)
         except StepError:
@@ -227,10 +253,14 @@ class Shard:
         return self._another_wrote(live, self._owner_seen)
 
     def _another_wrote(self, live: Mapping[bytes, bytes], expected: str) -> bool:
-        """Whether another process has taken over and written, since we last looked."""
+        """Whether another process has taken over and written since we last looked.
+
+        `expected` is the owner that we saw then.
+        """
         return self._owner_in(live) not in ("", expected, self._instance)
 
     def _owner_in(self, live: Mapping[bytes, bytes]) -> str:
+        """The instance that the owner record names; "" = there is none."""
         try:
             owner = orjson.loads(live[f"owner/{self._state.partition}".encode()])
         except (LookupError, orjson.JSONDecodeError):
@@ -245,7 +275,10 @@ class Shard:
         )
 
     async def _first_start(self, reader: Reader, operation: str) -> tuple[bool, str]:
-        """Whether the state of an operation without a checkpoint is lost; its name by now."""
+        """For an operation without a checkpoint: whether its state is lost, and its present name.
+
+        The name is "" if the operation was not renamed.
+        """
         topic = self._settings.publisher.state_topic
         states = [TopicPartition(topic, number) for number in range(STATE_PARTITIONS)]
         messages = await self._partitions(self._settings.messages_topic(operation))
@@ -257,7 +290,7 @@ class Shard:
         return False, goes_on_as
 
     def _throw_away(self) -> None:
-        """Never use this producer again; it ends beside us, within bounds."""
+        """Never use this producer again. It ends in the background, within bounds."""
         if self._producer is not None:
             task = asyncio.create_task(discard(self._producer))
             self._ending.add(task)

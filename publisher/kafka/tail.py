@@ -1,9 +1,12 @@
-"""Reads the end of a messages topic: what was published last of an operation.
+"""Reads the end of a messages topic, to see what an operation published last.
+
+The number of its last transaction reveals a state that was set back, for example by a restored
+backup.
 
 Rules of this file:
-- The end is read as consumers see it, after the takeover: what we have committed is decided then.
-  What another transaction still hides is waited for a short time, never for long.
-- It is bounded: a service that starts has half a second until its first request.
+- The end is read as consumers see it, and after the takeover: by then everything that we committed
+  is decided. If another transaction hides records, reading waits for them a short time only.
+- Reading is bounded: a service that starts has half a second until its first request.
 """
 
 import asyncio
@@ -18,28 +21,28 @@ from publisher.events.encode import SEQUENCE_HEADER
 from publisher.kafka.clients import CALL_SECONDS
 
 LAST_OFFSETS: Final = 200
-"""So many offsets of each partition are read always: a backup keeps no times, and clocks jump."""
+"""So many offsets of a partition are always read: a backup keeps no times, and clocks jump."""
 MOST_OFFSETS: Final = 5_000
-"""So many at most, however much is younger than the checkpoint."""
+"""At most so many offsets are read, even if more are younger than the checkpoint."""
 HIDDEN_SECONDS: Final = 2.0
-"""Longest wait for an end that a transaction of somebody else hides."""
+"""Longest wait for an end that the transaction of another hides."""
 NEVER: Final = 2**62
-"""A time in ms: where there is no checkpoint nothing is younger."""
+"""A time in ms that stands for a missing checkpoint: nothing is younger."""
 _POLL_MS: Final = 20
 
 
 class Tail(NamedTuple):
-    """What the end of a messages topic tells of an operation."""
+    """What the end of a messages topic shows of an operation."""
 
     newest_published: int
-    """Greatest number of its transactions; -1 = none seen."""
+    """The greatest number of its transactions; -1 = none seen."""
     unused: bool
-    """The topic holds no record, and none was deleted from it. Where a transaction was aborted, by
-    our takeover for example, it has offsets all the same."""
+    """The topic holds no record, and none was deleted from it. It may have offsets all the same,
+    if a transaction was aborted, by our takeover for example."""
     ends: Mapping[TopicPartition, int]
     """The high watermarks."""
     readable: bool = True
-    """We may read it."""
+    """We may read the topic."""
 
 
 async def read_tail(
@@ -49,7 +52,10 @@ async def read_tail(
     operation: str,
     since: int,
 ) -> Tail:
-    """Look at the last records, and at all that are not older than `since` (Unix time in ms)."""
+    """Read the last records, and all that are not older than `since` (Unix time in ms).
+
+    `committed` and `uncommitted` are consumers with these isolation levels.
+    """
     starts, ends = await _seek(committed, uncommitted, partitions, since)
     try:
         newest, empty = await _newest(committed, ends, operation)
@@ -64,7 +70,10 @@ async def _seek(
     partitions: Collection[TopicPartition],
     since: int,
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    """Go where reading begins; that, and the high watermarks, where it ends."""
+    """Move the consumer to where reading begins.
+
+    Returns the offsets there, and the high watermarks, where reading ends.
+    """
     if not partitions:
         return {}, {}
     consumer.assign(partitions)
@@ -86,22 +95,22 @@ async def _seek(
 async def _newest(
     consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int], operation: str
 ) -> tuple[int, bool]:
-    """The greatest number seen; and whether no record was seen at all."""
+    """The greatest transaction number seen, and whether all was read without any record."""
     newest, empty, source = -1, True, operation.encode()
-    moved = time.monotonic()
+    moved_at = time.monotonic()
     unread = dict(ends)
-    # Asked once also where there is nothing: a missing READ right shows nowhere else.
-    while unread and time.monotonic() - moved < HIDDEN_SECONDS:
+    # Empty partitions are asked once, too: a missing READ right shows nowhere else.
+    while unread and time.monotonic() - moved_at < HIDDEN_SECONDS:
         async with asyncio.timeout(CALL_SECONDS):
             batches = await consumer.getmany(*unread, timeout_ms=_POLL_MS)
-            # They run over markers and aborted batches too, so they do reach the end.
+            # Positions also move over markers and aborted batches, so they do reach the end.
             positions = {partition: await consumer.position(partition) for partition in unread}
         if batches:
-            empty, moved = False, time.monotonic()
+            empty, moved_at = False, time.monotonic()
         for records in batches.values():
             for record in records:
                 headers = dict(record.headers)
                 if headers.get("ce_source") == source and SEQUENCE_HEADER in headers:
                     newest = max(newest, int(headers[SEQUENCE_HEADER]))
-        unread = {p: end for p, end in unread.items() if positions[p] < end}
+        unread = {partition: end for partition, end in unread.items() if positions[partition] < end}
     return newest, empty and not unread

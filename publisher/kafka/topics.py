@@ -1,4 +1,8 @@
-"""The topics: created with the right settings when missing, checked when there."""
+"""Creates missing topics with the right settings, and checks those that exist.
+
+Wrong settings would break the service much later: a state topic that is not compacted forgets what
+was published, and a messages topic with a small limit refuses events.
+"""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,8 +28,9 @@ HEADERS_BYTES: Final = 20_480
 """Largest headers and key of a record (`events/dead_letter.py`)."""
 
 _STATE_BYTES: Final = 600_000
+"""The least max.message.bytes that the state topic needs."""
 _BROKER_BYTES: Final = 1_048_588
-"""The broker's default of max.message.bytes; enough for the default event size."""
+"""The broker's default of max.message.bytes, which suffices for the default event size."""
 
 AUTHORIZATION: Final = 29
 UNKNOWN_TOPIC: Final = 3
@@ -33,8 +38,8 @@ _EXISTS: Final = 36
 
 _STATE_CONFIG: Final = {
     "cleanup.policy": "compact",
-    # Never below the broker's producer.id.expiration.ms (a day), or compaction
-    # may empty a marker's batch, which clients stumble over (measured).
+    # Never below the broker's producer.id.expiration.ms (a day): else compaction may empty the
+    # batch of a marker, and clients fail at that (measured).
     "delete.retention.ms": "172800000",
     "segment.ms": "86400000",
     "segment.bytes": "16777216",
@@ -44,26 +49,28 @@ _STATE_CONFIG: Final = {
 
 
 class Wanted(NamedTuple):
-    """How a topic is to be."""
+    """The partitions and settings that a topic is to have."""
 
     partitions: int
     config: dict[str, str]
 
     def __str__(self) -> str:
-        words = ", ".join(f"{name}={value}" for name, value in self.config.items())
-        return f"{self.partitions} partitions, {words or 'default settings'}"
+        values = ", ".join(f"{name}={value}" for name, value in self.config.items())
+        return f"{self.partitions} partitions, {values or 'default settings'}"
 
 
 COMMANDS: Final = Wanted(STATE_PARTITIONS, _STATE_CONFIG)
-"""How the commands topic is to be."""
+"""The partitions and settings that the commands topic is to have."""
 
 
 async def ensure(
     clients: Clients, settings: Settings, operation: str, emit: Emit
 ) -> dict[str, int]:
-    """Create what is missing, check what is there; returns the largest batch per topic in bytes.
+    """Create the missing topics of the operation, and check the others.
 
-    Raises NeedsOperator for a missing right or a wrong setting, Transient while Kafka is away.
+    Returns the largest batch in bytes by topic, for the topics whose settings may be seen. `emit`
+    receives TopicCreated and hints. Raises NeedsOperator for a missing right or a wrong setting,
+    Transient while Kafka is away.
     """
     wanted = wanted_topics(settings, operation)
     state = settings.publisher.state_topic
@@ -80,7 +87,7 @@ async def ensure(
 
 
 async def ensure_commands(clients: Clients, settings: Settings, emit: Emit) -> None:
-    """Create the commands topic where it is missing, and check it. Raises as `ensure` does."""
+    """Create the commands topic if it is missing, and check it. Raises as `ensure` does."""
     topic = settings.publisher.commands_topic
     wanted = {topic: COMMANDS}
     admin = clients.admin()
@@ -93,7 +100,7 @@ async def ensure_commands(clients: Clients, settings: Settings, emit: Emit) -> N
 
 
 def wrong_commands(topic: str, partitions: int, config: Mapping[str, str]) -> Iterator[str]:
-    """What cannot work of the commands topic, as far as its settings may be seen."""
+    """What is wrong with the commands topic, as far as its settings may be seen."""
     yield from too_few_partitions(topic, partitions)
     policy = config.get("cleanup.policy", "compact")
     if policy != "compact":
@@ -104,7 +111,7 @@ def wrong_commands(topic: str, partitions: int, config: Mapping[str, str]) -> It
 
 
 def wanted_topics(settings: Settings, operation: str) -> dict[str, Wanted]:
-    """The topics of an operation: three, and one for revisions where these are on."""
+    """The topics of an operation: three, and a fourth if revisions are on."""
     room = settings.publisher.max_event_bytes + ENVELOPE_BYTES
     config = {"max.message.bytes": str(room)} if room > _BROKER_BYTES else {}
     return {
@@ -119,7 +126,10 @@ def wanted_topics(settings: Settings, operation: str) -> dict[str, Wanted]:
 
 
 async def partitions_of(clients: Clients, topics: Iterable[str]) -> list[TopicPartition]:
-    """All partitions of those topics that exist. Raises Transient or NeedsOperator."""
+    """All partitions of these topics, without topics that do not exist.
+
+    Raises Transient or NeedsOperator.
+    """
     admin = clients.admin()
     async with clients.using(admin), asyncio.timeout(CALL_SECONDS):
         return [
@@ -130,19 +140,19 @@ async def partitions_of(clients: Clients, topics: Iterable[str]) -> list[TopicPa
 
 
 async def stands(clients: Clients, partition: TopicPartition) -> bool:
-    """Whether that partition exists. Raises Transient, or NeedsOperator where we may not ask."""
+    """Whether this partition exists. Raises Transient, or NeedsOperator if we may not ask."""
     admin = clients.admin()
     async with clients.using(admin), asyncio.timeout(CALL_SECONDS):
-        [told] = await admin.describe_topics([partition.topic])
-    if told["error_code"] == AUTHORIZATION:
+        [topic] = await admin.describe_topics([partition.topic])
+    if topic["error_code"] == AUTHORIZATION:
         raise _forbidden(unseen_orders(partition.topic))
-    return any(each["partition"] == partition.partition for each in told["partitions"])
+    return any(described["partition"] == partition.partition for described in topic["partitions"])
 
 
 async def _created(
     admin: AIOKafkaAdminClient, servers: Iterable[str], wanted: dict[str, Wanted], emit: Emit
 ) -> dict[str, Any]:
-    """All topics as Kafka describes them; what was missing is there now."""
+    """Create the missing topics, and return all topics as Kafka describes them."""
     topics = await _described(admin, wanted)
     missing = [name for name in wanted if topics[name]["error_code"] == UNKNOWN_TOPIC]
     if missing:
@@ -150,7 +160,7 @@ async def _created(
         partitions = new[missing[0]].partitions
         replicas = await replicas_wanted(admin, servers, missing[0], partitions)
         await _create(admin, new, replicas, emit)
-    # Kafka answers before the brokers know their new partitions.
+    # Kafka answers before the brokers know about their new partitions.
     while not all(_ready(topics[name]) for name in missing):
         await asyncio.sleep(0.01)
         topics = await _described(admin, wanted)
@@ -169,8 +179,10 @@ async def _described(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[s
 
 
 def _ready(topic: dict[str, Any]) -> bool:
-    """Every partition has a leader."""
-    return topic["error_code"] == 0 and all(each["leader"] >= 0 for each in topic["partitions"])
+    """Whether the topic exists and every partition has a leader."""
+    return topic["error_code"] == 0 and all(
+        partition["leader"] >= 0 for partition in topic["partitions"]
+    )
 
 
 async def _create(
@@ -180,14 +192,14 @@ async def _create(
     for name, code, *_ in response.topic_errors:
         if code == 0:
             emit(TopicCreated(name, missing[name].partitions))
-        elif code == TOO_FEW_BROKERS:  # one of them has just gone
+        elif code == TOO_FEW_BROKERS:  # a broker has just gone
             raise too_few_brokers(name, replicas - 1, replicas)
         elif code != _EXISTS:
             raise not_created(name, code, missing[name])
 
 
 def new_topics(missing: Mapping[str, Wanted], replicas: int) -> list[NewTopic]:
-    """The topics with so many replicas, and what keeps these honest."""
+    """The topics with so many replicas, and with the settings that make replicas safe."""
     safe = SAFE if replicas > 1 else {}
     return [
         NewTopic(name, new.partitions, replicas, topic_configs=new.config | safe)
@@ -196,7 +208,10 @@ def new_topics(missing: Mapping[str, Wanted], replicas: int) -> list[NewTopic]:
 
 
 def not_created(name: str, code: int, wanted: Wanted) -> NeedsOperator:
-    """Why a missing topic cannot be created, and how somebody else should."""
+    """Why a missing topic cannot be created, and how a person should create it.
+
+    `code` is Kafka's error.
+    """
     if code == AUTHORIZATION:
         return _forbidden(
             f"topic {name} is missing and Kafka forbids its creation: create it"
@@ -211,24 +226,24 @@ def not_created(name: str, code: int, wanted: Wanted) -> NeedsOperator:
 async def _configs(
     admin: AIOKafkaAdminClient, topics: Iterable[str], emit: Emit
 ) -> dict[str, dict[str, str]]:
-    """The settings of the topics as the broker tells them; fewer where it forbids to ask."""
-    asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
-    found: dict[str, dict[str, str]] = {}
-    [response] = await admin.describe_configs(asked)
+    """The settings by topic. A topic whose settings we may not see gets a hint instead."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+    configs: dict[str, dict[str, str]] = {}
+    [response] = await admin.describe_configs(resources)
     while any(code == UNKNOWN_TOPIC for code, *_ in response.resources):
-        # Another broker answers than the one that knew the new topics already.
+        # This broker does not know about the new topics yet, unlike the one that answered before.
         await asyncio.sleep(0.01)
-        [response] = await admin.describe_configs(asked)
+        [response] = await admin.describe_configs(resources)
     for code, _text, _kind, name, entries in response.resources:
         if code:
             emit(HintGiven(unseen_settings(name)))
         else:
-            found[name] = {entry[0]: entry[1] for entry in entries}
-    return found
+            configs[name] = {entry[0]: entry[1] for entry in entries}
+    return configs
 
 
 def wrong_settings(settings: Settings, topic: str, config: Mapping[str, str]) -> Iterator[str]:
-    """What cannot work of a topic's settings."""
+    """What is wrong with the settings of a topic: with them the service cannot work."""
     largest = settings.publisher.max_event_bytes
     policy, room = config["cleanup.policy"], int(config["max.message.bytes"])
     if topic == settings.publisher.state_topic:
@@ -254,7 +269,10 @@ def wrong_settings(settings: Settings, topic: str, config: Mapping[str, str]) ->
 
 
 def too_few_partitions(state: str, partitions: int) -> Iterator[str]:
-    """Operations are spread over so many for ever."""
+    """What is wrong with the number of partitions.
+
+    Operations are spread over STATE_PARTITIONS for ever. `state` is the name of the topic.
+    """
     if partitions < STATE_PARTITIONS:
         yield (
             f"topic {state} has {partitions} partitions and needs {STATE_PARTITIONS}: add some"

@@ -1,4 +1,8 @@
-"""What is true at the moment: the listener behind `/readyz`, the page, and gauges of `/metrics`."""
+"""What is true at the moment: the listener behind `/readyz`, the page, and gauges of `/metrics`.
+
+The listener keeps the latest facts that signals report, by operation. It computes nothing from
+them: readers ask `OperationStatus`.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -25,7 +29,7 @@ from publisher.telemetry.operation_status import OperationStatus
 
 
 class Status:
-    """A listener: call it with each signal."""
+    """The current facts of all operations; call it with every signal."""
 
     def __init__(self, operations: Iterable[str], version: str, now: Callable[[], Instant]) -> None:
         self.now = now
@@ -36,7 +40,7 @@ class Status:
         self.operations = {name: OperationStatus(name) for name in operations}
 
     def missing(self) -> list[str]:
-        """Tell what keeps us from being ready, a line each; empty = ready."""
+        """The reasons why the service is not ready, a line for every reason; empty = ready."""
         lines = ["the service is stopping"] if self.stopping else []
         for operation in self.operations.values():
             if not operation.restored:
@@ -81,7 +85,7 @@ class Status:
             case StopRequested():
                 self.stopping = True
             case _:
-                pass  # nothing that holds for longer
+                pass  # an event, not a fact that stays true
 
     def _answered(self, operation: OperationStatus, signal: RequestAnswered) -> None:
         now, skew = self.now(), signal.clock_skew_seconds

@@ -1,4 +1,7 @@
-"""What is true at the moment, in numbers: the gauges of `/metrics`, computed when asked."""
+"""What is true at the moment, in numbers: the gauges of `/metrics`.
+
+Every scrape computes the gauges anew from `Status`, so the lag grows even while the service hangs.
+"""
 
 from collections.abc import Iterator
 from typing import Final
@@ -13,13 +16,13 @@ BACKFILL_STANDINGS: Final = ("running", "paused")
 
 
 class Gauges(Collector):
-    """What `Status` knows, read when asked, so that the lag grows while we hang."""
+    """The gauges of a `Status`, computed at every scrape."""
 
     def __init__(self, status: Status) -> None:
         self._status = status
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Leave out what is not known yet, or not any more."""
+        """The gauges; a value that is not known yet, or no longer known, is left out."""
 
         def gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
             return GaugeMetricFamily(
@@ -59,9 +62,9 @@ class Gauges(Collector):
         )
         now = self._status.now()
         for name, operation in self._status.operations.items():
-            told = operation.skew_told(now)
-            if told is not None:
-                skew.add_metric([name], told)
+            skew_seconds = operation.skew_told(now)
+            if skew_seconds is not None:
+                skew.add_metric([name], skew_seconds)
             quota = operation.quota_told(now)
             if quota is not None:
                 used.add_metric([name], quota.used)

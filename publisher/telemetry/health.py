@@ -1,18 +1,20 @@
-"""Do our loops still breathe? Each says by when it will be heard again."""
+"""Watches whether the loops of the operations still run.
+
+A loop announces by when its next beat comes. A loop that misses this deadline is overdue.
+"""
 
 import time
 from collections.abc import Callable
 from typing import Final
 
 FIRST_BREATH: Final = 60.0
-"""Seconds that a loop may take from being announced to its first beat."""
+"""Seconds until a loop must beat for the first time."""
 
 
 class Liveness:
     """Deadlines by operation, on a clock that never goes back.
 
-    An operation counts from `beat(operation)` on, so that a loop that never
-    starts is noticed as well.
+    `beat(operation)` sets the first deadline. So a loop that never starts is noticed as well.
     """
 
     def __init__(self, elapsed: Callable[[], float] = time.monotonic) -> None:
@@ -21,7 +23,10 @@ class Liveness:
         self._dead: set[str] = set()
 
     def beat(self, operation: str) -> Callable[[float], None]:
-        """Return what the operation's loop calls: "alive, and again within so many seconds"."""
+        """Return the function by which the operation's loop says that it is alive.
+
+        Its argument is the number of seconds until the next beat at the latest.
+        """
 
         def alive(seconds: float) -> None:
             self._deadlines[operation] = self._elapsed() + seconds
@@ -30,17 +35,17 @@ class Liveness:
         return alive
 
     def died(self, operation: str) -> None:
-        """Remember that the operation's loop has ended though nobody asked it to: for good."""
+        """Remember for good that the operation's loop has ended without being asked to."""
         self._dead.add(operation)
 
     def overdue(self) -> list[str]:
-        """Name the operations whose loop has died or should have been heard by now, sorted."""
+        """The operations whose loop has died or has missed its deadline, sorted."""
         now = self._elapsed()
         late = {name for name, deadline in self._deadlines.items() if now > deadline}
         return sorted(late | self._dead)
 
     def complaints(self) -> list[str]:
-        """Write one line for each operation that is overdue, for a person."""
+        """A line for every operation that is overdue, for a person."""
         now = self._elapsed()
         return [
             f"{name}: its loop has died"

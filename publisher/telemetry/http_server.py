@@ -1,8 +1,8 @@
-"""What others may know about us: `/metrics`, `/healthz`, `/readyz`, `/status`, and a page.
+"""Serves `/metrics`, `/healthz`, `/readyz`, `/status`, and a page for people at `/`.
 
-No answer holds anything from a message, and nothing here changes anything.
-`/healthz` is about us: a restart helps when it fails. `/readyz` is also about
-what we need: a restart does not help.
+No answer holds anything from a message, and no request changes anything.
+`/healthz` says whether this process works: if it fails, a restart helps. `/readyz` also says
+whether what the process needs works: if only `/readyz` fails, a restart does not help.
 """
 
 import errno
@@ -34,9 +34,9 @@ async def serve(
     status: Status,
     now: Callable[[], Instant],
 ) -> AsyncIterator[int]:
-    """Answer on all addresses of the machine; gives the port, which is a free one for 0.
+    """Answer requests on all addresses of the machine, within the block; gives the port.
 
-    Raises SettingsError when the port cannot be had.
+    `port` 0 means a free port. Raises SettingsError if the port cannot be used.
     """
     from aiohttp import web  # noqa: PLC0415 - the first request to the API should not wait for it
 
@@ -55,9 +55,9 @@ async def serve(
         return web.Response(text=html, content_type="text/html", headers=page.HEADERS)
 
     async def standing(_: "web.Request") -> "web.Response":
-        told = status_document.of_service(status, liveness.overdue(), now())
+        report = status_document.of_service(status, liveness.overdue(), now())
         headers = {"Cache-Control": "no-store"}
-        body = status_document.as_json(told)
+        body = status_document.as_json(report)
         return web.Response(body=body, content_type="application/json", headers=headers)
 
     def lines(problems: list[str]) -> "web.Response":
@@ -83,7 +83,7 @@ async def serve(
 
 
 def _listen(port: int) -> socket.socket:
-    """Listen on IPv6 and IPv4 through one socket, so that port 0 means one port."""
+    """Listen on IPv6 and IPv4 through a single socket, so that port 0 means a single port."""
     try:
         if socket.has_dualstack_ipv6():
             try:

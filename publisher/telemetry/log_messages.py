@@ -1,4 +1,7 @@
-"""What happened, in words: level, sentence and fields of each signal."""
+"""The log line of every signal: level, sentence and fields.
+
+The sentence of a kind of signal never changes. What varies is in the fields.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -22,17 +25,18 @@ _NOT_WORTH_A_LINE: Final = {
     "cursor", "passes", "gaps", "backfills", "unconfirmed", "ledger_ids", "committed_at",
     "occurred",
 }  # fmt: skip
-"""Of a window: there is such a line every few minutes, and /status has them."""
+"""Fields left out of the line of a window: such a line comes every few minutes, and /status has
+these fields."""
 
 
-def told(signal: Signal) -> tuple[int, str, Line]:
-    """Put a signal into level, sentence and fields."""
+def log_line(signal: Signal) -> tuple[int, str, Line]:
+    """The level, the sentence and the fields that log a signal."""
     level, event, more = _sentence(signal)
     return level, event, _fields(signal) | more
 
 
 def _sentence(signal: Signal) -> tuple[int, str, Line]:
-    """Level, sentence, and what to do where that is always the same."""
+    """The level, the sentence, and the fields with the same text every time, such as what to do."""
     match signal:
         case signals.ServiceStarted():
             return INFO, "Service started", {}
@@ -128,11 +132,11 @@ def _window(signal: WindowPublished) -> tuple[int, str, Line]:
 
 
 def _fields(signal: Signal) -> Line:
-    """Everything else that the signal holds, under the names that people search for."""
+    """The other fields of the signal, under the names that people search for."""
     left_out = _SAID_BY_THE_SENTENCE
     if isinstance(signal, WindowPublished):
         left_out = left_out | _NOT_WORTH_A_LINE
-        if not signal.revised:  # nobody is told of revisions, or nothing has changed
+        if not signal.revised:  # revisions are off, or nothing has changed
             left_out = left_out | {"revised"}
     text = "hint" if isinstance(signal, signals.HintGiven) else "problem"
     names = {"pass_label": "pass", "text": text}
@@ -157,11 +161,11 @@ def _plain(value: object) -> object:
         case float():
             return round(value, 3)
         case Mapping():
-            return {name: _plain(each) for name, each in value.items()}
+            return {name: _plain(item) for name, item in value.items()}
         case Progress():
             return iso(value.covered_until)
         case tuple():
-            return [_plain(each) for each in value]
+            return [_plain(item) for item in value]
         case Window():
             return str(value)
         case Backfill():

@@ -1,14 +1,14 @@
-"""The log: one line for each signal, and what libraries have to say.
+"""Writes the log: a line for every signal, and the lines of libraries.
 
 Rules of this file:
-- Levels follow the reader's duty. error: somebody must act. warning: unexpected,
-  and recovered from. info: life of the service, and a line per window. debug: the
-  rest. Never a line per message.
-- The event is a capitalised sentence that never changes; what changes is a field.
-- Of what libraries log, only sentences and names of classes come through, a level
-  lower than they think: our own lines say what it means and what to do. Texts of
-  exceptions stay out, for they may hold what people wrote.
-- Whatever is logged, logging does not fail.
+- The level says what the reader has to do. error: a person must act. warning: unexpected,
+  and recovered from. info: the life of the service, and a line per window. debug: the
+  rest. No level has a line per message.
+- The event is a capitalised sentence that never changes. What varies is in the fields.
+- Of the lines of libraries, only sentences and names of classes come through, a level lower
+  than the library's: our own lines say what it means and what to do. The texts of exceptions
+  stay out, because they may hold what people wrote.
+- Logging never fails, whatever is logged.
 """
 
 import json
@@ -25,14 +25,14 @@ from typing import Any, Final, Literal, TextIO, TypeAlias
 import orjson
 
 from publisher.signals import Signal
-from publisher.telemetry.log_messages import Line, told
+from publisher.telemetry.log_messages import Line, log_line
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 Render: TypeAlias = Callable[[Line], str]
 
 OURS: Final = "publisher"
 REPEATED_AFTER: Final = 30.0
-"""Seconds in which a library's line with the same template comes out once."""
+"""Seconds within which lines of a library with the same template are written once."""
 
 _LOG = logging.getLogger(OURS)
 _LOWERED_BY: Final = logging.WARNING - logging.INFO
@@ -41,10 +41,10 @@ _DEEPEST_PLACE: Final = 5
 
 
 def configure(log_format: Literal["json", "console"] | None, level: Level) -> None:
-    """Send all logging of the process to standard error, one line each.
+    """Send all logging of the process to standard error, a line for every record.
 
-    JSON, or a rendering for people; None = the latter on a terminal. Also takes
-    over warnings and what nobody caught.
+    `log_format` None means "console" on a terminal, and "json" elsewhere. Warnings and uncaught
+    exceptions go to the log, too.
     """
     stream = sys.stderr
     on_terminal = stream.isatty()
@@ -54,7 +54,7 @@ def configure(log_format: Literal["json", "console"] | None, level: Level) -> No
     logging.raiseExceptions = False
     logging.captureWarnings(capture=True)
     logging.root.handlers[:] = [Handler(stream, render, ours)]
-    # Of libraries nobody asks for more: aiokafka's debug prints every key and value.
+    # Libraries log from info on: at debug, aiokafka prints every key and value.
     logging.root.setLevel(logging.INFO)
     _LOG.setLevel(ours)
     sys.excepthook = _uncaught
@@ -62,14 +62,14 @@ def configure(log_format: Literal["json", "console"] | None, level: Level) -> No
 
 
 def record(signal: Signal) -> None:
-    """Log what happened; the listener."""
-    level, event, fields = told(signal)
+    """Log a signal; this is the listener."""
+    level, event, fields = log_line(signal)
     if _LOG.isEnabledFor(level):
         _LOG.log(level, event, extra={"fields": fields})
 
 
 class Handler(logging.Handler):
-    """Writes every record of the process; libraries' by the rules above."""
+    """Writes every record of the process; the records of libraries by the rules of this file."""
 
     def __init__(
         self,
@@ -84,16 +84,16 @@ class Handler(logging.Handler):
         self._lowest = level
         self._elapsed = elapsed
         self._said: dict[tuple[str, int, str], tuple[float, int]] = {}
-        """When a library last said this, and how often it was kept back since."""
+        """When a line of a library was last written, and how often it was kept back since."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line, or none. Raises nothing."""
+        """Write the line of a record, if it has to be written. Raises nothing."""
         try:
             line = self._ours(record) if record.name == OURS else self._foreign(record)
             if line is not None:
                 self._stream.write(self._render(line) + "\n")
                 self._stream.flush()
-        except Exception:  # nowhere is left to say it, and whoever logs must not suffer
+        except Exception:  # there is nowhere else to report it, and the caller must go on
             self.handleError(record)
 
     def _ours(self, record: logging.LogRecord) -> Line:
@@ -118,13 +118,15 @@ class Handler(logging.Handler):
         return line
 
     def _kept_back(self, key: tuple[str, int, str]) -> int | None:
-        """Count how often this was kept back since it last came out; None = keep it back now."""
+        """How often this line was kept back since it was last written; None = keep it back now."""
         now = self._elapsed()
         since, count = self._said.get(key, (now - REPEATED_AFTER, 0))
         if now - since < REPEATED_AFTER:
             self._said[key] = since, count + 1
             return None
-        if len(self._said) >= 1_000:  # templates are few, unless somebody formats them beforehand
+        if (
+            len(self._said) >= 1_000
+        ):  # few templates exist, unless a library formats them beforehand
             self._said.clear()
         self._said[key] = now, 0
         return count
@@ -140,18 +142,19 @@ def _head(record: logging.LogRecord, level: int, event: str) -> Line:
 
 
 def sentence(record: logging.LogRecord) -> str:
-    """Say what a library said, as far as it cannot hold data: a line at most.
+    """The part of a library's message that cannot hold data, a single line at most.
 
-    Exceptions among the arguments become their class; of asyncio, which writes
-    out tasks with their results and callbacks with their arguments, only what
-    stands before such things.
+    Exceptions among the arguments become the names of their classes. asyncio writes out tasks with
+    their results and callbacks with their arguments: its messages are cut off before them.
     """
     text = str(record.msg)
     arguments = record.args
     if isinstance(arguments, tuple):
         arguments = tuple(_harmless(argument) for argument in arguments)
     if arguments:
-        with suppress(TypeError, ValueError, KeyError):  # its mistake; the template says enough
+        with suppress(
+            TypeError, ValueError, KeyError
+        ):  # the library's mistake; the template says enough
             text = text % arguments
     line = text.partition("\n")[0].strip()
     if record.name == "asyncio":
@@ -165,7 +168,7 @@ def _harmless(argument: object) -> object:
 
 
 def exception(kind: type[BaseException], where: TracebackType | None) -> Line:
-    """Tell class and place of an exception, innermost place first; never its text."""
+    """The class of an exception and its places, the innermost first; never its text."""
     frames = [
         f"{'/'.join(frame.f_code.co_filename.split('/')[-2:])}:{number}"
         for frame, number in traceback.walk_tb(where)
@@ -174,11 +177,11 @@ def exception(kind: type[BaseException], where: TracebackType | None) -> Line:
 
 
 def render_json(line: Line) -> str:
-    """Write one JSON object without line breaks, whatever the fields hold."""
+    """The line as a JSON object without line breaks, whatever the fields hold."""
     try:
         return orjson.dumps(line, default=_named, option=orjson.OPT_NON_STR_KEYS).decode()
     except (TypeError, ValueError, RecursionError):
-        pass  # lone surrogates, huge numbers
+        pass  # for example lone surrogates, or huge numbers
     try:
         return json.dumps(line, default=_named, skipkeys=True)
     except (TypeError, ValueError, RecursionError):

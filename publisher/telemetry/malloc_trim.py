@@ -1,7 +1,7 @@
-"""Memory goes back to the system after a very large answer.
+"""Gives memory back to the system after a very large answer.
 
-C's allocator returns only what is free at the end of its heap. One small object that was
-made late keeps everything before it: 185 MB stayed after a window of 200,000 rows.
+C's allocator gives back only what is free at the end of its heap. A small object that was
+allocated late keeps all memory before it: 185 MB stayed after a window of 200,000 rows.
 """
 
 import asyncio
@@ -10,19 +10,19 @@ from typing import Final
 from publisher.signals import Signal, WindowPublished
 
 LARGE: Final = 50_000
-"""Rows of an answer: some 50 MB of memory."""
+"""Rows of a very large answer: they take some 50 MB of memory."""
 LATER: Final = 1.0
-"""Seconds until the window itself is forgotten."""
+"""Seconds to wait: by then the memory of the window itself is free."""
 
 
-def watch(happened: Signal) -> None:
-    """Fits `signals.Emit`."""
-    if isinstance(happened, WindowPublished) and happened.rows >= LARGE:
+def watch(signal: Signal) -> None:
+    """Give memory back soon after a large window; a listener (`signals.Emit`)."""
+    if isinstance(signal, WindowPublished) and signal.rows >= LARGE:
         asyncio.get_running_loop().call_later(LATER, give_back)
 
 
 def give_back() -> None:
-    """Return all that is free; where the C library is not glibc, nothing happens."""
+    """Give back all free memory; nothing happens if the C library is not glibc."""
     import ctypes  # noqa: PLC0415 - most processes never need it
 
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

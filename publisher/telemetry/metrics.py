@@ -1,9 +1,9 @@
-"""What happened, in numbers: the listener behind `/metrics`.
+"""Counts what happened: the listener behind `/metrics`.
 
-The names are a contract with people's dashboards and alarms (`docs`, design §10).
-Labels take their values from closed sets, besides the operations and topics of
-the settings; every series of an operation is there from the start, at zero, so
-that the first error of its kind counts as one.
+The names are a contract with people's dashboards and alarms (`docs`, design §10). Labels take
+their values from closed sets; only operations and topics come from the settings. Every series of
+an operation exists from the start, at zero: so Prometheus sees the first error of a kind as an
+increase.
 """
 
 from bisect import bisect_left
@@ -42,12 +42,12 @@ from publisher.wolkvox.responses import Verdict
 
 PASSES: Final = (LIVE, "reread", REPAIR, "backfill")
 NO_PASS: Final = ""
-"""An empty label is an absent one: the signals of failures do not tell the pass."""
+"""An empty label is an absent label: the signals of failures do not name the pass."""
 VERDICTS: Final = (*Verdict, "failed")
 TRANSACTION_RESULTS: Final = ("committed", "failed", "fenced")
 
-_KAFKA: Final = tuple(told for told in Reason if told.startswith("kafka_"))
-_STATE: Final = (*(told for told in Reason if told.startswith("state_")), Reason.ZONE_CHANGED)
+_KAFKA: Final = tuple(reason for reason in Reason if reason.startswith("kafka_"))
+_STATE: Final = (*(reason for reason in Reason if reason.startswith("state_")), Reason.ZONE_CHANGED)
 _STOP: Final = (Reason.FENCED, Reason.OUTCOME_UNKNOWN)
 _PARSE: Final = (Reason.FORMAT_CHANGED,)
 _OURS: Final = (Reason.UNEXPECTED,)
@@ -60,7 +60,8 @@ ERRORS: Final = (
     *product((Stage.RESTORE,), (*_KAFKA, *_STOP, *_STATE)),
     *product((Stage.LOOP,), _OURS),
 )
-"""What is known to happen where; another pair would begin when it first happens."""
+"""The pairs of stage and reason that are expected; any other pair gets its series when it first
+happens."""
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 REQUEST_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60)
@@ -69,18 +70,18 @@ DELAY_BUCKETS: Final = (
     5, 15, 30, _MINUTE, 2 * _MINUTE, 3 * _MINUTE, 4 * _MINUTE, 5 * _MINUTE, 6 * _MINUTE,
     7.5 * _MINUTE, 10 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE, _HOUR, 6 * _HOUR, _DAY,
 )  # fmt: skip
-"""Dense around `PUBLISHER_POLL_EVERY` (5 min), below which a healthy delay lies."""
+"""Dense around `PUBLISHER_POLL_EVERY` (5 min): a healthy delay is shorter than that."""
 LATENESS_BUCKETS: Final = (
     15 * _MINUTE, 30 * _MINUTE, _HOUR, 2 * _HOUR, 4 * _HOUR, 8 * _HOUR, 12 * _HOUR,
     _DAY, 1.5 * _DAY, 2 * _DAY, 3 * _DAY, 4 * _DAY, 7 * _DAY, 31 * _DAY,
 )  # fmt: skip
-"""Dense around the ages of `PUBLISHER_REREADS`: shows which of them earn their requests."""
+"""Dense around the ages of `PUBLISHER_REREADS`, to show which re-reads are worth their requests."""
 
 
 class BulkHistogram(Collector):
     """A histogram by operation that counts any number of equal values at once.
 
-    The library's own takes one value at a time: a call for each message.
+    The histogram of the library takes a single value at a time: that would be a call per message.
     """
 
     def __init__(self, name: str, documentation: str, bounds: Sequence[float]) -> None:
@@ -91,13 +92,13 @@ class BulkHistogram(Collector):
         self._sums = defaultdict[str, float](float)
 
     def observe(self, operation: str, seconds: float, count: int = 1) -> None:
-        """Count the value so many times; a negative one (clocks differ) as zero."""
+        """Count the value `count` times; a negative value (clocks differ) counts as zero."""
         seconds = max(seconds, 0.0)
         self._counts[operation][bisect_left(self._bounds, seconds)] += count
         self._sums[operation] += seconds * count
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Write the buckets the way Prometheus wants them: each holds those before it."""
+        """The buckets as Prometheus wants them: a bucket includes all lower buckets."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=["operation"])
         bounds = [*map(str, self._bounds), "+Inf"]
         for operation, counts in self._counts.items():
@@ -107,10 +108,10 @@ class BulkHistogram(Collector):
 
 
 class Metrics:
-    """A listener: call it with each signal. Everything is in `registry`."""
+    """All metrics, in `registry`; call it with every signal."""
 
     def __init__(self, status: Status) -> None:
-        # Twice as many series, to tell Prometheus what it sees by itself.
+        # They would double the series, and say what Prometheus sees by itself.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -165,7 +166,7 @@ class Metrics:
             self._add(operation)
 
     def _add(self, operation: str) -> None:
-        """Show every series of the operation, with nothing counted yet."""
+        """Create every series of the operation, at zero."""
         for histogram in self._histograms:
             histogram.observe(operation, 0.0, count=0)
         self._duplicate.labels(operation)
@@ -215,7 +216,7 @@ class Metrics:
                 for topic, count in signal.unstable.items():
                     self._unstable.labels(topic).set(count)
             case _:
-                pass  # what is no number, or is in `Status`
+                pass  # not a number, or a gauge of `Status`
 
     def _window_published(self, signal: WindowPublished) -> None:
         operation = signal.operation

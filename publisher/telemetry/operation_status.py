@@ -1,10 +1,10 @@
-"""Where one operation stands, and what is missing of it, in numbers and in words.
+"""Computes where an operation stands and what is missing of it, in numbers and in words.
 
 Rules of this file:
-- What is not known is None, never 0: nothing is known before the state is restored.
-- "Now" is the later of our clock and the server's, so no wrong `Date` makes a lag smaller. With
-  a fast clock of ours the lag is too large by the skew.
-- What was told once ages: it is not told on when nobody has confirmed it for long.
+- An unknown value is None, never 0. Everything is unknown before the state is restored.
+- "Now" is the later of our clock and the server's, so no wrong `Date` makes a lag smaller. If our
+  clock is fast, the lag is too large by the skew.
+- Facts age: a fact that no signal has confirmed for a long time is not reported any more.
 """
 
 from collections.abc import Mapping
@@ -30,13 +30,13 @@ from publisher.signals import DatesOff, NothingFound, QuotaTold, StepFailed, Win
 from publisher.state.checkpoint import LIVE, REPAIR
 
 SLACK: Final = timedelta(seconds=10)
-"""A `Date` has whole seconds, and a step takes some."""
+"""Tolerance of lags: a `Date` has whole seconds, and a step takes some seconds."""
 CLOCK_AGES: Final = timedelta(hours=1)
-"""A skew is told for so long after it was measured, or for three polls."""
+"""A skew is reported for so long after it was measured, or for three polls if that is longer."""
 
 
 class Standing(StrEnum):
-    """What an operation does at the moment, in one word."""
+    """What an operation does at the moment, in a word."""
 
     HANGING = "hanging"
     STOPPING = "stopping"
@@ -45,18 +45,18 @@ class Standing(StrEnum):
     RESTORING = "restoring"
     STARTING = "starting"
     INCOMPLETE = "incomplete"
-    """It publishes, and something is missing or may be."""
+    """It publishes, but something is missing or may be missing."""
     PUBLISHING = "publishing"
 
 
 @dataclass(slots=True)
 class OperationStatus:
-    """One operation, as far as signals have told."""
+    """What the signals have reported about an operation."""
 
     name: str
     restored: bool = False
     kafka_problem: str = ""
-    """Why Kafka takes nothing from us; empty while it does."""
+    """Why Kafka accepts nothing from us; empty while it does."""
     cursor: Instant | None = None
     covered_until: Instant | None = None
     """Of the live pass, like `cursor`."""
@@ -64,50 +64,53 @@ class OperationStatus:
     rhythms: Mapping[str, Rhythm] = field(default_factory=dict)
     gaps: tuple[Window, ...] = ()
     unconfirmed: tuple[Unconfirmed, ...] = ()
-    """What was read once, and late: it is read again when it is due."""
+    """Time that was read once, and late: it is read again when it is due."""
     backfills: tuple[Backfill, ...] = ()
-    """Those that have ended, too, for as long as the checkpoint holds them."""
+    """Includes backfills that have ended, as long as the checkpoint holds them."""
     ledger_ids: int = 0
     clock_skew_seconds: float = 0.0
-    """The server's clock minus ours, as its last answer with a date said."""
+    """The server's clock minus ours, by its last answer with a date."""
     clock_at: Instant | None = None
-    """When it said so, by our clock."""
+    """When that answer came, by our clock."""
     ahead_seconds: float = 0.0
-    """How far the server's clock is ahead of ours, as far as that is believed; never negative."""
+    """How far the server's clock is ahead of ours, by its last credible date; never negative."""
     undated_since: Instant | None = None
-    """Answer after answer has had no usable date."""
+    """Since then, no answer has had a usable date."""
     quota: QuotaTold | None = None
     quota_at: Instant | None = None
     hour_share: HourShare | None = None
-    """Of the quota, after the last request."""
+    """The share of the quota that is left after the last request."""
     requested_at: Instant | None = None
     row_seen: bool = False
-    """A row of it was read at some time, or is remembered."""
+    """A row of the operation was read at some time, or is remembered."""
     restored_at: Instant | None = None
     silent: NothingFound | None = None
-    """No rows for a long time: every answer was 404."""
+    """No rows have come for a long time: every answer was 404."""
     dates_off: DatesOff | None = None
     dates_off_at: Instant | None = None
     published: int = 0
-    """Events since the start of the process."""
+    """Count of events since the start of the process."""
     window: WindowPublished | None = None
-    """The last one, of whatever pass."""
+    """The last published window, of any pass."""
     failure: StepFailed | None = None
-    """The last one, for as long as the process runs."""
+    """The last failure; it stays as long as the process runs."""
     failed_at: Instant | None = None
     failing: bool = False
-    """Nothing has worked since the last failure."""
+    """No step has succeeded since the last failure."""
 
     def lag_seconds(self, now: Instant) -> float | None:
-        """How far now is ahead of what is read and committed. `now` is ours, here and below."""
+        """How far now is ahead of what is read and committed.
+
+        `now` is by our clock, here and below.
+        """
         if self.covered_until is None:
             return None
         return max((now - self.covered_until).total_seconds() + self.ahead_seconds, 0.0)
 
     def pass_lags(self, now: Instant) -> dict[str, float]:
-        """How far each pass is behind the distance that it keeps.
+        """How far every pass is behind the distance that it keeps.
 
-        Repair, by its oldest gap; what was read once and late, by when it was due.
+        Repair is measured by its oldest gap, and time that was read late by when it was due.
         """
         if self.covered_until is None:
             return {}
@@ -117,66 +120,75 @@ class OperationStatus:
             if name in self.passes
         }
         behind[REPAIR] = now - min((gap.start for gap in self.gaps), default=now)
-        behind[LATE.name] = now - min((each.due for each in self.unconfirmed), default=now)
+        behind[LATE.name] = now - min((stretch.due for stretch in self.unconfirmed), default=now)
         idle = {REPAIR: not self.gaps, LATE.name: not self.unconfirmed}
         ahead = {name: self.ahead_seconds for name in behind if not idle.get(name)}
         return {
-            name: max(each.total_seconds() + ahead.get(name, 0.0), 0.0)
-            for name, each in behind.items()
+            name: max(distance.total_seconds() + ahead.get(name, 0.0), 0.0)
+            for name, distance in behind.items()
         }
 
     def skew_told(self, now: Instant) -> float | None:
         """The server's clock minus ours, unless it was measured too long ago."""
-        ages = max(CLOCK_AGES, 3 * self.poll)
-        told = self.clock_at is not None and abs(now - self.clock_at) <= ages
-        return self.clock_skew_seconds if told else None
+        reported_for = max(CLOCK_AGES, 3 * self.poll)
+        recent = self.clock_at is not None and abs(now - self.clock_at) <= reported_for
+        return self.clock_skew_seconds if recent else None
 
     def requests_left(self, now: Instant) -> int | None:
-        """How many the hour may cost now, beside the polls of live; None before the first one."""
+        """How many requests the hour may still cost, besides the polls of live.
+
+        None = no request was made yet.
+        """
         if self.hour_share is None or self.requested_at is None:
             return None
         return self.hour_share.left_after((now - self.requested_at).total_seconds())
 
     def quota_told(self, now: Instant) -> QuotaTold | None:
-        """The quota, unless it was told more than a day ago."""
-        told = self.quota_at is not None and abs(now - self.quota_at) <= DAY
-        return self.quota if told else None
+        """The quota, unless the server reported it more than a day ago."""
+        recent = self.quota_at is not None and abs(now - self.quota_at) <= DAY
+        return self.quota if recent else None
 
     def missing(self, now: Instant) -> list[str]:
-        """Tell what is missing, or may be, a line each; empty = all that is due is published."""
+        """What is missing or may be missing, in lines; empty = everything due is published."""
         return _what_is_missing(self, now)
 
     def never_seen(self, now: Instant) -> bool:
-        """Whether no row has come for longer than a pause in the talk explains, and none before."""
+        """Whether no row has ever come, for longer than a pause in the talk explains."""
         if self.row_seen or self.restored_at is None:
             return False
         return now - self.restored_at > NEVER_POLLS * self.poll
 
     @property
     def poll(self) -> timedelta:
-        """How much time passes between two polls; none while that is not known."""
+        """The time between two polls; zero while it is unknown."""
         rhythm = self.rhythms.get(LIVE)
         return rhythm.cadence if rhythm else timedelta()
 
     @property
     def gap_seconds(self) -> float:
-        """How much time lies in parked windows."""
+        """Length of time in parked windows, in seconds."""
         return sum(gap.width.total_seconds() for gap in self.gaps)
 
     def backfill_seconds(self, standing: str) -> float:
-        """How much time the backfills of that standing have still to read."""
-        left = (one.remaining for one in self.backfills if one.standing == standing)
-        return sum(each.total_seconds() for each in left)
+        """Length of time that the backfills with this standing still have to read, in seconds."""
+        durations = (
+            backfill.remaining for backfill in self.backfills if backfill.standing == standing
+        )
+        return sum(duration.total_seconds() for duration in durations)
 
     def retry_in_seconds(self, now: Instant) -> float:
-        """How long until the step that fails is tried again; 0 = nothing is waited for."""
+        """Seconds until the failing step is tried again; 0 = the service does not wait."""
         if not (self.failing and self.failure and self.failed_at):
             return 0.0
-        waited = (now - self.failed_at).total_seconds()
-        return max(self.failure.retry_in_seconds - waited, 0.0)
+        waited_seconds = (now - self.failed_at).total_seconds()
+        return max(self.failure.retry_in_seconds - waited_seconds, 0.0)
 
     def standing(self, now: Instant, *, hangs: bool, stopping: bool) -> Standing:
-        """Tell what matters most: `hangs` and `stopping` are known to others."""
+        """The standing that matters most.
+
+        Signals of the operation do not report `hangs` (the loop is overdue) and `stopping` (the
+        service is stopping).
+        """
         if hangs:
             return Standing.HANGING
         if stopping:
@@ -191,7 +203,7 @@ class OperationStatus:
 
 
 def _what_is_missing(operation: OperationStatus, now: Instant) -> list[str]:
-    """A line each; empty = all that is due is published."""
+    """What is missing or may be missing, in lines; empty = everything due is published."""
     lag = operation.lag_seconds(now)
     if lag is None:
         return ["how far it is, and what is missing, is not known yet"]
@@ -201,7 +213,7 @@ def _what_is_missing(operation: OperationStatus, now: Instant) -> list[str]:
     if operation.gaps:
         lines.append(f"parked windows that could not be read yet: {len(operation.gaps)}")
     if operation.unconfirmed:
-        hours = sum(each.window.width / timedelta(hours=1) for each in operation.unconfirmed)
+        hours = sum(stretch.window.width / timedelta(hours=1) for stretch in operation.unconfirmed)
         lines.append(f"{hours:.1f} h of time were read once, and late: they are read again")
     for name, seconds in operation.pass_lags(now).items():
         rhythm = operation.rhythms.get(name)
@@ -211,7 +223,7 @@ def _what_is_missing(operation: OperationStatus, now: Instant) -> list[str]:
 
 
 def _doubtful(operation: OperationStatus, now: Instant) -> list[str]:
-    """What may be missing because something else looks wrong."""
+    """Lines about what may be missing, because something else looks wrong."""
     lines = []
     if operation.undated_since:
         lines.append(

@@ -1,6 +1,6 @@
-"""The page for people at `/`: how far we are, and what is wrong.
+"""Renders the page for people at `/`: how far every operation is, and what is wrong.
 
-Self-contained: no script, no font, no image from anywhere. All times are UTC.
+The page is self-contained: it has no script, and loads no font and no image. All times are UTC.
 """
 
 from collections.abc import Collection
@@ -88,7 +88,10 @@ _WORDS: Final = {
 
 
 def render(status: Status, overdue: Collection[str], now: Instant) -> str:
-    """Write the whole page, as it is true at `now`."""
+    """The HTML of the whole page, as of `now`.
+
+    `overdue` holds the names of the operations whose loop hangs.
+    """
     articles = "".join(
         _operation(operation, now, hangs=operation.name in overdue, stopping=status.stopping)
         for operation in status.operations.values()
@@ -134,7 +137,7 @@ def _operation(operation: OperationStatus, now: Instant, *, hangs: bool, stoppin
         ("Passes behind", _passes(operation, now)),
         ("Parked", _gaps(operation)),
     ]
-    if any(one.active for one in operation.backfills):
+    if any(backfill.active for backfill in operation.backfills):
         rows.append(("Backfills", _backfills(operation)))
     facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>\n" for name, value in rows)
     return f"""<article>
@@ -170,7 +173,7 @@ def _missing(operation: OperationStatus, now: Instant) -> str:
 
 
 def _passes(operation: OperationStatus, now: Instant) -> str:
-    """How far each re-read is behind the distance that it keeps."""
+    """How far every re-read is behind the distance that it keeps."""
     lags = operation.pass_lags(now)
     if not lags:
         return _NOT_KNOWN
@@ -227,17 +230,17 @@ def _gaps(operation: OperationStatus) -> str:
 
 def _backfills(operation: OperationStatus) -> str:
     lines = [
-        f"{escape(one.id)}: {_moment(one.start)} &ndash; {_moment(one.end)}<br><small>"
-        f"{one.standing}, read until {_moment(one.cursor)}; {one.rows:,} rows, {one.new:,} new"
-        "</small>"
-        for one in operation.backfills
-        if one.active
+        f"{escape(backfill.id)}: {_moment(backfill.start)} &ndash; {_moment(backfill.end)}"
+        f"<br><small>{backfill.standing}, read until {_moment(backfill.cursor)};"
+        f" {backfill.rows:,} rows, {backfill.new:,} new</small>"
+        for backfill in operation.backfills
+        if backfill.active
     ]
     return "<br>".join(lines)
 
 
 def duration(seconds: float) -> str:
-    """Write a length of time with its two largest units; nothing below a second."""
+    """The text of a duration, in its two largest units; fractions of a second are dropped."""
     left = max(int(seconds), 0)
     parts: list[str] = []
     for name, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):

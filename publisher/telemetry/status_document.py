@@ -1,7 +1,8 @@
-"""Where each operation stands, as `/status` and the command `status` tell it: one JSON object.
+"""Builds the report of `/status` and of the command `status`: where every operation stands.
 
-The same shape from a running service and from the state topic. What only a
-running service knows is null in the other. `docs/reference/commands.md` describes it.
+The report is a JSON object. A running service and the state topic give the same shape; what only a
+running service knows is null in the report by the state topic. `docs/reference/commands.md`
+describes the fields.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -96,22 +97,25 @@ class Report(TypedDict):
 
 
 def as_json(report: Report) -> bytes:
-    """Write it as people read JSON."""
+    """The report as indented JSON, for people."""
     return orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def of_service(status: Status, overdue: Collection[str], now: Instant) -> Report:
-    """Tell what a running service knows of itself."""
+    """The report of a running service about itself.
+
+    `overdue` holds the names of the operations whose loop hangs.
+    """
     return {
         "answered_by": SERVICE,
-        "where": None,  # whoever asks knows the address he asked
+        "where": None,  # the client knows the address that it asked
         "at": iso(now),
         "version": status.version,
         "started_at": iso(status.started_at),
         "hints": list(status.hints),
         "operations": [
-            _of_operation(one, now, hangs=one.name in overdue, stopping=status.stopping)
-            for one in status.operations.values()
+            _of_operation(operation, now, hangs=operation.name in overdue, stopping=status.stopping)
+            for operation in status.operations.values()
         ],
     }
 
@@ -175,7 +179,11 @@ def of_state_topic(
     hints: list[str],
     now: Instant,
 ) -> Report:
-    """Tell what the state topic knows: of each operation its state, or why it has no usable one."""
+    """The report by the state topic.
+
+    `where` names the topic and the cluster. `states` holds the state of every operation by its
+    name; a state that cannot be used is replaced by its error, and None = it has not begun.
+    """
     return {
         "answered_by": STATE_TOPIC,
         "where": where,
@@ -183,11 +191,11 @@ def of_state_topic(
         "version": None,
         "started_at": None,
         "hints": hints,
-        "operations": [_of_state(name, found, now) for name, found in states],
+        "operations": [_of_state(name, outcome, now) for name, outcome in states],
     }
 
 
-def _of_state(name: str, found: State | StepError | None, now: Instant) -> OperationReport:
+def _of_state(name: str, outcome: State | StepError | None, now: Instant) -> OperationReport:
     report: OperationReport = {
         "operation": name,
         "standing": None,
@@ -204,28 +212,28 @@ def _of_state(name: str, found: State | StepError | None, now: Instant) -> Opera
         "last_error": None,
         "published": None,
     }
-    if isinstance(found, StepError):
+    if isinstance(outcome, StepError):
         report["last_error"] = {
-            "stage": found.stage.value,
-            "reason": found.reason.value,
-            "problem": str(found),
-            "needs_person": found.needs_person,
+            "stage": outcome.stage.value,
+            "reason": outcome.reason.value,
+            "problem": str(outcome),
+            "needs_person": outcome.needs_person,
             "solved": False,
             "at": None,
             "attempt": None,
             "retry_in_seconds": None,
         }
-    elif found is not None:
-        live = found.checkpoint.live
+    elif outcome is not None:
+        live = outcome.checkpoint.live
         report["lag_seconds"] = _seconds(max((now - live.covered_until).total_seconds(), 0.0))
         report["covered_until"] = iso(live.covered_until)
         report["cursor"] = iso(live.cursor)
-        report["ids"] = len(found.ledger)
-        report["passes"] = _passes(found.checkpoint.passes)
-        report["gaps"] = _gaps(found.checkpoint.gaps)
-        report["backfills"] = _backfills(found.checkpoint.backfills)
-        if found.journal:
-            last = found.journal[-1]
+        report["ids"] = len(outcome.ledger)
+        report["passes"] = _passes(outcome.checkpoint.passes)
+        report["gaps"] = _gaps(outcome.checkpoint.gaps)
+        report["backfills"] = _backfills(outcome.checkpoint.backfills)
+        if outcome.journal:
+            last = outcome.journal[-1]
             report["last_window"] = {
                 "pass": last.pass_name.partition("-")[0],
                 "from": iso(last.start),
@@ -252,20 +260,20 @@ def _gaps(gaps: Iterable[Window]) -> list[GapReport]:
 
 
 def _backfills(backfills: Iterable[Backfill]) -> list[BackfillReport]:
-    """Those that have not ended: the command `backfill list` tells of all."""
+    """The backfills that have not ended; the command `backfill list` shows all."""
     return [
         {
-            "id": one.id,
-            "from": iso(one.start),
-            "to": iso(one.end),
-            "again": one.again,
-            "standing": one.standing.value,
-            "cursor": iso(one.cursor),
-            "rows": one.rows,
-            "new": one.new,
+            "id": backfill.id,
+            "from": iso(backfill.start),
+            "to": iso(backfill.end),
+            "again": backfill.again,
+            "standing": backfill.standing.value,
+            "cursor": iso(backfill.cursor),
+            "rows": backfill.rows,
+            "new": backfill.new,
         }
-        for one in backfills
-        if one.active
+        for backfill in backfills
+        if backfill.active
     ]
 
 
