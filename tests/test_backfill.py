@@ -50,7 +50,7 @@ from tests.fakes import (
     Said,
     ids_of,
 )
-from tests.test_flow import OPERATION, known, values
+from tests.test_flow import OPERATION, checkpoint_in, values
 
 HOUR = timedelta(hours=1)
 POLL = timedelta(minutes=5)
@@ -155,7 +155,7 @@ class Trial:
 
     def _read_until(self) -> Instant:
         """As the log says."""
-        found = known(self.kafka).checkpoint.backfills if OPERATION in self.kafka.events else ()
+        found = checkpoint_in(self.kafka).backfills if OPERATION in self.kafka.events else ()
         return max((one.cursor for one in found), default=self.range.start)
 
     async def run(self, until: Instant) -> None:
@@ -190,7 +190,7 @@ class Trial:
 
     @property
     def backfill(self) -> Backfill:
-        (found,) = known(self.kafka).checkpoint.backfills
+        (found,) = checkpoint_in(self.kafka).backfills
         return found
 
 
@@ -334,7 +334,7 @@ async def test_an_answer_that_takes_a_poll_starves_neither_history_nor_re_reads(
     for one in windows[3:]:
         assert one.committed_at - one.covered_until <= 3 * turn
     for pass_ in passes_of(trial.settings)[1:]:
-        done = known(trial.kafka).checkpoint.passes[pass_.name]
+        done = checkpoint_in(trial.kafka).passes[pass_.name]
         assert end - pass_.delay - done.covered_until <= pass_.cadence + 3 * turn, pass_.name
 
 
@@ -368,7 +368,7 @@ async def test_orders_that_cannot_be_read_do_not_stop_live() -> None:
     assert 55 <= len(commands_unreadable.looks) <= 60, "once a minute"
     hints = [one for one in trial.signals if isinstance(one, HintGiven)]
     assert [hint.text for hint in hints] == ["orders cannot be read: Kafka cannot be reached"]
-    assert known(trial.kafka).checkpoint.live.covered_until > NOON + HOUR - 2 * POLL
+    assert checkpoint_in(trial.kafka).live.covered_until > NOON + HOUR - 2 * POLL
 
 
 @pytest.mark.parametrize("again", [False, True])

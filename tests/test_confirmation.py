@@ -21,7 +21,7 @@ from publisher.signals import WindowPublished
 from publisher.state.checkpoint import LIVE, REPAIR, Entry
 from publisher.wolkvox.timezone import Zone
 from tests.fakes import NOON, FakeClock, FakeReport, MemoryCluster, MemoryKafka, Said, error
-from tests.test_flow import HOUR, OPERATION, POLL, Life, known, values
+from tests.test_flow import HOUR, OPERATION, POLL, Life, checkpoint_in, values
 from tests.test_forgotten import chat_of
 
 MINUTE = timedelta(minutes=1)
@@ -54,7 +54,7 @@ async def test_rows_that_were_hidden_at_a_first_start_with_history_come_later() 
     counts = Counter(event["message"] for event in values(kafka.events[OPERATION]))
     assert set(counts.values()) == {1}
     assert len(counts) == len(chat.said)
-    assert known(kafka).checkpoint.unconfirmed == ()
+    assert checkpoint_in(kafka).unconfirmed == ()
 
 
 @pytest.mark.parametrize("rereads", ["1h,2h", "1h", ""])
@@ -78,7 +78,7 @@ async def test_what_an_outage_left_is_read_twice_unless_nothing_is(rereads: str)
     assert set(counts.values()) == {1}
     if rereads:
         assert len(counts) == len(chat.said)
-        assert known(kafka).checkpoint.unconfirmed == ()
+        assert checkpoint_in(kafka).unconfirmed == ()
     else:
         assert {window.pass_label for window in told.heard(WindowPublished)} == {LIVE}
         assert len(counts) < len(chat.said), "nothing was hidden"
@@ -94,7 +94,7 @@ async def test_in_calm_weather_nothing_is_late() -> None:
         seen: set[tuple[Unconfirmed, ...]] = set()
         told = Life(clock, report, log, PublisherSettings(**settings))
         told.listener = lambda _, kafka=kafka, seen=seen: seen.add(  # type: ignore[misc]
-            known(kafka).checkpoint.unconfirmed
+            checkpoint_in(kafka).unconfirmed
         )
         await told.run_for(6 * HOUR)
         assert seen == {()}

@@ -12,7 +12,7 @@ from publisher.model import Answer, Request
 from publisher.signals import WindowPublished
 from publisher.wolkvox.damage import examine
 from tests.fakes import FakeClock, answer, conversation, found, row, seen
-from tests.test_flow import HOUR, OPERATION, POLL, known, life, values
+from tests.test_flow import HOUR, OPERATION, POLL, checkpoint_in, life, values
 from tests.test_parking import World
 
 DEEP = b"[" * 3_000 + b"]" * 3_000
@@ -142,7 +142,7 @@ async def test_what_stays_undecodable_is_kept_as_bytes_and_its_gap_open() -> Non
     assert letters[0].header["reason"] == b"answer_undecodable"
     assert letters[0].header["position"] == b"answer"
     assert not any(told.lenient for told in world.life.heard(WindowPublished))
-    start = known(world.kafka).checkpoint.gaps
+    start = checkpoint_in(world.kafka).gaps
     await world.start().run_for(6 * HOUR)  # and after a restart it is the same letter
     assert len(world.kafka.dead_letters[OPERATION]) == 1
     assert world.gaps == start
@@ -179,4 +179,4 @@ async def test_one_bad_row_in_a_quiet_night_holds_nobody() -> None:
     await alive.run_for(2 * HOUR)
     assert alive.failures == []
     assert len(kafka.dead_letters[OPERATION]) == 1
-    assert known(kafka).checkpoint.live.cursor > alive.clock.true - HOUR
+    assert checkpoint_in(kafka).live.cursor > alive.clock.true - HOUR

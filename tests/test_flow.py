@@ -33,7 +33,7 @@ from publisher.signals import (
     WindowPublished,
 )
 from publisher.state import state
-from publisher.state.checkpoint import LIVE, checkpoint_of
+from publisher.state.checkpoint import LIVE, Checkpoint, checkpoint_of
 from publisher.wolkvox.timezone import Zone
 from tests.fakes import (
     NOON,
@@ -179,6 +179,13 @@ def known(kafka: MemoryKafka) -> state.State:
     restored = state.restore(OPERATION, dict(kafka.state))
     assert restored is not None
     return restored
+
+
+def checkpoint_in(kafka: MemoryKafka) -> Checkpoint:
+    """What the state says of the operation, without its journal."""
+    checkpoint = checkpoint_of(OPERATION, kafka.state)
+    assert checkpoint is not None
+    return checkpoint
 
 
 def width(request: Request) -> timedelta:
@@ -538,7 +545,7 @@ class Trial:
                 assert event["occurred_at"] == iso(said.date)
         self._check_dead_letters(bad)
         self._check_revisions(events)
-        checkpoint = known(self.kafka).checkpoint
+        checkpoint = checkpoint_in(self.kafka)
         assert checkpoint.gaps == ()
         assert checkpoint.unconfirmed == ()
         assert checkpoint.live.covered_until > self.clock.true - 4 * POLL
@@ -635,7 +642,7 @@ async def test_the_first_checkpoint_is_committed_before_the_first_request() -> N
     kafka = MemoryKafka()
 
     def look(clock: FakeClock) -> Answer:
-        assert known(kafka).checkpoint.start == NOON
+        assert checkpoint_in(kafka).start == NOON
         return nothing(clock)
 
     alive, source, _ = life(look, kafka=kafka)
@@ -662,7 +669,7 @@ async def test_a_refused_token_moves_nothing() -> None:
     for hours in (2, 2):
         wrong = Life(clock, report, MemoryCluster(kafka).log(OPERATION), settings)
         await wrong.run_for(hours * HOUR)
-        assert known(kafka).checkpoint.live.cursor == NOON
+        assert checkpoint_in(kafka).live.cursor == NOON
         assert {failure.reason for failure in wrong.failures} == {Reason.TOKEN_REFUSED}
         assert all(failure.needs_person for failure in wrong.failures)
     refused = False
@@ -812,7 +819,7 @@ async def test_an_answer_that_cannot_be_read_at_all_is_tried_again_slowly() -> N
     assert kafka.events[OPERATION] == []
     assert alive.failures[-1].reason is Reason.TOO_LARGE
     assert len(source.requests) < 40
-    assert known(kafka).checkpoint.live.cursor == NOON - POLL
+    assert checkpoint_in(kafka).live.cursor == NOON - POLL
 
 
 async def test_a_changed_format_is_held() -> None:
@@ -830,7 +837,7 @@ async def test_a_changed_format_is_held() -> None:
     now[0] = good
     await alive.run_for(HOUR)
     assert len(kafka.events[OPERATION]) == 1
-    assert known(kafka).checkpoint.live.covered_until > NOON + HOUR
+    assert checkpoint_in(kafka).live.covered_until > NOON + HOUR
 
 
 async def test_the_decoder_forgives_only_the_second_time() -> None:
@@ -909,7 +916,7 @@ async def test_no_pause_is_longer_than_two_polls(
     mended = alive.clock.true
     alive.source = ScriptedSource(alive.clock)
     await alive.run_for(3 * POLL)
-    assert known(kafka).checkpoint.live.covered_until > mended
+    assert checkpoint_in(kafka).live.covered_until > mended
 
 
 async def test_kafka_is_tried_again_every_minute() -> None:
@@ -1076,8 +1083,8 @@ async def test_a_changed_start_is_ignored_and_said_so() -> None:
     await moved.run_for(POLL)
     (hint,) = moved.heard(HintGiven)
     assert "PUBLISHER_START is ignored" in hint.text
-    assert known(kafka).checkpoint.start == NOON
-    assert known(kafka).checkpoint.start_setting == "now"
+    assert checkpoint_in(kafka).start == NOON
+    assert checkpoint_in(kafka).start_setting == "now"
 
 
 async def test_an_empty_state_beside_events_is_held() -> None:
@@ -1102,8 +1109,8 @@ async def test_a_clock_that_is_hours_wrong_is_held() -> None:
     assert {failure.reason for failure in alive.failures} == {Reason.CLOCK_SKEW}
     assert "the server's clock is 7200 s behind ours" in alive.failures[0].text
     assert kafka.committed == [[], []]  # the start by our clock, and by the server's
-    assert known(kafka).checkpoint.live.cursor == known(kafka).checkpoint.start
-    assert abs(known(kafka).checkpoint.start - NOON) < timedelta(seconds=3)
+    assert checkpoint_in(kafka).live.cursor == checkpoint_in(kafka).start
+    assert abs(checkpoint_in(kafka).start - NOON) < timedelta(seconds=3)
 
 
 @pytest.mark.parametrize("skew", [timedelta(minutes=10), timedelta(days=2), timedelta(minutes=-10)])

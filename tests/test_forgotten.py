@@ -35,7 +35,7 @@ from publisher.wolkvox.timezone import Zone
 from tests.fakes import NOON, Chat, FakeClock, FakeReport, MemoryCluster, MemoryKafka, Said
 from tests.test_backfill import MemoryOrders
 from tests.test_error_catalogue import is_entry
-from tests.test_flow import HOUR, MADRID_BACK, OPERATION, POLL, Life, known, values
+from tests.test_flow import HOUR, MADRID_BACK, OPERATION, POLL, Life, checkpoint_in, values
 
 
 def chat_of(begin: Instant, end: Instant, every: timedelta) -> Chat:
@@ -67,7 +67,7 @@ class World:
 
     @property
     def forgotten(self) -> Sequence[Window]:
-        return known(self.kafka).checkpoint.forgotten
+        return checkpoint_in(self.kafka).forgotten
 
     def check(self) -> None:
         """All of it, once."""
@@ -127,7 +127,7 @@ async def test_a_backfill_skips_what_is_forgotten_and_says_so(*, again: bool) ->
         beat=lambda _: None, backfill_requests=MemoryOrders(backfill_request),
     )  # fmt: skip
     await run(context)
-    [backfill] = known(world.kafka).checkpoint.backfills
+    [backfill] = checkpoint_in(world.kafka).backfills
     assert backfill.standing is Standing.DONE
     told = [signal.text for signal in signals if isinstance(signal, HintGiven)]
     told = [text for text in told if "backfill" in text]

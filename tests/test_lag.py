@@ -36,7 +36,17 @@ from tests.fakes import (
     found,
     row,
 )
-from tests.test_flow import HOUR, OPERATION, POLL, Life, fails, known, life, unreachable, values
+from tests.test_flow import (
+    HOUR,
+    OPERATION,
+    POLL,
+    Life,
+    checkpoint_in,
+    fails,
+    life,
+    unreachable,
+    values,
+)
 
 SEED: Final = os.environ.get("LAG_SEED")
 DAY: Final = timedelta(days=1)
@@ -109,7 +119,7 @@ async def test_nothing_is_told_of_gaps_before_they_are_known() -> None:
     alive, _, kafka = life(start="-5m")
     await alive.run_for(POLL)
     gap = Window(NOON - HOUR, NOON - HOUR / 2)
-    key, value = checkpoint.encode_checkpoint(replace(known(kafka).checkpoint, gaps=(gap,)))
+    key, value = checkpoint.encode_checkpoint(replace(checkpoint_in(kafka), gaps=(gap,)))
     assert value is not None
     kafka.state[key] = value
 
@@ -263,7 +273,7 @@ async def test_one_answer_without_a_date_moves_no_start() -> None:
     """A proxy's own error says nothing of the server."""
     alive, _, kafka = life(lambda clock: replace(answer(clock, b"", status=503), headers={}))
     await alive.run_for(POLL)
-    assert known(kafka).checkpoint.start == NOON
+    assert checkpoint_in(kafka).start == NOON
 
 
 async def test_an_operation_without_a_row_is_told_of() -> None:

@@ -41,7 +41,7 @@ from tests.fakes import (
     error,
     ids_of,
 )
-from tests.test_flow import HOUR, OPERATION, OWN, POLL, Life, fails, known, values
+from tests.test_flow import HOUR, OPERATION, OWN, POLL, Life, checkpoint_in, fails, known, values
 
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
 LIVE, *_ = passes_of(PublisherSettings())
@@ -400,12 +400,12 @@ class World:
 
     def _look(self, signal: object) -> None:
         if isinstance(signal, WindowPublished | WindowParked | StepFailed | RequestAnswered):
-            covered = known(self.kafka).checkpoint.live.covered_until
+            covered = checkpoint_in(self.kafka).live.covered_until
             self.lag = max(self.lag, self.clock.true - covered)
 
     @property
     def gaps(self) -> tuple[Window, ...]:
-        return known(self.kafka).checkpoint.gaps
+        return checkpoint_in(self.kafka).gaps
 
     @property
     def published(self) -> list[int]:
@@ -469,7 +469,7 @@ async def test_what_is_about_us_never_parks(status: int, msg: str) -> None:
     await world.life.run_for(3 * HOUR)
     assert world.life.heard(StepFailed)
     assert world.life.heard(WindowParked) == []
-    assert known(world.kafka).checkpoint.live.covered_until < bad + POLL
+    assert checkpoint_in(world.kafka).live.covered_until < bad + POLL
 
 
 async def test_a_row_that_repair_publishes_long_after_does_not_come_twice() -> None:

@@ -18,7 +18,7 @@ from publisher.state.gaps import FAR
 from publisher.wolkvox.server_clock import RESOLUTION, ServerClock
 from publisher.wolkvox.timezone import Zone
 from tests.fakes import NOON, Chat, Crash, FakeClock, FakeReport, MemoryCluster, MemoryKafka, Said
-from tests.test_flow import HOUR, OPERATION, POLL, Life, known, values
+from tests.test_flow import HOUR, OPERATION, POLL, Life, checkpoint_in, known, values
 
 DAY = timedelta(days=1)
 BOGOTA, MADRID = "America/Bogota", "Europe/Madrid"
@@ -79,16 +79,16 @@ async def test_a_corrected_zone_publishes_what_the_wrong_one_left_out_and_nothin
     """Both ways, over days: messages and ids are those of a zone that was right all along."""
     world = World(every(7, NOON + POLL, NOON + 4 * DAY), right, start="-6h")
     await world.live(wrong).run_for(2 * DAY)
-    before = known(world.kafka).checkpoint
+    before = checkpoint_in(world.kafka)
     changed = world.live(right, replaces=wrong)
     await changed.run_for(POLL)
     (told,) = changed.heard(ZoneChanged)
     assert (told.before, told.after) == (wrong, right)
     (gap,) = told.gaps
     assert (gap.start, gap.end) == (before.start, before.live.cursor)
-    assert known(world.kafka).checkpoint.timezone == right
+    assert checkpoint_in(world.kafka).timezone == right
     await changed.run_for(2 * DAY + HOUR)
-    assert known(world.kafka).checkpoint.gaps == ()
+    assert checkpoint_in(world.kafka).gaps == ()
     assert world.published == world.promised
     straight = World(world.chat, right)
     await straight.live().run_for(4 * DAY + HOUR)
@@ -124,14 +124,14 @@ async def test_only_the_zone_that_was_wrong_confirms_the_change(replaces: str) -
     await moved.run_for(HOUR)
     assert {failure.reason for failure in moved.failures} == {Reason.ZONE_CHANGED}
     assert "WOLKVOX_TIMEZONE_REPLACES=America/Bogota" in moved.failures[0].text
-    assert known(world.kafka).checkpoint.timezone == BOGOTA
+    assert checkpoint_in(world.kafka).timezone == BOGOTA
 
 
 async def test_what_is_read_again_begins_well_behind_forgotten_time() -> None:
     """Whatever the horizon is now: what the wrong zone has published there is remembered."""
     world = World(every(60, NOON, NOON + 4 * HOUR))
     await world.live().run_for(40 * HOUR)
-    old = known(world.kafka).checkpoint
+    old = checkpoint_in(world.kafka)
     (gap,) = rezoned(old, MADRID).checkpoint.gaps
     assert gap == Window(old.start, old.live.cursor)
     for hours in (1, 8, 20):
@@ -180,13 +180,13 @@ async def test_a_step_of_our_clock_by_days_forgets_nothing(step: timedelta, rest
     life = world.live()
     await life.run_for(DAY)
     ids = len(known(world.kafka).ledger)
-    cursor = known(world.kafka).checkpoint.live.cursor
+    cursor = checkpoint_in(world.kafka).live.cursor
     world.clock.skew = step
     life = world.live() if restart else life
     await life.run_for(6 * HOUR)
     assert {failure.reason for failure in life.failures} == {Reason.CLOCK_SKEW}
     assert len(known(world.kafka).ledger) == ids
-    assert known(world.kafka).checkpoint.live.cursor - cursor < POLL
+    assert checkpoint_in(world.kafka).live.cursor - cursor < POLL
     world.clock.skew = timedelta()
     life = world.live() if restart else life
     await life.run_for(DAY)
@@ -257,7 +257,7 @@ async def test_rows_of_the_future_and_of_long_ago_move_no_cursor() -> None:
     assert world.published == world.promised
     ends = iter(life.heard(WindowPublished))
     assert all(each.covered_until <= each.committed_at for each in ends)
-    assert world.clock.true - known(world.kafka).checkpoint.live.cursor < HOUR
+    assert world.clock.true - checkpoint_in(world.kafka).live.cursor < HOUR
     assert life.heard(StepFailed) == []
 
 
