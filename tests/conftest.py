@@ -43,12 +43,12 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Four processes for the whole suite; tests that are named, or run with -s, run in this one.
+    """Three processes for the whole suite; tests that are named, or run with -s, run in this one.
 
-    Each waits for half of its time, so that four keep two cores busy.
+    Each waits for half of its time, so that three keep two cores busy.
     """
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return 4 if whole and config.option.capture != "no" and (os.cpu_count() or 1) > 1 else 0
+    return 3 if whole and config.option.capture != "no" and (os.cpu_count() or 1) > 1 else 0
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:

@@ -1,4 +1,4 @@
-"""The whole suite in four processes, each with a Kafka of its own: half of its time is waiting.
+"""The whole suite in three processes, each with a Kafka of its own: half of its time is waiting.
 
 File by file. One process begins with the tests that measure how long something takes, the others
 with those that need no Kafka; what waits most of the time and measures nothing comes next there.

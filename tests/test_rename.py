@@ -87,6 +87,7 @@ async def test_an_operation_goes_on_under_another_name(kafka: Broker, tmp_path: 
         restored = await service.logged(20, event="State restored", operation="sales")
         assert restored["ledger_ids"] == before["ids"]
         assert restored["backfills"], "its orders are forgotten"
+        await service.published()
         await _nothing_else_came(one, but_letter=True)
         assert await service.stop() == 0
         await _is_complete(one)
