@@ -22,33 +22,41 @@ from publisher.events import kafka_record
 from publisher.kafka import shard as kafka_shard
 from publisher.kafka import transaction as kafka_transaction
 from publisher.kafka.clients import Clients
+from publisher.kafka.end_offsets import Ends
 from publisher.kafka.epoch import renew
 from publisher.kafka.shard import Shard
 from publisher.model import Batch, Record, StateRecord
 from publisher.settings import load
+from publisher.signals import Signal
 from sandbox.kafka import ensure
 
 OPERATION = "wv0010"
 WAYS = ("before", "state last", "now")
 
-Send = Callable[[Any, Any, Any], Awaitable[None]]
+Renew = Callable[[Any], Awaitable[None]]
+Send = Callable[[Any, Any, Any], Awaitable[dict[Any, int]]]
+
+
+def _ignore(_: Signal) -> None:
+    """Nobody listens."""
 
 
 async def _keep_epoch(_: Any) -> None:
     """The epoch of the takeover serves all transactions."""
 
 
-async def _send_together(producer: Any, batches: Any, _: Any) -> None:
+async def _send_together(producer: Any, batches: Any, _: Any) -> dict[Any, int]:
     await producer.begin_transaction()
-    await kafka_transaction._send_all(producer, batches)  # noqa: SLF001
+    offsets = await kafka_transaction._send_all(producer, batches)  # noqa: SLF001
     await producer.commit_transaction()
+    return offsets
 
 
 class Way:
     """One way to commit, with a shard and topics of its own."""
 
     def __init__(self, name: str, kafka: str) -> None:
-        self._renew = renew if name == "now" else _keep_epoch
+        self._renew: Renew = renew if name == "now" else _keep_epoch
         self._send: Send = _send_together if name == "before" else kafka_transaction.send_and_commit
         environment = {
             "WOLKVOX_SERVER": "0010",
@@ -59,13 +67,12 @@ class Way:
         for topic in ("MESSAGES", "DEAD_LETTERS", "STATE", "COMMANDS"):
             environment[f"PUBLISHER_{topic}_TOPIC"] = f"{name}.{topic}".replace(" ", "-")
         settings = load(environment)
-        self.shard = Shard(0, Clients(settings), settings, lambda _: None)
+        self.shard = Shard(0, Clients(settings), settings, Ends(_ignore), _ignore)
         self._sequence = 0
 
     async def commit(self, events: list[Record]) -> float:
         """Seconds that a transaction took."""
-        kafka_shard.renew = self._renew
-        kafka_shard.send_and_commit = self._send
+        vars(kafka_shard).update(renew=self._renew, send_and_commit=self._send)
         follows = self._sequence - 1 if self._sequence else None
         state = [StateRecord(b"checkpoint/" + OPERATION.encode(), b"x" * 600)]
         batch = Batch(OPERATION, follows, self._sequence, state, iter(events))
