@@ -1,6 +1,6 @@
-"""Obey what people have ordered through Kafka: backfills, as far as they are wanted.
+"""Apply the backfills that people request through the commands topic.
 
-The orders are read by a task beside the loop: a broker that does not answer delays no window.
+A task beside the loop reads the topic, so that a broker that does not answer delays no window.
 """
 
 import asyncio
@@ -14,28 +14,28 @@ from publisher.signals import BackfillRequestsApplied, HintGiven
 from publisher.state.state import State
 
 LOOK_EVERY: Final = 5.0
-"""Seconds between two looks at the orders."""
+"""Seconds between two reads of the commands topic."""
 LOOK_AGAIN: Final = 60.0
-"""The same after one that failed: the next one may fail likewise, and costs clients."""
+"""The same after a read that failed: the next one may fail likewise, and opens clients again."""
 END_SECONDS: Final = 3.0
-"""How long a look that is cancelled may take to close its clients."""
+"""How long a cancelled read may take to close its clients."""
 
 
 async def apply_backfill_requests(
-    context: OperationContext, loop_state: LoopState, known: State
+    context: OperationContext, loop_state: LoopState, state: State
 ) -> None:
-    """Make new orders durable: a commit of its own, and only then they count.
+    """Commit new requests in a transaction of their own; only then they count.
 
-    Not before the first window: until then the start itself may move.
+    Nothing is applied before the first window: until then the start itself may move.
     """
-    checkpoint = known.checkpoint
+    checkpoint = state.checkpoint
     if context.backfill_requests is None or not checkpoint.sequence:
         return
     if loop_state.look is None:
         if context.clock.elapsed() < loop_state.look_again:
             return
         loop_state.look = asyncio.ensure_future(context.backfill_requests.read())
-        await asyncio.sleep(0)  # orders that are at hand are obeyed at once
+        await asyncio.sleep(0)  # requests that are at hand are applied at once
     if not loop_state.look.done():
         return
     look, loop_state.look = loop_state.look, None
@@ -56,7 +56,7 @@ async def apply_backfill_requests(
     )
     if backfills == checkpoint.backfills:
         return
-    await commit_state(context, known, known.with_backfills(backfills))
+    await commit_state(context, state, state.with_backfills(backfills))
     context.emit(BackfillRequestsApplied(context.operation, backfills))
     before = {backfill.id for backfill in checkpoint.backfills}
     for backfill in backfills:
@@ -65,7 +65,7 @@ async def apply_backfill_requests(
 
 
 async def end_look(loop_state: LoopState) -> None:
-    """Cancel the look that is under way and wait until its clients are closed, within bounds."""
+    """Cancel the read that is under way, and wait within bounds until its clients are closed."""
     if loop_state.look is not None:
         loop_state.look.cancel()
         ended, _ = await asyncio.wait([loop_state.look], timeout=END_SECONDS)

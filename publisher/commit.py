@@ -1,4 +1,4 @@
-"""Commit one batch, and tell how it went; or the state alone."""
+"""Commit a batch, or the state alone, and report how long it took and how it ended."""
 
 from publisher.context import OperationContext
 from publisher.errors import Fenced
@@ -23,8 +23,8 @@ async def commit(context: OperationContext, batch: Batch) -> float:
     return took
 
 
-async def commit_state(context: OperationContext, known: State, successor: Successor) -> None:
-    """Commit what has changed without any message; only then it counts."""
-    before, sequence = known.checkpoint.sequence, successor.checkpoint.sequence
+async def commit_state(context: OperationContext, state: State, successor: Successor) -> None:
+    """Commit a change of the state without messages, and apply it only then."""
+    before, sequence = state.checkpoint.sequence, successor.checkpoint.sequence
     await commit(context, Batch(context.operation, before, sequence, successor.records))
-    known.apply(successor, context.settings.horizon)
+    state.apply(successor, context.settings.horizon)

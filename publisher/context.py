@@ -1,7 +1,7 @@
-"""What one operation's loop works with: its doors, its task, its memory.
+"""What the loop of one operation works with: its ports, its context and what it remembers.
 
-The three doors to the outside are Protocols; edges fit them by shape, tests
-bring their own.
+The ports to the outside are Protocols. The classes in `wolkvox/`, `kafka/` and `clock.py` fit them
+by shape; tests bring their own.
 """
 
 import asyncio
@@ -46,27 +46,27 @@ class Log(Protocol):
     """Kafka, as one operation sees it: a log of transactions with a state beside them."""
 
     async def restore(self) -> Restored:
-        """Take over (fences every predecessor, settles its open transaction), then read.
+        """Take over, which fences every predecessor and settles its open transaction; then read.
 
-        Raises Transient or NeedsOperator; whoever calls tries again.
+        Raises Transient or NeedsOperator; the caller tries again.
         """
         ...
 
     async def commit(self, batch: Batch) -> None:
-        """All of the batch or nothing. Returned = visible to read_committed readers.
+        """Publish all of the batch or nothing. After it returns, read_committed readers see it.
 
-        Raises StateUncertain when the outcome is unknown, certain only after `restore()`.
+        Raises StateUncertain when the outcome is unknown; only `restore()` shows it.
         """
         ...
 
 
 class BackfillRequests(Protocol):
-    """What people want of an operation, told through Kafka."""
+    """The backfills that people request, read from the commands topic."""
 
     async def read(self) -> Sequence[BackfillRequest] | None:
-        """All orders that stand, the oldest first; None = there is no place for them to be seen.
+        """All requests in the topic, the oldest first; None = the topic does not exist.
 
-        Raises Transient or NeedsOperator; changes nothing.
+        Raises Transient or NeedsOperator. Changes nothing.
         """
         ...
 
@@ -94,7 +94,7 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OperationContext:
-    """One operation: what to publish, through which doors."""
+    """One operation: its settings and its ports."""
 
     operation: str
     zone: Zone
@@ -104,17 +104,17 @@ class OperationContext:
     clock: Clock
     emit: Emit
     beat: Callable[[float], None]
-    """Says "alive, and again within so many seconds", for `/healthz`."""
+    """Reports to `/healthz`: alive, and the next report comes within so many seconds."""
     jitter: Callable[[], float] = random
-    """A number in [0, 1) that spreads pauses; a test brings its own to be able to replay."""
+    """A number in [0, 1) that spreads pauses. Tests bring their own to be able to replay a run."""
     backfill_requests: BackfillRequests | None = None
-    """None = nobody orders anything: a preview."""
+    """None in a preview, which takes no requests."""
     zone_replaces: str = ""
-    """The zone that was wrong so far, as a person has confirmed; empty = none."""
+    """The wrong time zone used so far, as the settings confirm it; empty = none."""
 
     async def wait(self, task: asyncio.Future[Any], seconds: float) -> None:
-        """Return when the task is done, after so many seconds, or at a stop. It goes on."""
-        await asyncio.sleep(0)  # whatever is ready at once takes no time
+        """Return when the task is done, after so many seconds, or at a stop. The task goes on."""
+        await asyncio.sleep(0)  # a task that is ready at once takes no time
         if task.done():
             return
         pause = asyncio.ensure_future(self.clock.sleep(seconds))
@@ -126,7 +126,7 @@ class OperationContext:
 
 @dataclass(slots=True)
 class LoopState:
-    """What a loop knows; all of it may be lost, only `state` is worth restoring."""
+    """What a loop remembers. All of it may be lost; only `state` is restored."""
 
     passes: tuple[Pass, ...]
     pace: Pace
@@ -190,14 +190,24 @@ class LoopState:
     def _next_of(
         self, state: State, now: Instant, quota_low: bool, history: bool, passes: Sequence[Pass]
     ) -> Step:
-        known = state.checkpoint
+        checkpoint = state.checkpoint
         step = next_step(
-            passes, known.passes, self.pace, now, state.read_until, known.gaps, quota_low=quota_low
+            passes,
+            checkpoint.passes,
+            self.pace,
+            now,
+            state.read_until,
+            checkpoint.gaps,
+            quota_low=quota_low,
         )
         if not history:
             return step
-        step = second_reading.meanwhile(step, known.unconfirmed, self.second, now, known.gaps)
-        return meanwhile(step, known.backfills, self.stride, now, known.gaps, known.forgotten)
+        step = second_reading.meanwhile(
+            step, checkpoint.unconfirmed, self.second, now, checkpoint.gaps
+        )
+        return meanwhile(
+            step, checkpoint.backfills, self.stride, now, checkpoint.gaps, checkpoint.forgotten
+        )
 
     @property
     def undated(self) -> bool:

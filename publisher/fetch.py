@@ -1,4 +1,9 @@
-"""Ask for one window and judge the answer: what can be used comes back, the rest is raised."""
+"""Ask for one window and classify the answer.
+
+An answer that can be used is returned. Every other answer becomes an error that says what to do:
+wait, ask for less, or call a person. What the answer shows besides its rows (its date, the quota,
+a record count that cannot be true) is remembered in `LoopState` and reported.
+"""
 
 import asyncio
 from typing import Final
@@ -34,9 +39,9 @@ class Undecodable(Transient):
 async def ask(
     context: OperationContext, loop_state: LoopState, step: Read, now: Instant
 ) -> tuple[Answer, Classification]:
-    """The answer for a step's window, if it can be used; raises what must be done otherwise.
+    """The answer for the window of a step, if it can be used. Raises StepError otherwise.
 
-    `now` is the server's time, as far as we know it: nothing later is asked for.
+    `now` is the server's time, as far as we know it. Nothing later is asked for.
     """
     narrowest = step.window.width <= NARROWEST
     answer, classification = await _answer(context, loop_state, step, now)

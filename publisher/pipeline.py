@@ -1,8 +1,8 @@
-"""THE MAIN FLOW: read a window of the report, publish what is new in it, go on.
+"""The main flow: read a window of the report, publish what is new in it, go on.
 
-`run` is the life of one operation. Nothing here touches the network, the clock
-or Kafka by itself: the three doors are the Protocols in `context.py`, and every
-decision is made by a pure function in `schedule/`, `events/` or `state/`.
+`run` is the life of one operation. It reaches the report, Kafka and the clock only through the
+ports in `context.py`. Pure functions in `schedule/`, `events/` and `state/` decide what to ask,
+what to publish and how long to wait.
 """
 
 import asyncio
@@ -43,10 +43,9 @@ from publisher.signals import (
     WindowNarrowed,
     WindowPublished,
 )
-from publisher.state import state
 from publisher.state.checkpoint import LIVE
 from publisher.state.restored import events_gone, state_to_go_on_from
-from publisher.state.state import State
+from publisher.state.state import State, earlier_start, first
 from publisher.wolkvox import responses
 from publisher.wolkvox.responses import Verdict
 
@@ -55,7 +54,7 @@ STEP_LIMIT: Final = 420.0
 
 
 async def run(context: OperationContext) -> None:
-    """Publish window after window until a stop is requested. No fault ends it."""
+    """Publish window after window until a stop is requested. No error ends it."""
     loop_state = LoopState.starting(context.settings)
     try:
         await _walk(context, loop_state)
@@ -100,48 +99,54 @@ async def _walk(context: OperationContext, loop_state: LoopState) -> None:
                             await park(context, loop_state, loop_state.state)
         except PublisherError as error:
             await _recover(context, loop_state, error)
-        except Exception as error:  # a mistake of ours must not end the service either
+        except Exception as error:  # a bug must not end the service either
             await _recover(context, loop_state, unexpected(error))
 
 
 async def publish(
-    context: OperationContext, loop_state: LoopState, known: State, step: Read
+    context: OperationContext, loop_state: LoopState, state: State, step: Read
 ) -> Read | None:
-    """Read one window and commit what is new in it, or nothing; returns the step that was done.
+    """Read one window and commit what is new in it.
 
-    1. Ask for the window, or as much of it as one request may; judge the answer.
-    2. Identify its rows; keep those that the ledger does not know.
+    1. Ask for the window, or for as much of it as one request may ask.
+    2. Identify the rows, and keep those that the ledger does not hold.
     3. Commit events, dead letters, journal and checkpoint in one transaction.
-    4. Only then remember: ledger, cursors, pace.
+    4. Only then update the memory: ledger, cursors, window width.
+    5. Report what was published.
 
-    A failure before 3 leaves no trace, so the caller may simply try again; after
-    a failure in 3 only a restore tells what happened.
+    A failure before step 3 leaves no trace, so the caller may try again. After a failure in step 3
+    only a restore shows what happened.
+
+    Returns the step that was done; None = the start of the operation must move first.
     """
+    # 1.
     loop_state.step = step = askable(step, context.zone, loop_state.longest)
     asked_at = loop_state.server.now(context.clock.now())
-    answer, classification = await ask_or_keep(context, loop_state, known, step, asked_at)
-    if state.earlier_start(
-        known.checkpoint, loop_state.server.start_skew, loop_state.newest_published
-    ):
-        return None  # `begin_earlier` moves the start first
+    answer, classification = await ask_or_keep(context, loop_state, state, step, asked_at)
+    if earlier_start(state.checkpoint, loop_state.server.start_skew, loop_state.newest_published):
+        return None  # `begin_earlier` moves the start
+    # 2.
     sent = loop_state.server.now(answer.sent_at)
-    # Before its answer was dated, whatever our clock has done in between.
-    covered = known.checkpoint.live.covered_until
+    # No later than the date of the answer, whatever our clock has done in between.
+    covered = state.checkpoint.live.covered_until
     now = min(sent, responses.server_time(answer) or loop_state.server.lived_until(sent, covered))
-    # Neither what was not asked for or lived through nor what is younger than the pass wants it.
+    # Time counts as read only if it was asked for, has passed, and is as old as the pass wants it.
     covered_until = min(step.window.end, asked_at, now - step.pass_.delay)
     publication = prepare(
-        known, step, answer, classification, context.zone, Limits.of(context.settings),
+        state, step, answer, classification, context.zone, Limits.of(context.settings),
         now=now, covered_until=covered_until,
         possibly_cut=classification.verdict is Verdict.TOO_LARGE,
     )  # fmt: skip
+    # 3.
     took = await commit(context, publication.batch)
+    # 4.
     loop_state.server.saw(publication.occurred)
-    known.apply(publication.successor, context.settings.horizon)
+    state.apply(publication.successor, context.settings.horizon)
     if covered_until < step.window.end:
-        step = replace(step, ends_round=True)  # the rest is read from the cursor, when it is due
+        step = replace(step, ends_round=True)  # the next round begins at the cursor
     loop_state.published(step, sent, publication.rows, answer.took + took)
-    committed_at, live = loop_state.server.now(context.clock.now()), known.checkpoint.live
+    # 5.
+    committed_at, live = loop_state.server.now(context.clock.now()), state.checkpoint.live
     if step.pass_.label in (LIVE, REREAD):
         off = loop_state.punctuality.notice(publication.occurred, committed_at, live.covered_until)
         if off is not None:
@@ -162,14 +167,14 @@ async def publish(
             occurred=publication.occurred,
             cursor=live.cursor,
             covered_until=live.covered_until,
-            passes=loop_state.pace.seen(known.checkpoint.passes),
-            gaps=known.checkpoint.gaps,
-            ledger_ids=len(known.ledger),
+            passes=loop_state.pace.seen(state.checkpoint.passes),
+            gaps=state.checkpoint.gaps,
+            ledger_ids=len(state.ledger),
             next_width=loop_state.pace.width,
             request_seconds=answer.took,
             commit_seconds=took,
-            backfills=known.checkpoint.backfills,
-            unconfirmed=known.checkpoint.unconfirmed,
+            backfills=state.checkpoint.backfills,
+            unconfirmed=state.checkpoint.unconfirmed,
         )
     )
     if publication.silent_since:
@@ -178,29 +183,29 @@ async def publish(
 
 
 async def begin(context: OperationContext, loop_state: LoopState) -> State:
-    """Take over and restore the operation; at its very first start, make the start durable.
+    """Take over the operation and restore its state. Its very first start makes the start durable.
 
-    The first checkpoint is committed before the first request, so that a start
-    of "now" still means the same instant after a crash or a wrong token.
+    The first checkpoint is committed before the first request. So a start of "now" still means the
+    same instant after a crash or a wrong token.
     """
     began = context.clock.elapsed()
     restored = await context.log.restore()
     revisions = bool(context.settings.revisions_topic)
     state_topic = context.settings.state_topic
-    known = state_to_go_on_from(context.operation, restored, state_topic, revisions=revisions)
+    state = state_to_go_on_from(context.operation, restored, state_topic, revisions=revisions)
     loop_state.newest_published = restored.newest_published
-    first_start = known is None
-    if known is None:
+    first_start = state is None
+    if state is None:
         start = start_instant(context.settings.start, loop_state.server.now(context.clock.now()))
         names = [pass_.name for pass_ in loop_state.passes]
-        known = await _begin_at(context, start, names, None, restored.newest_published + 1)
-    elif events_gone(known, restored):
+        state = await _begin_at(context, start, names, None, restored.newest_published + 1)
+    elif events_gone(state, restored):
         topic = context.settings.messages_topic.replace("{operation}", context.operation)
         if not loop_state.events_gone_reported:
             context.emit(EventsGone(topic, context.operation))
         loop_state.events_gone_reported = True
-    await settle_zone(context, known)
-    checkpoint = known.checkpoint
+    await settle_zone(context, state)
+    checkpoint = state.checkpoint
     if checkpoint.start_setting != context.settings.start:
         context.emit(
             HintGiven(
@@ -209,37 +214,37 @@ async def begin(context: OperationContext, loop_state: LoopState) -> State:
                 context.operation,
             )
         )
-    known.checkpoint = resumed(checkpoint, known.journal, context.settings)
-    loop_state.pace.begin(known.checkpoint.live.cursor)
-    loop_state.quota.restored(reversed(known.journal), context.clock.now(), context.clock.elapsed())
+    state.checkpoint = resumed(checkpoint, state.journal, context.settings)
+    loop_state.pace.begin(state.checkpoint.live.cursor)
+    loop_state.quota.restored(reversed(state.journal), context.clock.now(), context.clock.elapsed())
     context.emit(
         StateRestored(
             operation=context.operation,
             first_start=first_start,
-            cursor=known.checkpoint.live.cursor,
-            covered_until=known.checkpoint.live.covered_until,
-            passes=known.checkpoint.passes,
-            gaps=known.checkpoint.gaps,
-            journal_entries=len(known.journal),
-            ledger_ids=len(known.ledger),
+            cursor=state.checkpoint.live.cursor,
+            covered_until=state.checkpoint.live.covered_until,
+            passes=state.checkpoint.passes,
+            gaps=state.checkpoint.gaps,
+            journal_entries=len(state.journal),
+            ledger_ids=len(state.ledger),
             took_seconds=context.clock.elapsed() - began,
-            backfills=known.checkpoint.backfills,
-            unconfirmed=known.checkpoint.unconfirmed,
-            rhythms={each.name: Rhythm(each.delay, each.cadence) for each in loop_state.passes},
+            backfills=state.checkpoint.backfills,
+            unconfirmed=state.checkpoint.unconfirmed,
+            rhythms={pass_.name: Rhythm(pass_.delay, pass_.cadence) for pass_ in loop_state.passes},
         )
     )
-    return known
+    return state
 
 
-async def begin_earlier(context: OperationContext, loop_state: LoopState, known: State) -> State:
-    """The same state, unless its start was told by a clock that ran ahead of the server's."""
+async def begin_earlier(context: OperationContext, loop_state: LoopState, state: State) -> State:
+    """Move the start if our clock ran ahead when it was set; otherwise return the same state."""
     skew = loop_state.server.start_skew
-    start = state.earlier_start(known.checkpoint, skew, loop_state.newest_published)
+    start = earlier_start(state.checkpoint, skew, loop_state.newest_published)
     if start is None:
-        return known
+        return state
     loop_state.pace.begin(start)
-    follows = known.checkpoint.sequence
-    return await _begin_at(context, start, known.checkpoint.passes, follows, follows + 1)
+    follows = state.checkpoint.sequence
+    return await _begin_at(context, start, state.checkpoint.passes, follows, follows + 1)
 
 
 async def _begin_at(
@@ -249,16 +254,16 @@ async def _begin_at(
     follows: int | None,
     sequence: int,
 ) -> State:
-    """Make it durable that the operation begins there."""
-    known, record = state.first(
+    """Commit the first checkpoint of an operation that begins at `start`."""
+    state, record = first(
         context.operation, context.zone.name, start, context.settings.start, passes, sequence
     )
     await commit(context, Batch(context.operation, follows, sequence, [record]))
-    return known
+    return state
 
 
 async def _recover(context: OperationContext, loop_state: LoopState, error: PublisherError) -> None:
-    """Tell what failed and wait as long as that calls for."""
+    """Report the failure, decide what it means for the next steps, and wait."""
     step, loop_state.step = loop_state.step, None
     overloaded = isinstance(error, OutcomeUnknown) and error.overloaded
     aside = None if step is None else loop_state.aside(step)
@@ -289,7 +294,7 @@ async def _recover(context: OperationContext, loop_state: LoopState, error: Publ
     loop_state.attempt += 1
     if isinstance(error, StateUncertain) or error.stage is Stage.LOOP:
         loop_state.state = None
-    # A guilty window is parked now, unless the server may still be busy with it.
+    # A window that is proven to fail alone is parked now, unless the server is still busy with it.
     attempt = 1 if loop_state.failing_window.proven else loop_state.attempt
     seconds = pause(error, attempt, context.settings.poll_every, context.jitter())
     context.emit(
@@ -309,6 +314,6 @@ async def _recover(context: OperationContext, loop_state: LoopState, error: Publ
 async def _sleep(
     context: OperationContext, seconds: float, look: asyncio.Future[Any] | None = None
 ) -> None:
-    """Wait, or until the look at the orders is done."""
+    """Wait, or until `look`, the read of the commands topic, is done."""
     context.beat(seconds + STEP_LIMIT)
     await (context.clock.sleep(seconds) if look is None else context.wait(look, seconds))

@@ -1,4 +1,8 @@
-"""Set aside what cannot be read: a window that fails alone, bytes that no decoder takes."""
+"""Set aside what cannot be read, so that the rest is still published.
+
+A window that fails alone while others answer becomes a gap. Bytes that no decoder can read go to
+the dead letters. Both are read again later.
+"""
 
 from publisher.commit import commit, commit_state
 from publisher.context import LoopState, OperationContext
@@ -12,25 +16,25 @@ from publisher.state.state import State
 from publisher.wolkvox.responses import Classification
 
 
-async def probe(context: OperationContext, loop_state: LoopState, known: State, step: Read) -> None:
-    """Ask for another window than the one that fails; its answer is proof and nothing more."""
-    other = loop_state.failing_window.probe(step, known.checkpoint.gaps)
+async def probe(context: OperationContext, loop_state: LoopState, state: State, step: Read) -> None:
+    """Ask for another window than the failing one, to prove that others can be read."""
+    other = loop_state.failing_window.probe(step, state.checkpoint.gaps)
     await ask(context, loop_state, other, loop_state.server.now(context.clock.now()))
     loop_state.failing_window.answered(other)
 
 
-async def park(context: OperationContext, loop_state: LoopState, known: State) -> None:
-    """Record the window as a gap: a commit without events."""
+async def park(context: OperationContext, loop_state: LoopState, state: State) -> None:
+    """Commit the failing window as a gap, without events."""
     step = loop_state.failing_window.step
     loop_state.failing_window.clear()
     now = loop_state.server.now(context.clock.now())
     if step is None or step.window.end > now:
-        return  # our idea of the server's clock was wrong: nothing of the future is a gap
-    successor = parked(known, step, now, context.settings.horizon)
-    await commit_state(context, known, successor)
+        return  # our idea of the server's clock was wrong: the future is no gap
+    successor = parked(state, step, now, context.settings.horizon)
+    await commit_state(context, state, successor)
     loop_state.pace.parked(step, now)
     loop_state.attempt = 0
-    checkpoint = known.checkpoint
+    checkpoint = state.checkpoint
     context.emit(
         WindowParked(
             operation=context.operation,
@@ -45,18 +49,18 @@ async def park(context: OperationContext, loop_state: LoopState, known: State) -
 
 
 async def ask_or_keep(
-    context: OperationContext, loop_state: LoopState, known: State, step: Read, now: Instant
+    context: OperationContext, loop_state: LoopState, state: State, step: Read, now: Instant
 ) -> tuple[Answer, Classification]:
-    """Ask; bytes that nobody can read are written to the dead letters, once.
+    """Ask. Bytes that no decoder can read are written to the dead letters, once.
 
-    Their window stays unread, and is asked for again.
+    Their window stays unread and is asked for again.
     """
     try:
         return await ask(context, loop_state, step, now)
     except Undecodable as error:
-        written = kept(known, step, error.answer, Limits.of(context.settings), now)
+        written = kept(state, step, error.answer, Limits.of(context.settings), now)
         if written is not None:
             batch, successor = written
             await commit(context, batch)
-            known.apply(successor, context.settings.horizon)
+            state.apply(successor, context.settings.horizon)
         raise

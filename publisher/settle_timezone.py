@@ -8,11 +8,11 @@ from publisher.state.restored import refuse_unconfirmed_zone
 from publisher.state.state import State
 
 
-async def settle_zone(context: OperationContext, known: State) -> None:
+async def settle_zone(context: OperationContext, state: State) -> None:
     """Apply a confirmed change of the zone. Raises NeedsOperator for one that is not confirmed."""
-    before, zone = known.checkpoint.timezone, context.zone.name
+    before, zone = state.checkpoint.timezone, context.zone.name
     if before == zone:
         return
     refuse_unconfirmed_zone(context.operation, before, zone, context.zone_replaces)
-    await commit_state(context, known, rezoned(known.checkpoint, zone))
-    context.emit(ZoneChanged(context.operation, before, zone, known.checkpoint.gaps))
+    await commit_state(context, state, rezoned(state.checkpoint, zone))
+    context.emit(ZoneChanged(context.operation, before, zone, state.checkpoint.gaps))

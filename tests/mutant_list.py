@@ -93,9 +93,10 @@ MUTANTS: Final = [
         ("covered_until = min(step.window.end,", "covered_until = max(step.window.end,"),
         (
             "    took = await commit(context, publication.batch)\n"
+            "    # 4.\n"
             "    loop_state.server.saw(publication.occurred)\n"
-            "    known.apply(publication.successor, context.settings.horizon)\n",
-            "    known.apply(publication.successor, context.settings.horizon)\n"
+            "    state.apply(publication.successor, context.settings.horizon)\n",
+            "    state.apply(publication.successor, context.settings.horizon)\n"
             "    took = await commit(context, publication.batch)\n",
         ),
         ("        await end_look(loop_state)\n", "        pass\n"),
@@ -108,8 +109,8 @@ MUTANTS: Final = [
         (
             "    await commit(context, Batch(context.operation, before, sequence,"
             " successor.records))\n"
-            "    known.apply(successor, context.settings.horizon)\n",
-            "    known.apply(successor, context.settings.horizon)\n"
+            "    state.apply(successor, context.settings.horizon)\n",
+            "    state.apply(successor, context.settings.horizon)\n"
             "    await commit(context, Batch(context.operation, before, sequence,"
             " successor.records))\n",
         ),
