@@ -17,8 +17,8 @@ async def addresses(host: str) -> list[str]:
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(NAME_SECONDS):
-        found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+        addresses = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in addresses))
 
 
 async def knock(host: str, port: int) -> None:

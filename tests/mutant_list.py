@@ -230,7 +230,7 @@ MUTANTS: Final = [
         ("return min(max(seconds, 0.0), LONGEST_RETRY_AFTER.total_seconds())",
          "return max(seconds, 0.0)"),
         ("        return http\n", "        return 200\n"),
-        ('                if told.get("data"):\n', "                if False:\n"),
+        ('                if fields.get("data"):\n', "                if False:\n"),
         ('(_http_date(headers.get("date")) or now)', "now"),
     ),
     *_of(
@@ -313,7 +313,7 @@ MUTANTS: Final = [
         ("return max(poll_every * SILENT_POLLS, NIGHT)", "return poll_every * SILENT_POLLS"),
         ("for window in clear_of(forgotten, [Window(entry.start, entry.end)]):",
          "for window in [Window(entry.start, entry.end)]:"),
-        ("lambda each: not each.rows or each.pass_name == REPLAY", "lambda each: not each.rows"),
+        ("lambda entry: not entry.rows or entry.pass_name == REPLAY", "lambda each: not each.rows"),
     ),
     *_of(
         "publisher/wolkvox/server_clock.py",
@@ -325,13 +325,13 @@ MUTANTS: Final = [
     *_of(
         "publisher/schedule/backfill_pass.py",
         BACKFILL,
-        ("cursor = min(max(mine.cursor, covered_until), mine.end)", "cursor = covered_until"),
+        ("cursor = min(max(running.cursor, covered_until), running.end)", "cursor = covered_until"),
         (
-            "if backfill_request.id not in known and not busy:",
-            "if backfill_request.id not in known:",
+            "if request.id not in ids and not busy:",
+            "if request.id not in ids:",
         ),
-        ("        if one.active or one.id in wanted\n", "        if one.active\n"),
-        ("if one.active and one.id in wanted else one", "if one.id in wanted else one"),
+        ("        if backfill.active or backfill.id in wanted\n", "        if backfill.active\n"),
+        ("        if backfill.active and backfill.id in", "        if backfill.id in"),
         ("return ended[:-KEPT]", "return ended"),
     ),
     *_of(

@@ -1,10 +1,11 @@
 """History that a person asked for: a pass over a fixed range, after everything else.
 
 Rules of this file:
-- An order says what is wanted of a backfill, the checkpoint how far it is: obeying
-  the same order twice changes nothing, so nobody counts orders.
-- It takes a step only where the loop would otherwise wait, one answer at a time.
-- It never parks: what cannot be read is tried again (`tries.py`), and a person may cancel it.
+- A request says what a person wants of a backfill. The checkpoint says how far it is. Applying the
+  same request twice changes nothing, so nobody counts requests.
+- A backfill takes a step only where the loop would otherwise wait, one answer at a time.
+- It never parks a window: what cannot be read is tried again (`attempts.py`), and a person may
+  cancel the backfill.
 """
 
 from collections.abc import Iterable, Sequence
@@ -142,8 +143,8 @@ def _moved_on(backfill: Backfill, forgotten: Gaps) -> Backfill:
 
 
 def current(backfills: Iterable[Backfill]) -> Backfill | None:
-    """The one whose turn it is: the oldest that runs."""
-    return next((one for one in backfills if one.standing is Standing.RUNNING), None)
+    """The backfill whose turn it is: the oldest that runs."""
+    return next((backfill for backfill in backfills if backfill.standing is Standing.RUNNING), None)
 
 
 def advanced(
@@ -155,13 +156,13 @@ def advanced(
     forgotten: Gaps = (),
 ) -> tuple[Backfill, ...]:
     """The backfills once the step's window is committed."""
-    mine = current(backfills) if step.pass_ is BACKFILLING else None
-    if mine is None:
+    running = current(backfills) if step.pass_ is BACKFILLING else None
+    if running is None:
         return tuple(backfills)
-    cursor = min(max(mine.cursor, covered_until), mine.end)
-    moved = replace(mine, cursor=cursor, rows=mine.rows + rows, new=mine.new + new)
+    cursor = min(max(running.cursor, covered_until), running.end)
+    moved = replace(running, cursor=cursor, rows=running.rows + rows, new=running.new + new)
     moved = _moved_on(moved, forgotten)
-    return tuple(moved if one is mine else one for one in backfills)
+    return tuple(moved if backfill is running else backfill for backfill in backfills)
 
 
 def with_requests(
@@ -170,42 +171,44 @@ def with_requests(
     sequence: int,
     forgotten: Gaps = (),
 ) -> tuple[Backfill, ...]:
-    """The backfills as the orders want them; `sequence` is that of the commit which says so.
+    """The backfills as the requests want them. `sequence` is that of the commit that says so.
 
-    One that publishes nothing again passes over forgotten time.
+    A backfill without `again` passes over forgotten time.
 
-    What has ended stays so for as long as its order stands: who orders removes the orders that
-    `outlived` tells, and only then their ends are forgotten here. One that publishes
-    again is taken up only when no other such one is under way: what counts as
-    published is what was published since it was taken up.
+    A backfill that has ended is kept as long as its request is in the topic. The commands remove
+    the requests that `outlived` returns, and only then the ends are forgotten here. A backfill
+    with `again` starts only when no other of that kind runs, because what counts as published is
+    what was published since it started.
     """
-    wanted = {backfill_request.id: backfill_request for backfill_request in backfill_requests}
-    found = [
-        replace(one, standing=wanted[one.id].wanted) if one.active and one.id in wanted else one
-        for one in backfills
-        if one.active or one.id in wanted
+    wanted = {request.id: request for request in backfill_requests}
+    updated = [
+        replace(backfill, standing=wanted[backfill.id].wanted)
+        if backfill.active and backfill.id in wanted
+        else backfill
+        for backfill in backfills
+        if backfill.active or backfill.id in wanted
     ]
-    known = {one.id for one in found}
-    for backfill_request in backfill_requests:
+    ids = {backfill.id for backfill in updated}
+    for request in backfill_requests:
         busy = (
-            backfill_request.again
-            and backfill_request.wanted is not Standing.CANCELLED
-            and any(one.again and one.active for one in found)
+            request.again
+            and request.wanted is not Standing.CANCELLED
+            and any(backfill.again and backfill.active for backfill in updated)
         )
-        if backfill_request.id not in known and not busy:
+        if request.id not in ids and not busy:
             new = Backfill(
-                backfill_request.id,
-                backfill_request.start,
-                backfill_request.end,
-                backfill_request.again,
-                backfill_request.start,
-                backfill_request.wanted,
+                request.id,
+                request.start,
+                request.end,
+                request.again,
+                request.start,
+                request.wanted,
                 sequence,
             )
             read = sum((window.width for window in _readable(new, forgotten)), timedelta())
             skipped = (new.end - new.start - read) // SECOND
-            found.append(_moved_on(replace(new, skipped_seconds=skipped), forgotten))
-    return tuple(found)
+            updated.append(_moved_on(replace(new, skipped_seconds=skipped), forgotten))
+    return tuple(updated)
 
 
 def skipped(backfill: Backfill) -> str:
@@ -220,25 +223,25 @@ def skipped(backfill: Backfill) -> str:
 def outlived(
     backfill_requests: Sequence[BackfillRequest], backfills: Iterable[Backfill]
 ) -> list[str]:
-    """The ids of the orders that may be removed: ended, and not among the last that did.
+    """The ids of the requests that may be removed: ended, and not among the last that ended.
 
-    An order goes before its end is forgotten, never after: a checkpoint that has forgotten it
-    would take it for a new one.
+    A request is removed before its end is forgotten, never after: a checkpoint that has forgotten
+    the end would start it anew.
     """
-    over = {one.id for one in backfills if not one.active}
-    ended = [
-        backfill_request.id for backfill_request in backfill_requests if backfill_request.id in over
-    ]
+    over = {backfill.id for backfill in backfills if not backfill.active}
+    ended = [request.id for request in backfill_requests if request.id in over]
     return ended[:-KEPT]
 
 
 def lost(backfill_requests: Iterable[BackfillRequest]) -> tuple[Backfill, ...]:
-    """The orders as backfills that have ended: how far they were, nobody knows any more.
+    """The requests as cancelled backfills, because their progress is lost with the state.
 
-    Obeyed anew, one that had published again long ago would do it once more.
+    Started anew, a request with `again` that ended long ago would publish once more.
     """
     ended = Standing.CANCELLED
     return tuple(
-        Backfill(one.id, one.start, one.end, one.again, one.start, ended, since=0)
-        for one in backfill_requests
+        Backfill(
+            request.id, request.start, request.end, request.again, request.start, ended, since=0
+        )
+        for request in backfill_requests
     )

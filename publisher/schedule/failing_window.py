@@ -92,11 +92,11 @@ class FailingWindow:
         return Read(step.pass_, Window(end - PROBE, end), ends_round=False)
 
     def _is(self, step: Read) -> bool:
-        mine = self.step
+        failing = self.step
         return (
-            mine is not None
-            and mine.pass_.name == step.pass_.name
-            and mine.window.start == step.window.start
+            failing is not None
+            and failing.pass_.name == step.pass_.name
+            and failing.window.start == step.window.start
         )
 
 

@@ -3,7 +3,7 @@
 A round begins with the gaps as they are, the widest first. Of a piece that fails
 the first half is next and the second half last, down to a second: so every few
 requests something comes out, or another place is tried, and a gap shrinks around
-what cannot be read. Failures cost tries (`tries.py`); a piece that was read costs
+what cannot be read. Failures cost tries (`attempts.py`); a piece that was read costs
 none. So whatever has failed for however long, the next try is near, and when the
 report recovers all pieces follow it at once. In memory only.
 """

@@ -280,8 +280,8 @@ def with_passes(
     """
     covered = progress[LIVE].covered_until
     start = max([start, *(window.end + NEAR for window in forgotten)])
-    found = {}
+    of_passes = {}
     for pass_ in passes:
         begin = max(start, covered - pass_.delay * 1.5)
-        found[pass_.name] = progress.get(pass_.name, Progress(begin, begin))
-    return found
+        of_passes[pass_.name] = progress.get(pass_.name, Progress(begin, begin))
+    return of_passes

@@ -181,11 +181,11 @@ class Quota:
             self.next_at = now + self.poll_every * FIRST_POLLS
         return now >= self.next_at
 
-    def asked(self, now: Instant, told: tuple[int, int] | None) -> None:
+    def asked(self, now: Instant, numbers: tuple[int, int] | None) -> None:
         """Remember an answer: used and limit, or None where it could not be had."""
         self.was_asked = True
-        if told is not None:
-            self.used, self.limit = told
+        if numbers is not None:
+            self.used, self.limit = numbers
             self.told_at, self.since = now, 0
             self._measure()
         polls = SCARCE_POLLS if self.holds_back(now) else EVERY_POLLS
@@ -215,22 +215,22 @@ def told_by(answer: Answer) -> tuple[int, int] | None:
     if answer.status != 200 or answer.oversized:
         return None
     try:
-        told = dict(_numbers(orjson.loads(answer.body)))
+        numbers = dict(_numbers(orjson.loads(answer.body)))
     except orjson.JSONDecodeError:
         return None
-    limit = told.get("token_limit")
-    used = told.get("all_token_today", told.get("token_use_today"))
+    limit = numbers.get("token_limit")
+    used = numbers.get("all_token_today", numbers.get("token_use_today"))
     return None if limit is None or used is None else (used, limit)
 
 
 def _numbers(value: Any) -> Iterator[tuple[str, int]]:
     """Every whole number that is not negative, by its name, in whatever objects and lists."""
     if isinstance(value, list):
-        for each in value:
-            yield from _numbers(each)
+        for item in value:
+            yield from _numbers(item)
     elif isinstance(value, dict):
-        for name, each in value.items():
-            if isinstance(each, dict | list):
-                yield from _numbers(each)
-            elif type(each) in (int, str) and _NUMBER.fullmatch(str(each)):
-                yield name, int(each)
+        for name, item in value.items():
+            if isinstance(item, dict | list):
+                yield from _numbers(item)
+            elif type(item) in (int, str) and _NUMBER.fullmatch(str(item)):
+                yield name, int(item)

@@ -68,10 +68,10 @@ def confirmed(
     was behind must not let both readings fall into one silent gap.
     """
     left: list[Unconfirmed] = []
-    for one in unconfirmed:
-        read = entry.start < entry.end and one.due <= entry.read_at
-        pieces = removed([one.window], entry.start, entry.end) if read else (one.window,)
-        left += [Unconfirmed(piece, one.due) for piece in pieces]
+    for stretch in unconfirmed:
+        read = entry.start < entry.end and stretch.due <= entry.read_at
+        pieces = removed([stretch.window], entry.start, entry.end) if read else (stretch.window,)
+        left += [Unconfirmed(piece, stretch.due) for piece in pieces]
     end = min(entry.end, entry.read_at - confirming.late_from)
     if (
         not confirming.longest
@@ -79,12 +79,14 @@ def confirmed(
         or entry.start >= end
     ):
         return tuple(left)
-    fresh = clear_of([one.window for one in unconfirmed], [Window(entry.start, end)], timedelta())
+    fresh = clear_of(
+        [stretch.window for stretch in unconfirmed], [Window(entry.start, end)], timedelta()
+    )
     due = confirming.due(max(entry.read_at, latest or entry.read_at))
-    windows = tuple(one.window for one in left if one.due == due)
+    windows = tuple(stretch.window for stretch in left if stretch.due == due)
     for window in fresh:
         windows = added(windows, window)
-    left = [one for one in left if one.due != due]
+    left = [stretch for stretch in left if stretch.due != due]
     return tuple(sorted((*left, *(Unconfirmed(window, due) for window in windows)), key=_start))
 
 
@@ -113,9 +115,9 @@ def remembered(
 ) -> tuple[Unconfirmed, ...]:
     """As much of it as lies so far from forgotten time."""
     return tuple(
-        Unconfirmed(window, one.due)
-        for one in unconfirmed
-        for window in clear_of(forgotten, [one.window], distance)
+        Unconfirmed(window, stretch.due)
+        for stretch in unconfirmed
+        for window in clear_of(forgotten, [stretch.window], distance)
     )
 
 
@@ -151,7 +153,7 @@ def meanwhile(
     if wake is None or now < wake:
         return step
     # What lies in a gap is left to repair.
-    due = [one.window for one in unconfirmed if one.due <= now]
+    due = [stretch.window for stretch in unconfirmed if stretch.due <= now]
     pieces = clear_of(gaps, due, timedelta())
     if not pieces:
         return step
@@ -163,5 +165,5 @@ def meanwhile(
     )
 
 
-def _start(one: Unconfirmed) -> Instant:
-    return one.window.start
+def _start(stretch: Unconfirmed) -> Instant:
+    return stretch.window.start

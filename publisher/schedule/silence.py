@@ -32,7 +32,7 @@ def silent_run(newest_first: Iterable[Entry], least: timedelta) -> list[Entry]:
     A parked window was not read, and a replay asks nobody: they neither end a run nor
     belong to it.
     """
-    silent = takewhile(lambda each: not each.rows or each.pass_name == REPLAY, newest_first)
+    silent = takewhile(lambda entry: not entry.rows or entry.pass_name == REPLAY, newest_first)
     run = [entry for entry in silent if entry.start < entry.end]
     return run if run and run[0].read_at - run[-1].read_at >= least else []
 

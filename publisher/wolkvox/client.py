@@ -143,7 +143,7 @@ async def _read(content: aiohttp.StreamReader, max_bytes: int) -> bytes | None:
     of the reader, so whatever a few bytes blow up to is never in memory at once.
     """
     kept = BytesIO()  # its getvalue() does not copy; joining parts would
-    size = told = 0
+    size = yielded_at = 0
     while chunk := await content.readany():
         size += len(chunk)
         if size > max_bytes:
@@ -152,8 +152,8 @@ async def _read(content: aiohttp.StreamReader, max_bytes: int) -> bytes | None:
             kept.write(chunk)
         # While there is more to inflate, readany() returns without letting others run: a bomb of
         # 1 GB held up the loop for 0.8 s at once.
-        if size - told > _TURN:
-            told = size
+        if size - yielded_at > _TURN:
+            yielded_at = size
             await asyncio.sleep(0)
     return None if size > max_bytes else kept.getvalue()
 

@@ -153,8 +153,8 @@ def _judge_rows(envelope: Any, size: int, *, lenient: bool) -> Classification:
 
 
 def _judge_error(status: int | None, envelope: Any, answer: Answer) -> Classification:
-    told = envelope if isinstance(envelope, dict) else {}
-    msg = told.get("msg")
+    fields = envelope if isinstance(envelope, dict) else {}
+    msg = fields.get("msg")
     msg = msg if isinstance(msg, str) else ""
     retry_after = _retry_after(answer.headers, answer.received_at)
     if status is None:
@@ -166,7 +166,7 @@ def _judge_error(status: int | None, envelope: Any, answer: Answer) -> Classific
     for row_status, words, verdict, reason, text in _TABLE:
         if status == row_status and words in msg.lower():
             if verdict is Verdict.EMPTY:
-                if told.get("data"):
+                if fields.get("data"):
                     return _not_understood("the answer says that there are no rows and holds some")
                 return Classification(Verdict.EMPTY, not_found=True)
             said = f' - it says "{msg}"' if _SPEAKABLE.fullmatch(msg) else ""
@@ -225,8 +225,8 @@ def decode_leniently(body: bytes) -> Any:
 
 def object_start(text: str) -> int | None:
     """Where the first JSON object in a text begins: warnings may hold braces, too."""
-    found = _OBJECT.search(text)
-    return found.start() if found else None
+    match = _OBJECT.search(text)
+    return match.start() if match else None
 
 
 _OBJECT = re.compile(r'\{[ \t\r\n]*"')
@@ -269,8 +269,8 @@ def _http_date(text: str | None) -> datetime | None:
     if not text:
         return None
     try:
-        found = parsedate_to_datetime(text)
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        date = parsedate_to_datetime(text)
+        return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 

@@ -124,10 +124,10 @@ dumps: Final = partial(orjson.dumps, default=lambda value: orjson.Fragment(_digi
 def decode(body: bytes) -> dict[str, Any] | None:
     """The envelope of an answer that is as documented, its `data` a list of `Chat`; else None."""
     try:
-        told = _ENVELOPE.decode(body)
+        envelope = _ENVELOPE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    named = {name: getattr(told, name) for name in ("code", "error", "msg", "data")}
+    named = {name: getattr(envelope, name) for name in ("code", "error", "msg", "data")}
     return {name: value for name, value in named.items() if value is not UNSET}
 
 
@@ -164,10 +164,10 @@ def message_of(row: Any) -> Message | None:
     return message if isinstance(row, dict) and _fill(message, MESSAGE_FIELDS, row) else None
 
 
-def _fill(shape: Chat | Message, fields: dict[str, str], told: dict[str, Any]) -> bool:
+def _fill(shape: Chat | Message, fields: dict[str, str], row: dict[str, Any]) -> bool:
     """Set what was told; False where that is nested too deep to be written into an event."""
     extra = {}
-    for name, value in told.items():
+    for name, value in row.items():
         if name == "conversation":
             continue
         if type(value) in (dict, list) and not canonical({"extra": {"message": {name: value}}}):
@@ -184,9 +184,9 @@ def _fill(shape: Chat | Message, fields: dict[str, str], told: dict[str, Any]) -
 
 def told_by(message: Message) -> dict[str, Any]:
     """The fields of a message as the API named them, without those it left out."""
-    told = {name: getattr(message, attribute) for name, attribute in MESSAGE_FIELDS.items()}
-    told = {name: value for name, value in told.items() if value is not UNSET}
-    return told if message.extra is UNSET else told | message.extra
+    sent = {name: getattr(message, attribute) for name, attribute in MESSAGE_FIELDS.items()}
+    sent = {name: value for name, value in sent.items() if value is not UNSET}
+    return sent if message.extra is UNSET else sent | message.extra
 
 
 def canonical(value: Any) -> bytes:
