@@ -60,7 +60,7 @@ def looked_up(
     for hour, known in hours:
         ids = {*known[: size // 2], *(rng.getrandbits(64) for _ in range(size // 2))}
         began = time.process_time()
-        ledger.known(hour, ids)
+        ledger.published_ids(hour, ids)
         took += time.process_time() - began
         asked += len(ids)
     return took / asked * 1e6

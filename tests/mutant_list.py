@@ -138,7 +138,7 @@ MUTANTS: Final = [
          "gaps = removed(gaps, entry.start, step.window.end)"),
         ("end=max(step.window.start, covered_until),", "end=step.window.end,"),
         ("        read_at=now,\n", "        read_at=answer.received_at,\n"),
-        ("new=found.screen.count,", "new=found.rows,"),
+        ("new=content.screen.count,", "new=content.rows,"),
         ("follows=state.checkpoint.sequence,", "follows=entry.sequence,"),
     ),
     *_of(
@@ -221,7 +221,10 @@ MUTANTS: Final = [
     *_of(
         "publisher/state/checkpoint.py",
         STATE,
-        ("not isinstance(told, dict) or found not in formats:", "not isinstance(told, dict):"),
+        (
+            "not isinstance(fields, dict) or format_ not in formats:",
+            "not isinstance(fields, dict):",
+        ),
     ),
     *_of(
         "publisher/wolkvox/responses.py",
@@ -260,14 +263,14 @@ MUTANTS: Final = [
     *_of(
         "publisher/events/deduplicate.py",
         "tests/test_screening.py tests/test_rows.py",
-        ("self._ledger.known(hour, those) | shown.intersection(those)",
-         "self._ledger.known(hour, those)"),
+        ("self._ledger.published_ids(hour, hour_ids) | shown.intersection(hour_ids)",
+         "self._ledger.published_ids(hour, hour_ids)"),
         ("            if id_ not in old:\n", "            if True:\n"),
     ),
     *_of(
         "publisher/events/identity.py",
         "tests/test_screening.py tests/test_republish.py",
-        ("one.known_by - beside", "one.known_by"),
+        ("stranger.known_by - beside", "stranger.known_by"),
     ),
     *_of(
         "publisher/commands/dead_letters/replay_batch.py",
@@ -286,7 +289,7 @@ MUTANTS: Final = [
         "publisher/events/kafka_record.py",
         EVENTS,
         ("if total > limit and count:", "if total > 2 * limit and count:"),
-        ("return (found >> 1) ^ -(found & 1), at", "return found >> 1, at"),
+        ("return (value >> 1) ^ -(value & 1), at", "return value >> 1, at"),
         ("        count += 1\n", "        count += 1 + (count == 5000)\n"),
     ),
     *_of(
@@ -313,7 +316,8 @@ MUTANTS: Final = [
         ("return max(poll_every * SILENT_POLLS, NIGHT)", "return poll_every * SILENT_POLLS"),
         ("for window in clear_of(forgotten, [Window(entry.start, entry.end)]):",
          "for window in [Window(entry.start, entry.end)]:"),
-        ("lambda entry: not entry.rows or entry.pass_name == REPLAY", "lambda each: not each.rows"),
+        ("lambda entry: not entry.rows or entry.pass_name == REPLAY",
+         "lambda entry: not entry.rows"),
     ),
     *_of(
         "publisher/wolkvox/server_clock.py",
@@ -350,8 +354,8 @@ MUTANTS: Final = [
         "publisher/events/dead_letter.py",
         LETTERS,
         ("return self.row_identity or self.digest", "return self.digest"),
-        ("found.append(DeadLetter(reject.reason, place, body[first:last], context))",
-         "found.append(DeadLetter(reject.reason, place, body[first:last]))"),
+        ("letters.append(DeadLetter(reject.reason, place, body[first:last], context))",
+         "letters.append(DeadLetter(reject.reason, place, body[first:last]))"),
     ),
     *_kafka(
         "publisher/kafka/shard.py",

@@ -617,7 +617,7 @@ def test_one_that_follows_a_cancelled_one_begins_anew(wanted: Standing) -> None:
     want(order_of("1", again=True, wanted=Standing.PAUSED))
     publish(2)
     assert told.again is not None
-    assert told.again.known("2026-11-20 12", {1, 2}) == {1, 2}, "a pause forgets nothing"
+    assert told.again.published_ids("2026-11-20 12", {1, 2}) == {1, 2}, "a pause forgets nothing"
     cancelled = order_of("1", again=True, wanted=Standing.CANCELLED)
     want(cancelled, order_of("2", again=True, wanted=wanted))
     publish(3)
@@ -626,8 +626,8 @@ def test_one_that_follows_a_cancelled_one_begins_anew(wanted: Standing) -> None:
     for one in (told, restored):
         assert [each.standing for each in one.checkpoint.backfills] == [Standing.CANCELLED, wanted]
         assert one.again is not None
-        assert one.again.known("2026-11-20 12", {1, 2, 3}) == {3}
-        assert one.ledger.known("2026-11-20 12", {1, 2, 3}) == {1, 2, 3}
+        assert one.again.published_ids("2026-11-20 12", {1, 2, 3}) == {3}
+        assert one.ledger.published_ids("2026-11-20 12", {1, 2, 3}) == {1, 2, 3}
     want(cancelled, order_of("2", again=True, wanted=Standing.CANCELLED))
     assert told.again is None
 

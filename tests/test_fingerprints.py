@@ -64,9 +64,9 @@ def test_the_last_that_was_told_counts(windows: list[dict[str, dict[int, int]]])
     restored = Fingerprints.restored(runs)
     for hour, those in model.items():
         asked = [*those, 3, 2**63]
-        assert loop_state.known(hour, asked) == restored.known(hour, asked)
-        assert loop_state.known(hour, those) == those
-        assert loop_state.known(hour, []) == {}
+        assert loop_state.versions_of(hour, asked) == restored.versions_of(hour, asked)
+        assert loop_state.versions_of(hour, those) == those
+        assert loop_state.versions_of(hour, []) == {}
     assert len(restored) == sum(map(len, model.values()))
 
 
@@ -74,8 +74,8 @@ def test_they_are_forgotten_with_their_bucket() -> None:
     one = Fingerprints()
     one.remember({HOURS[0]: {1: 5}, HOURS[1]: {1: 6}})
     one.forget(lambda hour: hour == HOURS[1])
-    assert one.known(HOURS[0], [1]) == {}
-    assert one.known(HOURS[1], [1]) == {1: 6}
+    assert one.versions_of(HOURS[0], [1]) == {}
+    assert one.versions_of(HOURS[1], [1]) == {1: 6}
 
 
 def test_an_id_takes_fourteen_bytes() -> None:
@@ -134,7 +134,7 @@ def test_a_number_is_remembered_as_long_as_its_message(seed: int) -> None:
                 for hour, bucket in reader.ledger._buckets.items():
                     held = [id_ for run in bucket.runs for id_ in run]
                     expected = {id_: last[hour, id_] for id_ in held}
-                    assert reader.fingerprints.known(hour, held) == expected
+                    assert reader.fingerprints.versions_of(hour, held) == expected
                 assert reader.fingerprints._buckets.keys() <= reader.ledger._buckets.keys()
     assert len(known.journal) < sequence
     assert len(known.ledger) < len(ids)

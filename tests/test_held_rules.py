@@ -220,7 +220,7 @@ def test_a_bucket_of_the_ledger_is_spared_from_its_earliest_window_on() -> None:
         ledger.add({"2026-11-20 07": array("Q", [number])}, start, start + HOUR)
     ledger.forget(NOON + DAY, noting(stretches))
     assert stretches == [(NOON, NOON + 6 * HOUR)]
-    assert ledger.known("2026-11-20 07", {1, 2, 3}) == {1, 2}
+    assert ledger.published_ids("2026-11-20 07", {1, 2, 3}) == {1, 2}
 
 
 def test_a_checkpoint_counts_all_parts_of_its_journal() -> None:

@@ -68,8 +68,8 @@ class LedgerMachine(RuleBasedStateMachine):
             there = self.model.ids.get(bucket, set())
             assert {id_ for id_ in self.ever if self.ledger.knows(bucket, id_)} == there
             few = set(sorted(self.ever)[:3])
-            assert self.ledger.known(bucket, few) == there.intersection(few)
-            assert self.ledger.known(bucket, self.ever) == there
+            assert self.ledger.published_ids(bucket, few) == there.intersection(few)
+            assert self.ledger.published_ids(bucket, self.ever) == there
         rejected = set().union(*(s for b, s in self.model.ids.items() if b.startswith(REJECTED)))
         assert {id_ for id_ in self.ever if self.ledger.knows_rejected(id_)} == rejected
         assert len(self.ledger) == sum(map(len, self.model.ids.values()))
@@ -121,5 +121,5 @@ def test_an_id_takes_eight_to_nine_bytes(total: int, per_window: int) -> None:
         ledger.add(ids_of({HOURS[0]: range(begin, min(total, begin + per_window))}), START, START)
     assert len(ledger) == total
     assert 8 * total <= ledger.size_bytes <= 9.2 * total
-    assert ledger.known(HOURS[0], set(range(-1, total + 1))) == set(range(total))
-    assert ledger.known(HOURS[0], {0, total - 1, total}) == {0, total - 1}
+    assert ledger.published_ids(HOURS[0], set(range(-1, total + 1))) == set(range(total))
+    assert ledger.published_ids(HOURS[0], {0, total - 1, total}) == {0, total - 1}

@@ -249,8 +249,8 @@ def test_a_consumer_knows_what_the_report_shows(
         before = now
     again = restored(service.topic).fingerprints
     for hour, ids in ledger_of(service.state).items():
-        assert again.known(hour, ids) == service.state.fingerprints.known(hour, ids)
-        assert again.known(hour, ids).keys() == ids
+        assert again.versions_of(hour, ids) == service.state.fingerprints.versions_of(hour, ids)
+        assert again.versions_of(hour, ids).keys() == ids
 
 
 def ledger_of(known: State) -> dict[str, set[int]]:
@@ -540,7 +540,7 @@ def test_the_last_number_is_not_exceeded() -> None:
     service = Service()
     service.read(chat(row(feeling="a")))
     [(hour, ids)] = ledger_of(service.state).items()
-    known = service.state.fingerprints.known(hour, ids)
+    known = service.state.fingerprints.versions_of(hour, ids)
     told = {id_: version(one >> 16, MOST_REVISIONS - 1) for id_, one in known.items()}
     service.state.fingerprints.remember({hour: told})
     [revision] = service.read(chat(row(feeling="b")))

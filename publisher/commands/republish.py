@@ -57,7 +57,7 @@ class Addition:
         hour, id_ = row[2].hour, id_of(row[1])
         self.ids[hour].add(id_)
         if revisions:
-            last_version = self.state.fingerprints.known(hour, [id_]).get(id_, version(0, 0))
+            last_version = self.state.fingerprints.versions_of(hour, [id_]).get(id_, version(0, 0))
             [fingerprint] = fingerprints_of([row])
             self.versions.setdefault(hour, {})[id_] = version(
                 fingerprint, revisions_of(last_version)

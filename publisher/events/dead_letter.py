@@ -109,7 +109,7 @@ def _cut_out(body: bytes, wanted: Iterable[Reject]) -> Iterator[DeadLetter]:
         start, end = elements[number]
         whole = body[start:end]
         rows: list[tuple[int, int]] = []
-        found: list[DeadLetter] = []
+        letters: list[DeadLetter] = []
         for reject in of_element:
             if reject.row is None:
                 yield DeadLetter(reject.reason, _place(number), whole)
@@ -118,8 +118,8 @@ def _cut_out(body: bytes, wanted: Iterable[Reject]) -> Iterator[DeadLetter]:
                 rows, context = _items(text, start, "conversation"), _context(whole)
             first, last = rows[reject.row]
             place = _place(number, reject.row)
-            found.append(DeadLetter(reject.reason, place, body[first:last], context))
-        yield from _told_apart(found)
+            letters.append(DeadLetter(reject.reason, place, body[first:last], context))
+        yield from _told_apart(letters)
 
 
 def of_rows(
@@ -138,8 +138,8 @@ def of_rows(
 
 def of_revisions(body: bytes, reason: RejectReason, rows: Sequence[Row]) -> list[DeadLetter]:
     """Rows whose revision was too large for an event; no replay publishes them."""
-    found = of_rows(body, reason, rows, ())
-    return [replace(letter, event=Event.REVISION) for letter in found]
+    letters = of_rows(body, reason, rows, ())
+    return [replace(letter, event=Event.REVISION) for letter in letters]
 
 
 def _late(letter: DeadLetter, digest: bytes | None, unpublished: Collection[bytes]) -> DeadLetter:
@@ -216,10 +216,10 @@ def _told_apart(letters: list[DeadLetter]) -> list[DeadLetter]:
         except ValueError:
             continue
         if isinstance(row, dict):
-            told = [unsigned(text_of(row.get(name))) for name in names]
-            equal["\0".join([conn_id, *told])].append((schema.canonical(row), place))
-    for name, those in equal.items():
-        for number, (_, place) in enumerate(sorted(those), start=1):
+            texts = [unsigned(text_of(row.get(name))) for name in names]
+            equal["\0".join([conn_id, *texts])].append((schema.canonical(row), place))
+    for name, places in equal.items():
+        for number, (_, place) in enumerate(sorted(places), start=1):
             identity = sha1(f"{name}\0{number}".encode()).digest()  # noqa: S324 - as above
             letters[place] = replace(letters[place], row_identity=identity, number=number)
     return letters

@@ -34,9 +34,9 @@ class Screen:
     def ids(self) -> dict[str, "array[Id]"]:
         """The ids of the new rows by hour: what the ledger takes."""
         return {
-            hour: array("Q", those | self._with_them.get(hour, set()))
-            for hour, those in self._shown.items()
-            if those
+            hour: array("Q", ids | self._with_them.get(hour, set()))
+            for hour, ids in self._shown.items()
+            if ids
         }
 
     def fresh(self, reading: Reading) -> list[Row]:
@@ -44,16 +44,16 @@ class Screen:
         rows, ids = reading.rows, reading.ids
         wanted = {*ids}
         old: set[Id] = set()
-        for hour, those in _by_hour(reading, wanted).items():
+        for hour, hour_ids in _by_hour(reading, wanted).items():
             shown = self._shown[hour]
-            known = self._ledger.known(hour, those) | shown.intersection(those)
-            shown.update(those - known if known else those)
-            old |= known
+            published = self._ledger.published_ids(hour, hour_ids) | shown.intersection(hour_ids)
+            shown.update(hour_ids - published if published else hour_ids)
+            old |= published
         if reading.strangers:
             old |= self._known_otherwise(reading, old)
         if len(wanted) == len(rows):
-            told = zip(ids, rows, strict=True)
-            return [row for id_, row in told if id_ not in old] if old else rows
+            pairs = zip(ids, rows, strict=True)
+            return [row for id_, row in pairs if id_ not in old] if old else rows
         fresh: dict[Id, Row] = {}
         for id_, row in zip(ids, rows, strict=True):
             if id_ not in old:
@@ -62,7 +62,7 @@ class Screen:
 
     def _known_otherwise(self, reading: Reading, old: set[Id]) -> set[Id]:
         """Of the rows under placeholders those that are no new ones after all."""
-        found: set[Id] = set()
+        duplicates: set[Id] = set()
         for id_, row in zip(reading.ids, reading.rows, strict=True):
             stranger = reading.strangers.get(row[1])
             if stranger is None or id_ in old:
@@ -71,17 +71,17 @@ class Screen:
             if stranger.is_known(self._ledger, hour):
                 self.known_otherwise.add(row[1])
                 self._shown[hour].discard(id_)
-                found.add(id_)
+                duplicates.add(id_)
             else:
                 self._with_them[hour] |= stranger.tells_more_than
-        return found
+        return duplicates
 
 
 def _by_hour(reading: Reading, ids: set[Id]) -> Mapping[str, set[Id]]:
     if len(reading.hours) == 1:
         [hour] = reading.hours
         return {hour: ids}
-    found: defaultdict[str, set[Id]] = defaultdict(set)
+    by_hour: defaultdict[str, set[Id]] = defaultdict(set)
     for id_, row in zip(reading.ids, reading.rows, strict=True):
-        found[row[2][0]].add(id_)
-    return found
+        by_hour[row[2][0]].add(id_)
+    return by_hour

@@ -112,10 +112,10 @@ class Encoder:
 
     def occurred(self) -> Counter[str]:
         """Records so far by the second at which their message occurred (RFC 3339, UTC)."""
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for second in self._seconds.values():
-            found[second.occurred_at] += len(second.records)
-        return found
+            counts[second.occurred_at] += len(second.records)
+        return counts
 
     def records(self) -> Iterator[Record]:
         """The records of all rows added, ordered by date; they are handed over only once."""
@@ -145,7 +145,7 @@ class Encoder:
             except KeyError:
                 time = _TIME + moment.occurred_at.encode()
                 second = seconds[date] = _Second(time, *moment[1:], [])
-            time, message.occurred_at, ambiguous, found = second
+            time, message.occurred_at, ambiguous, contents = second
             if ambiguous:
                 message.occurred_at_ambiguous = True
             tail, extra = usual_tail, message.extra
@@ -161,13 +161,13 @@ class Encoder:
             if size <= room:
                 opened = _OPENED[size] if size < 4096 else varint(size) + _OPEN
                 content = join((key, opened, id_, head, body, tail, headers, id_, time))
-                found.append((hash_, content))
+                contents.append((hash_, content))
                 continue
             self.oversized.append((date, digest, moment, message, conversation, index))
             value = _without_message(join((_OPEN, id_, head, body, tail)))
             if len(value) <= room:
                 content = join((key, kafka_record.sized(value), headers, id_, time))
-                found.append((hash_, content))
+                contents.append((hash_, content))
             else:
                 self.unpublished.add(digest)
 
@@ -196,7 +196,7 @@ class Encoder:
 
 def shared_headers(event_type: str, data_schema: str, provenance: Provenance) -> list[Header]:
     """What all events of one type that an answer brings have in common."""
-    found: list[Header] = [
+    headers: list[Header] = [
         ("ce_specversion", b"1.0"),
         ("ce_type", event_type.encode()),
         ("ce_source", provenance.source.encode()),
@@ -207,10 +207,10 @@ def shared_headers(event_type: str, data_schema: str, provenance: Provenance) ->
         (SEQUENCE_HEADER, str(provenance.sequence).encode()),
     ]
     if provenance.formerly:
-        found.append(("wolkvox_formerly", ",".join(provenance.formerly).encode()))
+        headers.append(("wolkvox_formerly", ",".join(provenance.formerly).encode()))
     if provenance.lenient:
-        found.append(("wolkvox_decoding", b"lenient"))
-    return found
+        headers.append(("wolkvox_decoding", b"lenient"))
+    return headers
 
 
 def event_ids(rows: Sequence[Row]) -> list[bytes]:

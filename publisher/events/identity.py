@@ -20,14 +20,14 @@ from publisher.wolkvox.schema import Message, Number, canonical
 _NEGATIVE: Final = re.compile(r"\s*[-\u2010-\u2015\u2212]\s*\d[\d.,]*\s*")
 
 
-def conn_id_of(told: Any) -> str | None:
+def conn_id_of(value: Any) -> str | None:
     """A conn_id as text; None where it identifies nothing."""
-    if told is None or told is UNSET:
+    if value is None or value is UNSET:
         return ""
-    if type(told) is str:
-        return told
+    if type(value) is str:
+        return value
     # A fraction may have lost digits before it was sent.
-    return text_of(told) if type(told) is int or (type(told) is Number and told.whole) else None
+    return text_of(value) if type(value) is int or (type(value) is Number and value.whole) else None
 
 
 def is_placeholder(conn_id: str) -> bool:
@@ -88,12 +88,12 @@ def unsigned(text: str) -> str:
 
 
 def _unsigned(url: re.Match[str]) -> str:
-    parameters = [(_name_of(each), each) for each in _AND.split(url[2])]
+    parameters = [(_name_of(parameter), parameter) for parameter in _AND.split(url[2])]
     if SIGNATURES.isdisjoint(name for name, _ in parameters):
         return url[0]
     kept = [
-        each
-        for name, each in parameters
+        parameter
+        for name, parameter in parameters
         if name not in SIGNED_WITH and not name.startswith(SIGNED_WITH_PREFIXES)
     ]
     return f"{url[1]}?{'&'.join(kept)}"
@@ -125,7 +125,7 @@ _DIGITS: Final = re.compile(r"\d+")
 def less(who: Who) -> list[Who]:
     """The same customer, less of them told: how the report may show them without a column."""
     customer, phone = who
-    return [each for each in ((customer, ""), ("", phone), ("", "")) if each != who]
+    return [other for other in ((customer, ""), ("", phone), ("", "")) if other != who]
 
 
 class Stranger(NamedTuple):
@@ -144,11 +144,16 @@ class Stranger(NamedTuple):
 
     def is_known(self, ledger: Ledger, hour: str) -> bool:
         """Whether the ledger knows the row by another name."""
-        return bool(ledger.known(hour, self.known_by))
+        return bool(ledger.published_ids(hour, self.known_by))
 
 
 def strangers(rows: Iterable[tuple[bytes, Stranger]]) -> dict[bytes, Stranger]:
     """All rows under placeholders of one answer, by digest, each with no name of another one."""
-    told = dict(rows)
-    beside = {*map(id_of, told)}.union(*[one.tells_more_than for one in told.values()])
-    return {digest: one._replace(known_by=one.known_by - beside) for digest, one in told.items()}
+    by_digest = dict(rows)
+    beside = {*map(id_of, by_digest)}.union(
+        *[stranger.tells_more_than for stranger in by_digest.values()]
+    )
+    return {
+        digest: stranger._replace(known_by=stranger.known_by - beside)
+        for digest, stranger in by_digest.items()
+    }

@@ -17,12 +17,12 @@ from publisher.model import Header, Record
 def _varint(number: int) -> bytes:
     """A length or a count, zigzag-encoded, seven bits a byte, the lowest first."""
     rest = number << 1
-    found = bytearray()
+    encoded = bytearray()
     while rest > 0x7F:
-        found.append(rest & 0x7F | 0x80)
+        encoded.append(rest & 0x7F | 0x80)
         rest >>= 7
-    found.append(rest)
-    return bytes(found)
+    encoded.append(rest)
+    return bytes(encoded)
 
 
 _TABLE: Final = 4096
@@ -50,9 +50,9 @@ def header(name: str, value: bytes) -> bytes:
     return sized(name.encode()) + sized(value)
 
 
-def headers(those: Iterable[Header]) -> bytes:
+def headers(pairs: Iterable[Header]) -> bytes:
     """The headers of a record, behind their count."""
-    encoded = [header(name, value) for name, value in those]
+    encoded = [header(name, value) for name, value in pairs]
     return varint(len(encoded)) + b"".join(encoded)
 
 
@@ -71,13 +71,13 @@ def value_of(record: Record) -> bytes:
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
     """The length that stands there, -1 for null, and where what it counts begins."""
-    found = shift = 0
+    value = shift = 0
     while True:
         byte = data[at]
-        found |= (byte & 0x7F) << shift
+        value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
-            return (found >> 1) ^ -(found & 1), at
+            return (value >> 1) ^ -(value & 1), at
 
 
 def payloads(records: Iterable[Record], limit: int) -> Iterator[tuple[int, bytes]]:

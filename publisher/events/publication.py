@@ -48,9 +48,11 @@ class Limits:
     confirming: Confirming = field(default_factory=Confirming)
 
     @classmethod
-    def of(cls, told: PublisherSettings) -> "Limits":
-        silence, revisions = implausible(told.poll_every), bool(told.revisions_topic)
-        return cls(told.horizon, told.max_event_bytes, silence, revisions, Confirming.of(told))
+    def of(cls, settings: PublisherSettings) -> "Limits":
+        silence, revisions = implausible(settings.poll_every), bool(settings.revisions_topic)
+        return cls(
+            settings.horizon, settings.max_event_bytes, silence, revisions, Confirming.of(settings)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +98,14 @@ def prepare(
         state.checkpoint.formerly,
         state.checkpoint.sequence + 1,
     )
-    found = _content(state, step, classification, zone, provenance, limits)
-    revisions = found.revised.encode(provenance, max_event_bytes=limits.max_event_bytes)
-    ids = found.screen.ids()
-    letters = _of_rejects(found.rejects, answer, classification, state.ledger)
+    content = _content(state, step, classification, zone, provenance, limits)
+    revisions = content.revised.encode(provenance, max_event_bytes=limits.max_event_bytes)
+    ids = content.screen.ids()
+    letters = _of_rejects(content.rejects, answer, classification, state.ledger)
     if letters:
         ids[_bucket(step)] = array("Q", [letter.id for letter in letters])
     rejected = len(letters)
-    letters += _of_too_large(found, answer)
+    letters += _of_too_large(content, answer)
     origin = dead_letter.Origin(operation, step.pass_.label, step.window, answer.received_at)
     entry = Entry(
         sequence=state.checkpoint.sequence + 1,
@@ -111,9 +113,9 @@ def prepare(
         start=step.window.start,
         end=max(step.window.start, covered_until),
         read_at=now,
-        rows=found.rows + len(found.rejects),
-        new=found.screen.count,
-        duplicate=found.rows - found.screen.count,
+        rows=content.rows + len(content.rejects),
+        new=content.screen.count,
+        duplicate=content.rows - content.screen.count,
         rejected=rejected,
         possibly_cut=possibly_cut,
     )
@@ -126,7 +128,7 @@ def prepare(
         state.checkpoint.forgotten,
     )  # fmt: skip
     successor = state.successor(
-        entry, passes, ids, limits.horizon, gaps, backfills, found.revised.versions,
+        entry, passes, ids, limits.horizon, gaps, backfills, content.revised.versions,
         confirmed(
             state.checkpoint.unconfirmed, entry, limits.confirming, server_time(answer)
         ),
@@ -135,7 +137,7 @@ def prepare(
         operation=operation,
         follows=state.checkpoint.sequence,
         sequence=entry.sequence,
-        events=found.encoder.records(),
+        events=content.encoder.records(),
         dead_letters=dead_letter.records(letters, origin, limits.max_event_bytes),
         state=successor.records,
         revisions=iter(revisions),
@@ -147,9 +149,9 @@ def prepare(
         new=entry.new,
         duplicate=entry.duplicate,
         rejected=Counter(letter.reason.value for letter in letters),
-        occurred=found.encoder.occurred(),
+        occurred=content.encoder.occurred(),
         silent_since=silent_since,
-        revised=len(found.revised.rows),
+        revised=len(content.revised.rows),
     )
 
 
@@ -240,24 +242,24 @@ def _content(
 def _published(state: State, step: Read) -> Ledger:
     """What the step must not publish: for a backfill "again", what came out since it began."""
     running = backfill_pass.current(state.checkpoint.backfills)
-    mine = step.pass_ is backfill_pass.BACKFILLING and running is not None and running.again
-    return state.again if mine and state.again is not None else state.ledger
+    own_backfill = step.pass_ is backfill_pass.BACKFILLING and running is not None and running.again
+    return state.again if own_backfill and state.again is not None else state.ledger
 
 
 def _of_rejects(
     rejects: list[Reject], answer: Answer, classification: Classification, ledger: Ledger
 ) -> list[DeadLetter]:
     """Letters of what is no event; not those that were written before."""
-    found = dead_letter.cut_out(answer.body, rejects)
+    letters = dead_letter.cut_out(answer.body, rejects)
     if classification.lenient:
-        found = [dead_letter.of_answer(answer.body), *found]
-    return dead_letter.unknown_to(ledger, found)
+        letters = [dead_letter.of_answer(answer.body), *letters]
+    return dead_letter.unknown_to(ledger, letters)
 
 
-def _of_too_large(found: _Content, answer: Answer) -> list[DeadLetter]:
+def _of_too_large(content: _Content, answer: Answer) -> list[DeadLetter]:
     """Letters of what was too large; only once all is encoded it is known."""
-    reason, encoder = RejectReason.EVENT_TOO_LARGE, found.encoder
+    reason, encoder = RejectReason.EVENT_TOO_LARGE, content.encoder
     return [
         *dead_letter.of_rows(answer.body, reason, encoder.oversized, encoder.unpublished),
-        *dead_letter.of_revisions(answer.body, reason, found.revised.unpublished),
+        *dead_letter.of_revisions(answer.body, reason, content.revised.unpublished),
     ]

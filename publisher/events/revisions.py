@@ -64,8 +64,8 @@ class Revised:
     unpublished: list[Row] = field(default_factory=list)
     """Rows too large for an event even without their message; known once all are encoded."""
 
-    def remember(self, hour: str, id_: Id, told: Version) -> None:
-        self.versions.setdefault(hour, {})[id_] = told
+    def remember(self, hour: str, id_: Id, version_: Version) -> None:
+        self.versions.setdefault(hour, {})[id_] = version_
 
     def encode(self, provenance: Provenance, *, max_event_bytes: int) -> list[Record]:
         """One Kafka record for each revision, in the order of the dates.
@@ -76,8 +76,8 @@ class Revised:
             return []
         encoder = Encoder(provenance, max_event_bytes=max_event_bytes - _ROOM)
         shared = shared_headers(EVENT_TYPE, DATA_SCHEMA, provenance)
-        found = []
-        for row, number in sorted(self.rows, key=lambda each: each[0][0]):
+        revisions: list[Record] = []
+        for row, number in sorted(self.rows, key=lambda revised: revised[0][0]):
             records = [*encoder.encode([row])]
             if not records:
                 self.unpublished.append(row)
@@ -93,8 +93,10 @@ class Revised:
                 ("ce_id", b"%b/%d" % (id_, number)),
                 ("ce_time", row[2].occurred_at.encode()),
             ]  # fmt: skip
-            found.append(kafka_record.record(message[0], key, value, kafka_record.headers(headers)))
-        return found
+            revisions.append(
+                kafka_record.record(message[0], key, value, kafka_record.headers(headers))
+            )
+        return revisions
 
 
 class Reviser:
@@ -123,17 +125,17 @@ class Reviser:
         wanted: defaultdict[str, set[Id]] = defaultdict(set)
         for row in rows:
             wanted[row[2].hour].add(id_of(row[1]))
-        known = {hour: self._told(hour, ids) for hour, ids in wanted.items()}
+        versions = {hour: self._told(hour, ids) for hour, ids in wanted.items()}
         to_publish = {row[1] for row in fresh}
         for row, fingerprint in zip(rows, fingerprints_of(rows), strict=True):
             digest, hour, id_ = row[1], row[2].hour, id_of(row[1])
-            told = known[hour].get(id_, _NOTHING)
+            last = versions[hour].get(id_, _NOTHING)
             self._shown[digest].append((row[4].position, fingerprint))
             if digest in to_publish and digest not in self._published:
                 self._published.add(digest)
-                known[hour][id_] = version(fingerprint, revisions_of(told))
-                self._revised.remember(hour, id_, known[hour][id_])
-            elif fingerprint_of(told) != fingerprint:
+                versions[hour][id_] = version(fingerprint, revisions_of(last))
+                self._revised.remember(hour, id_, versions[hour][id_])
+            elif fingerprint_of(last) != fingerprint:
                 self._suspects.append((row, fingerprint))
 
     def revised(self) -> Revised:
@@ -148,8 +150,10 @@ class Reviser:
         return self._revised
 
     def _told(self, hour: str, ids: Iterable[Id]) -> dict[Id, Version]:
-        told = self._revised.versions.get(hour, {})
-        return self._fingerprints.known(hour, ids) | {id_: told[id_] for id_ in ids if id_ in told}
+        revised = self._revised.versions.get(hour, {})
+        return self._fingerprints.versions_of(hour, ids) | {
+            id_: revised[id_] for id_ in ids if id_ in revised
+        }
 
     def _match(self, suspects: list[Shown]) -> None:
         """Give the contents of equal rows to their messages, and note what that revises."""
@@ -167,26 +171,35 @@ class Reviser:
         longest = max(map(len, listings.values()))
         remembered = Counter(map(fingerprint_of, messages.values()))
         same, changed = min(
-            (_compared(remembered, told) for told in listings.values() if len(told) == longest),
+            (
+                _compared(remembered, listing)
+                for listing in listings.values()
+                if len(listing) == longest
+            ),
             # By content alone: which listing stands first says nothing.
-            key=lambda found: (len(found[1]), sorted(found[1])),
+            key=lambda compared: (len(compared[1]), sorted(compared[1])),
         )
         free: list[tuple[bytes, Version]] = []
-        for digest, told in sorted(messages.items(), key=lambda one: one[0] not in self._published):
-            if same[fingerprint_of(told)]:
-                same[fingerprint_of(told)] -= 1
+        for digest, version_ in sorted(
+            messages.items(), key=lambda message: message[0] not in self._published
+        ):
+            if same[fingerprint_of(version_)]:
+                same[fingerprint_of(version_)] -= 1
             else:
-                free.append((digest, told))
+                free.append((digest, version_))
         # One of which no content is remembered comes first: nothing need have changed. One that
         # this answer publishes comes last: it was just told.
         free.sort(
-            key=lambda each: (each[0] in self._published, fingerprint_of(each[1]) != NO_FINGERPRINT)
+            key=lambda message: (
+                message[0] in self._published,
+                fingerprint_of(message[1]) != NO_FINGERPRINT,
+            )
         )
         # What is changed stands among the suspects: of any other row the content is remembered.
         rows = {fingerprint: row for row, fingerprint in suspects}
-        for fingerprint, (digest, told) in zip(changed, free, strict=False):
-            revisions = revisions_of(told)
-            if fingerprint_of(told) != NO_FINGERPRINT:
+        for fingerprint, (digest, version_) in zip(changed, free, strict=False):
+            revisions = revisions_of(version_)
+            if fingerprint_of(version_) != NO_FINGERPRINT:
                 if revisions == MOST_REVISIONS:
                     continue
                 revisions += 1
@@ -211,7 +224,7 @@ def _compared(remembered: Counter[int], listing: list[int]) -> tuple[Counter[int
 
 def fingerprints_of(rows: Iterable[Row]) -> list[int]:
     """32 bits of the content of each row, never 0."""
-    found = []
+    fingerprints = []
     conversation: Conversation | None = None
     shared = b""
     for row in rows:
@@ -220,8 +233,8 @@ def fingerprints_of(rows: Iterable[Row]) -> list[int]:
             shared = _shared(conversation)
         content = shared + _own(row)
         digest = sha1(content).digest()  # noqa: S324 - tells contents apart, protects nothing
-        found.append(int.from_bytes(digest[:4]) or 1)
-    return found
+        fingerprints.append(int.from_bytes(digest[:4]) or 1)
+    return fingerprints
 
 
 def _content(row: Row) -> bytes:
@@ -239,9 +252,9 @@ def _own(row: Row) -> bytes:
 
 def _told(shape: Chat | Message, fields: dict[str, str], identity: set[str]) -> dict[str, Any]:
     """The fields that the API told, by its names; an undocumented one is a field like others."""
-    told = {
+    fields = {
         name: value
         for name, attribute in fields.items()
         if name not in identity and (value := getattr(shape, attribute)) is not UNSET
     }
-    return told if shape.extra is UNSET else told | shape.extra
+    return fields if shape.extra is UNSET else fields | shape.extra

@@ -264,8 +264,10 @@ def _stranger(row: Row, number: int, begin: bytes) -> Stranger:
     who, more = who_of(message), f"{number} and more"
     fewer = less(who)
     return Stranger(
-        known_by=frozenset([id_as(who, more), *(id_as(each, str(number)) for each in fewer)]),
-        tells_more_than=frozenset(id_as(each, more) for each in fewer),
+        known_by=frozenset(
+            [id_as(who, more), *(id_as(customer, str(number)) for customer in fewer)]
+        ),
+        tells_more_than=frozenset(id_as(customer, more) for customer in fewer),
     )
 
 

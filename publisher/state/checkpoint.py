@@ -141,24 +141,32 @@ def encode_checkpoint(checkpoint: Checkpoint) -> StateRecord:
         value["forgotten"] = _stretches(checkpoint.forgotten)
     if checkpoint.unconfirmed:
         value["unconfirmed"] = [
-            {"start": iso(one.window.start), "end": iso(one.window.end), "due": iso(one.due)}
-            for one in checkpoint.unconfirmed
+            {
+                "start": iso(stretch.window.start),
+                "end": iso(stretch.window.end),
+                "due": iso(stretch.due),
+            }
+            for stretch in checkpoint.unconfirmed
         ]
     if checkpoint.backfills:  # left out otherwise: a checkpoint is written with every window
         value["backfills"] = [
             {
-                "id": one.id,
-                "from": iso(one.start),
-                "to": iso(one.end),
-                "again": one.again,
-                "cursor": iso(one.cursor),
-                "standing": one.standing.value,
-                "since": one.since,
-                "rows": one.rows,
-                "new": one.new,
-                **({"skipped_seconds": one.skipped_seconds} if one.skipped_seconds else {}),
+                "id": backfill.id,
+                "from": iso(backfill.start),
+                "to": iso(backfill.end),
+                "again": backfill.again,
+                "cursor": iso(backfill.cursor),
+                "standing": backfill.standing.value,
+                "since": backfill.since,
+                "rows": backfill.rows,
+                "new": backfill.new,
+                **(
+                    {"skipped_seconds": backfill.skipped_seconds}
+                    if backfill.skipped_seconds
+                    else {}
+                ),
             }
-            for one in checkpoint.backfills
+            for backfill in checkpoint.backfills
         ]
     if checkpoint.formerly:
         value["formerly"] = checkpoint.formerly
@@ -174,41 +182,43 @@ def checkpoint_of(operation: str, records: Mapping[bytes, bytes]) -> Checkpoint 
 
 
 def decode_checkpoint(value: bytes) -> Checkpoint:
-    told = known_format(value, (FORMAT, RENAMED))
+    fields = known_format(value, (FORMAT, RENAMED))
     return Checkpoint(
-        operation=told["operation"],
-        timezone=told["timezone"],
-        start=instant(told["start"]),
-        start_setting=told["start_setting"],
-        sequence=told["sequence"],
-        journal_records=told["journal_records"],
+        operation=fields["operation"],
+        timezone=fields["timezone"],
+        start=instant(fields["start"]),
+        start_setting=fields["start_setting"],
+        sequence=fields["sequence"],
+        journal_records=fields["journal_records"],
         passes={
             name: Progress(instant(p["cursor"]), instant(p["covered_until"]))
-            for name, p in told["passes"].items()
+            for name, p in fields["passes"].items()
         },
-        gaps=_windows(told["gaps"]),
-        forgotten=_windows(told.get("forgotten", ())),
+        gaps=_windows(fields["gaps"]),
+        forgotten=_windows(fields.get("forgotten", ())),
         unconfirmed=tuple(
-            Unconfirmed(Window(instant(each["start"]), instant(each["end"])), instant(each["due"]))
-            for each in told.get("unconfirmed", ())
+            Unconfirmed(
+                Window(instant(stretch["start"]), instant(stretch["end"])), instant(stretch["due"])
+            )
+            for stretch in fields.get("unconfirmed", ())
         ),
         backfills=tuple(
             Backfill(
-                one["id"],
-                instant(one["from"]),
-                instant(one["to"]),
-                one["again"],
-                instant(one["cursor"]),
-                Standing(one["standing"]),
-                one["since"],
-                one["rows"],
-                one["new"],
-                one.get("skipped_seconds", 0),
+                backfill["id"],
+                instant(backfill["from"]),
+                instant(backfill["to"]),
+                backfill["again"],
+                instant(backfill["cursor"]),
+                Standing(backfill["standing"]),
+                backfill["since"],
+                backfill["rows"],
+                backfill["new"],
+                backfill.get("skipped_seconds", 0),
             )
-            for one in told.get("backfills", ())
+            for backfill in fields.get("backfills", ())
         ),
-        formerly=tuple(told.get("formerly", ())),
-        renamed_to=told.get("renamed_to", ""),
+        formerly=tuple(fields.get("formerly", ())),
+        renamed_to=fields.get("renamed_to", ""),
     )
 
 
@@ -217,25 +227,27 @@ def _stretches(windows: Iterable[Window]) -> list[dict[str, str]]:
 
 
 def _windows(stretches: Iterable[Mapping[str, str]]) -> tuple[Window, ...]:
-    return tuple(Window(instant(each["start"]), instant(each["end"])) for each in stretches)
+    return tuple(
+        Window(instant(stretch["start"]), instant(stretch["end"])) for stretch in stretches
+    )
 
 
 def known_format(value: bytes, formats: tuple[int, ...] = (FORMAT,)) -> dict[str, Any]:
     """The JSON object of a record. Raises NeedsOperator where its format is none of these."""
     try:
-        told = orjson.loads(value)
+        fields = orjson.loads(value)
     except orjson.JSONDecodeError:
-        told = None
-    found = told.get("format") if isinstance(told, dict) else None
-    if not isinstance(told, dict) or found not in formats:
+        fields = None
+    format_ = fields.get("format") if isinstance(fields, dict) else None
+    if not isinstance(fields, dict) or format_ not in formats:
         raise NeedsOperator(
             Stage.RESTORE,
             Reason.STATE_FORMAT,
-            f"the state topic is written in format {found!r}, this version reads"
+            f"the state topic is written in format {format_!r}, this version reads"
             f" format {' and '.join(map(str, formats))}: run the version that wrote it, or a newer"
             " one",
         )
-    return told
+    return fields
 
 
 def instant(text: str) -> Instant:

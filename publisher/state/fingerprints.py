@@ -39,12 +39,12 @@ def version(fingerprint: int, revisions: int) -> Version:
     return fingerprint << 16 | revisions
 
 
-def fingerprint_of(told: Version) -> int:
-    return told >> 16
+def fingerprint_of(version_: Version) -> int:
+    return version_ >> 16
 
 
-def revisions_of(told: Version) -> int:
-    return told & MOST_REVISIONS
+def revisions_of(version_: Version) -> int:
+    return version_ & MOST_REVISIONS
 
 
 class Run(NamedTuple):
@@ -55,12 +55,12 @@ class Run(NamedTuple):
     revisions: "array[int]"
 
     @classmethod
-    def of(cls, told: Mapping[Id, Version]) -> "Run":
-        ids = sorted(told)
+    def of(cls, versions: Mapping[Id, Version]) -> "Run":
+        ids = sorted(versions)
         return cls(
             array("Q", ids),
-            array("I", [fingerprint_of(told[id_]) for id_ in ids]),
-            array("H", [revisions_of(told[id_]) for id_ in ids]),
+            array("I", [fingerprint_of(versions[id_]) for id_ in ids]),
+            array("H", [revisions_of(versions[id_]) for id_ in ids]),
         )
 
 
@@ -72,13 +72,13 @@ class Fingerprints:
         """The oldest first."""
 
     @classmethod
-    def restored(cls, told: MutableMapping[str, list[tuple[int, Run]]]) -> "Fingerprints":
+    def restored(cls, runs_by_bucket: MutableMapping[str, list[tuple[int, Run]]]) -> "Fingerprints":
         """From what journal records carry, with their sequence numbers. Empties `told`."""
-        found = cls()
-        for bucket in list(told):
-            runs = sorted(told.pop(bucket), key=itemgetter(0))
-            found._buckets[bucket] = [_merged([run for _, run in runs])]
-        return found
+        fingerprints = cls()
+        for bucket in list(runs_by_bucket):
+            runs = sorted(runs_by_bucket.pop(bucket), key=itemgetter(0))
+            fingerprints._buckets[bucket] = [_merged([run for _, run in runs])]
+        return fingerprints
 
     def __len__(self) -> int:
         """Versions held; one that was overtaken counts until it is merged away."""
@@ -91,36 +91,36 @@ class Fingerprints:
             part.__sizeof__() for runs in self._buckets.values() for run in runs for part in run
         )
 
-    def known(self, bucket: str, ids: Iterable[Id]) -> dict[Id, Version]:
+    def versions_of(self, bucket: str, ids: Iterable[Id]) -> dict[Id, Version]:
         """The versions of these messages of that bucket, as far as they are remembered."""
         runs = self._buckets.get(bucket)
         if runs is None:
             return {}
         wanted = sorted(ids)
-        found: dict[Id, Version] = {}
-        for each, fingerprints, revisions in runs:
+        versions: dict[Id, Version] = {}
+        for run_ids, fingerprints, revisions in runs:
             place = 0
             for id_ in wanted:
-                place = bisect_left(each, id_, place)
-                if place == len(each):
+                place = bisect_left(run_ids, id_, place)
+                if place == len(run_ids):
                     break
-                if each[place] == id_:
-                    found[id_] = version(fingerprints[place], revisions[place])
-        return found
+                if run_ids[place] == id_:
+                    versions[id_] = version(fingerprints[place], revisions[place])
+        return versions
 
-    def remember(self, told: Versions) -> None:
+    def remember(self, by_bucket: Versions) -> None:
         """These versions, committed now, overtake what is remembered."""
-        for bucket, those in told.items():
-            if not those:
+        for bucket, versions in by_bucket.items():
+            if not versions:
                 continue
             runs = self._buckets.setdefault(bucket, [])
-            runs.append(Run.of(those))
+            runs.append(Run.of(versions))
             if len(runs) > _RUNS:
                 self._buckets[bucket] = [_merged(runs)]
 
     def forget(self, remembered: Callable[[str], bool]) -> None:
         """Drop the buckets that the ledger has dropped; `remembered` tells which it has."""
-        for bucket in [each for each in self._buckets if not remembered(each)]:
+        for bucket in [bucket for bucket in self._buckets if not remembered(bucket)]:
             del self._buckets[bucket]
 
 
@@ -147,15 +147,15 @@ def _merged(runs: list[Run]) -> Run:
 # --- in the journal -------------------------------------------------------------------------------
 
 
-def packed(told: Versions, room: int) -> Iterator[dict[str, str]]:
+def packed(by_bucket: Versions, room: int) -> Iterator[dict[str, str]]:
     """As a journal record carries them, in pieces of at most `room` bytes; none for none.
 
     By bucket: Base64 of the ids, then the fingerprints, then the numbers, big-endian.
     """
     piece: dict[str, str] = {}
     left = room
-    for bucket, those in told.items():
-        ids = sorted(those)
+    for bucket, versions in by_bucket.items():
+        ids = sorted(versions)
         while ids:
             left -= len(bucket) + 8  # `"NAME":"",` and what Base64 fills up with
             count = max(left, 0) // 4 * 3 // _BYTES
@@ -164,7 +164,7 @@ def packed(told: Versions, room: int) -> Iterator[dict[str, str]]:
                 piece, left = {}, room
                 continue
             taken, ids = ids[:count], ids[count:]
-            piece[bucket] = _text(Run.of({id_: those[id_] for id_ in taken}))
+            piece[bucket] = _text(Run.of({id_: versions[id_] for id_ in taken}))
             left -= len(piece[bucket])
     if piece:
         yield piece
@@ -172,8 +172,8 @@ def packed(told: Versions, room: int) -> Iterator[dict[str, str]]:
 
 def unpacked(value: bytes) -> list[tuple[str, Run]]:
     """What a journal record carries, by bucket. Raises NeedsOperator where it is damaged."""
-    told = known_format(value.partition(b"\n")[0]).get("fingerprints", {})
-    return [(bucket, _run(text)) for bucket, text in told.items()]
+    texts = known_format(value.partition(b"\n")[0]).get("fingerprints", {})
+    return [(bucket, _run(text)) for bucket, text in texts.items()]
 
 
 def _text(run: Run) -> str:

@@ -30,8 +30,8 @@ def spared(gaps: Gaps, backfills: Iterable[Backfill], unconfirmed: Iterable[Unco
     """
     return (
         *gaps,
-        *(Window(one.start, one.end) for one in backfills if one.active),
-        *(one.window for one in unconfirmed),
+        *(Window(stretch.start, stretch.end) for stretch in backfills if stretch.active),
+        *(stretch.window for stretch in unconfirmed),
     )
 
 

@@ -31,8 +31,8 @@ _IDS_SHARE: Final = 75_000
 def decode_journal(value: bytes) -> tuple[Entry, list[tuple[str, "array[int]"]]]:
     """A journal record: its line, and its ids by bucket."""
     line, _, packed = value.partition(b"\n")
-    told = known_format(line)
-    if len(packed) != 8 * sum(count for _, count in told["ids"]):
+    fields = known_format(line)
+    if len(packed) != 8 * sum(count for _, count in fields["ids"]):
         raise NeedsOperator(
             Stage.RESTORE,
             Reason.STATE_LOST,
@@ -42,20 +42,20 @@ def decode_journal(value: bytes) -> tuple[Entry, list[tuple[str, "array[int]"]]]
     if sys.byteorder == "little":
         ids.byteswap()
     buckets, at = [], 0
-    for bucket, count in told["ids"]:
+    for bucket, count in fields["ids"]:
         buckets.append((bucket, ids[at : at + count]))
         at += count
     entry = Entry(
-        sequence=told["sequence"],
-        pass_name=told["pass"],
-        start=instant(told["from"]),
-        end=instant(told["to"]),
-        read_at=instant(told["read_at"]),
-        rows=told["rows"],
-        new=told["new"],
-        duplicate=told["duplicate"],
-        rejected=told["rejected"],
-        possibly_cut=told["possibly_cut"],
+        sequence=fields["sequence"],
+        pass_name=fields["pass"],
+        start=instant(fields["from"]),
+        end=instant(fields["to"]),
+        read_at=instant(fields["read_at"]),
+        rows=fields["rows"],
+        new=fields["new"],
+        duplicate=fields["duplicate"],
+        rejected=fields["rejected"],
+        possibly_cut=fields["possibly_cut"],
     )
     return entry, buckets
 
@@ -89,10 +89,10 @@ def interrupted(old: str, new: str) -> str:
     )
 
 
-def retold(value: bytes, told: Mapping[str, str]) -> bytes:
+def retold(value: bytes, fields: Mapping[str, str]) -> bytes:
     """A journal record with these fields in its line; its ids are what they were."""
     line, _, ids = value.partition(b"\n")
-    return orjson.dumps(orjson.loads(line) | told) + b"\n" + ids
+    return orjson.dumps(orjson.loads(line) | fields) + b"\n" + ids
 
 
 def journal_parts(
@@ -102,10 +102,10 @@ def journal_parts(
     room = _IDS_SHARE if versions else PART_BYTES
     pieces = packed(versions or {}, PART_BYTES - room)
     for part, (chunk, piece) in enumerate(zip_longest(_chunks(ids, room), pieces)):
-        counts, those = chunk or ({}, array("Q"))
+        counts, ids_of_hour = chunk or ({}, array("Q"))
         yield StateRecord(
             journal_key(operation, entry.sequence, part),
-            _journal_value(operation, entry, part, counts, those, piece),
+            _journal_value(operation, entry, part, counts, ids_of_hour, piece),
         )
 
 
@@ -114,15 +114,15 @@ def _chunks(ids: Ids, most: int) -> Iterator[tuple[dict[str, int], "array[Id]"]]
     counts: dict[str, int] = {}
     chunk = array("Q")
     room = most
-    for bucket, those in ids.items():
+    for bucket, ids_of_hour in ids.items():
         at = 0
-        while at < len(those):
+        while at < len(ids_of_hour):
             room -= len(bucket) + 16  # `["NAME",COUNT],`
             if room < 8:
                 yield counts, chunk
                 counts, chunk, room = {}, array("Q"), most
                 continue
-            taken = those[at : at + room // 8]
+            taken = ids_of_hour[at : at + room // 8]
             counts[bucket] = len(taken)
             chunk += taken
             at += len(taken)

@@ -90,9 +90,9 @@ class Ledger:
 
     def knows(self, hour: str, id_: Id) -> bool:
         """Whether the message of that hour has been published."""
-        return bool(self.known(hour, {id_}))
+        return bool(self.published_ids(hour, {id_}))
 
-    def known(self, hour: str, ids: AbstractSet[Id]) -> set[Id]:
+    def published_ids(self, hour: str, ids: AbstractSet[Id]) -> set[Id]:
         """Which of these messages of that hour have been published."""
         bucket = self._buckets.get(hour)
         if bucket is None:

@@ -21,12 +21,12 @@ def state_to_go_on_from(
 
     Raises NeedsOperator where it can do neither.
     """
-    known = restored_state(operation, restored, revisions=revisions)
-    if known is None and restored.history_lost:
+    state = restored_state(operation, restored, revisions=revisions)
+    if state is None and restored.history_lost:
         raise history_lost(state_topic)
-    if known is None and restored.goes_on_as:
+    if state is None and restored.goes_on_as:
         raise goes_on_as(operation, restored.goes_on_as)
-    return known
+    return state
 
 
 def events_gone(state: State, restored: Restored) -> bool:

@@ -125,7 +125,9 @@ class State:
             # An old entry behind a younger one stays in the journal, and so do its ids here.
             now = self.checkpoint
             gaps = spared(now.gaps, now.backfills, now.unconfirmed)
-            ends = [each.end for each in self.journal if not near(gaps, each.start, each.end, FAR)]
+            ends = [
+                entry.end for entry in self.journal if not near(gaps, entry.start, entry.end, FAR)
+            ]
             bound = forget_before(self.checkpoint.passes, horizon)
             self.ledger.forget(
                 min(ends, default=bound), lambda start, end: near(gaps, start, end, FAR)
@@ -238,14 +240,14 @@ def restore(
         entry, buckets = decode_journal(value)
         for bucket, run in unpacked(value) if revisions else ():
             versions.setdefault(bucket, []).append((entry.sequence, run))
-        known = entries.get(entry.sequence)
-        parts = known.parts + 1 if known else 1
+        part = entries.get(entry.sequence)
+        parts = part.parts + 1 if part else 1
         entries[entry.sequence] = replace(entry, parts=parts)
         if again is not None and republished is not None and entry.sequence > republished.since:
             again.add(dict(buckets), entry.start, entry.end)
-        for bucket, found in buckets:
+        for bucket, bucket_ids in buckets:
             have, since, until = ids.get(bucket, (array("Q"), entry.start, entry.end))
-            have.extend(found)
+            have.extend(bucket_ids)
             ids[bucket] = have, min(since, entry.start), max(until, entry.end)
     state = State(checkpoint, deque(entries[sequence] for sequence in sorted(entries)), again=again)
     for bucket in list(ids):
@@ -270,4 +272,6 @@ def goes_on_as(operation: str, now: str) -> NeedsOperator:
 
 def republishing(checkpoint: Checkpoint) -> Backfill | None:
     """The backfill that publishes again; there is one at a time."""
-    return next((one for one in checkpoint.backfills if one.again and one.active), None)
+    return next(
+        (backfill for backfill in checkpoint.backfills if backfill.again and backfill.active), None
+    )
