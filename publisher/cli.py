@@ -25,12 +25,12 @@ class Duration(click.ParamType[timedelta]):
         from publisher.settings import duration  # noqa: PLC0415
 
         try:
-            found = duration(value)
+            length = duration(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        if found <= timedelta():
+        if length <= timedelta():
             self.fail("must be greater than zero", param, ctx)
-        return found
+        return length
 
 
 class Moment(click.ParamType[str]):

@@ -275,7 +275,7 @@ MUTANTS: Final = [
     *_of(
         "publisher/commands/dead_letters/replay_batch.py",
         "tests/test_replay.py",
-        (" or found.knows_otherwise(row, stranger)", ""),
+        (" or collected.knows_otherwise(row, stranger)", ""),
     ),
     *_of(
         "publisher/events/encode.py",

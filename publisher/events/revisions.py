@@ -125,7 +125,7 @@ class Reviser:
         wanted: defaultdict[str, set[Id]] = defaultdict(set)
         for row in rows:
             wanted[row[2].hour].add(id_of(row[1]))
-        versions = {hour: self._told(hour, ids) for hour, ids in wanted.items()}
+        versions = {hour: self._last_versions(hour, ids) for hour, ids in wanted.items()}
         to_publish = {row[1] for row in fresh}
         for row, fingerprint in zip(rows, fingerprints_of(rows), strict=True):
             digest, hour, id_ = row[1], row[2].hour, id_of(row[1])
@@ -149,7 +149,7 @@ class Reviser:
                 self._match(suspects)
         return self._revised
 
-    def _told(self, hour: str, ids: Iterable[Id]) -> dict[Id, Version]:
+    def _last_versions(self, hour: str, ids: Iterable[Id]) -> dict[Id, Version]:
         revised = self._revised.versions.get(hour, {})
         return self._fingerprints.versions_of(hour, ids) | {
             id_: revised[id_] for id_ in ids if id_ in revised
@@ -165,7 +165,7 @@ class Reviser:
             shown, id_ = self._shown.get(digest, ()), id_of(digest)
             if not shown and not self._ledger.knows(moment.hour, id_):
                 break
-            messages[digest] = self._told(moment.hour, [id_]).get(id_, _NOTHING)
+            messages[digest] = self._last_versions(moment.hour, [id_]).get(id_, _NOTHING)
             for position, fingerprint in shown:
                 listings[position].append(fingerprint)
         longest = max(map(len, listings.values()))
@@ -242,15 +242,15 @@ def _content(row: Row) -> bytes:
 
 
 def _shared(conversation: Conversation) -> bytes:
-    return canonical(_told(conversation.chat, CHAT_FIELDS, _NOT_SHARED))
+    return canonical(_fields(conversation.chat, CHAT_FIELDS, _NOT_SHARED))
 
 
 def _own(row: Row) -> bytes:
     identity = _OF_PLACEHOLDERS if row[4].placeholder else _IDENTITY
-    return canonical(_told(row[3], MESSAGE_FIELDS, identity))
+    return canonical(_fields(row[3], MESSAGE_FIELDS, identity))
 
 
-def _told(shape: Chat | Message, fields: dict[str, str], identity: set[str]) -> dict[str, Any]:
+def _fields(shape: Chat | Message, fields: dict[str, str], identity: set[str]) -> dict[str, Any]:
     """The fields that the API told, by its names; an undocumented one is a field like others."""
     fields = {
         name: value

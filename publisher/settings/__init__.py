@@ -97,12 +97,12 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     several = []
     for number, entry in enumerate(tables.get("operations", []), start=1):
         say: Say = f"operations[{number}].{{}}".format
-        told = {
+        values = {
             "timezone": single.timezone,
             "timezone_replaces": single.timezone_replaces,
             **entry,
         }
-        several.append((OperationSettings.checked(told, say, problems), say))
+        several.append((OperationSettings.checked(values, say, problems), say))
     if file is None:
         # What seems to be missing or contradictory may be right with the rest of the file.
         raise SettingsError(problems)
@@ -117,12 +117,12 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         )
     password = _secret(kafka, "sasl_password", kafka.variable, problems)
     operations = [
-        _operation(one, say, refused, problems)
-        for one, say in several or [(single, single.variable)]
+        _operation(operation, say, refused, problems)
+        for operation, say in several or [(single, single.variable)]
     ]
     for what in ("name", "token"):
-        known = [value for one in operations if (value := getattr(one, what))]
-        if len(set(known)) < len(known):
+        set_values = [value for operation in operations if (value := getattr(operation, what))]
+        if len(set(set_values)) < len(set_values):
             problems.append(f"operations: two of them have equal {what}s: each needs its own")
     problems += (
         problem
@@ -141,35 +141,35 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 def _operation(
-    told: OperationSettings, say: Say, refused: set[str], problems: list[str]
+    group: OperationSettings, say: Say, refused: set[str], problems: list[str]
 ) -> Operation:
     """One operation; its name is empty when it is not known which."""
-    own = f"wv{told.server}"
-    name = told.name or own
+    own = f"wv{group.server}"
+    name = group.name or own
     if refused & {say("server"), say("url"), say("name")}:
         name = ""
-    elif not told.server and not (told.url and told.name):
+    elif not group.server and not (group.url and group.name):
         name = ""
         problems.append(f"{say('server')} is missing: the four digits of wvNNNN.wolkvox.com")
     elif not NAME.fullmatch(name):
         name = ""
         problems.append(f"{say('name')} must be letters, digits, '.', '_' and '-' only")
-    token = _secret(told, "token", say, problems)
+    token = _secret(group, "token", say, problems)
     if token is None and not refused & {say("token"), say("token_file")}:
         problems.append(f"{say('token')} is missing: set it or {say('token_file')}")
     elif token and not _TOKEN.fullmatch(token):
         problems.append(f"{say('token')} must be printable ASCII without spaces")
-    url = told.url or f"https://{own}.wolkvox.com"
-    return Operation(name, url, token or "", told.timezone, told.timezone_replaces)
+    url = group.url or f"https://{own}.wolkvox.com"
+    return Operation(name, url, token or "", group.timezone, group.timezone_replaces)
 
 
-def _secret(told: Group, name: str, say: Say, problems: list[str]) -> str | None:
+def _secret(group: Group, name: str, say: Say, problems: list[str]) -> str | None:
     """A secret from its setting or from its file, without surrounding white space.
 
     None when neither says anything, "" when `problems` tells why it cannot be used.
     """
-    value: SecretStr | None = getattr(told, name)
-    path: Path | None = getattr(told, f"{name}_file")
+    value: SecretStr | None = getattr(group, name)
+    path: Path | None = getattr(group, f"{name}_file")
     if path is None:
         return (value.get_secret_value().strip() or None) if value else None
     in_file = say(f"{name}_file")
@@ -190,33 +190,34 @@ def _secret(told: Group, name: str, say: Say, problems: list[str]) -> str | None
 
 
 def _contradictions(
-    told: PublisherSettings, kafka: KafkaSettings, password: str | None
+    publisher: PublisherSettings, kafka: KafkaSettings, password: str | None
 ) -> Iterator[str]:
     """What is valid one by one and cannot be meant together."""
-    needed = max(told.rereads, default=timedelta()) * 1.5 + told.max_window
-    if told.horizon < needed:
+    needed = max(publisher.rereads, default=timedelta()) * 1.5 + publisher.max_window
+    if publisher.horizon < needed:
         yield (
             f"PUBLISHER_HORIZON must be at least {duration_text(needed)} (1.5 x the longest of"
             " PUBLISHER_REREADS + PUBLISHER_MAX_WINDOW), or a re-read would publish twice"
         )
-    if any(age <= timedelta() for age in told.rereads):
+    if any(age <= timedelta() for age in publisher.rereads):
         yield "PUBLISHER_REREADS: an age must be greater than zero"
-    if told.max_window < timedelta(seconds=1):
+    if publisher.max_window < timedelta(seconds=1):
         yield "PUBLISHER_MAX_WINDOW must be at least 1s, the report's resolution"
-    if told.max_window > timedelta(days=31):
+    if publisher.max_window > timedelta(days=31):
         yield "PUBLISHER_MAX_WINDOW must be at most 31d: the report refuses more"
     topics = [
-        told.messages_topic, told.dead_letters_topic, told.state_topic, told.commands_topic,
-        *filter(None, [told.revisions_topic]),
+        publisher.messages_topic, publisher.dead_letters_topic,
+        publisher.state_topic, publisher.commands_topic,
+        *filter(None, [publisher.revisions_topic]),
     ]  # fmt: skip
     if len(set(topics)) < len(topics):
         yield (
             "PUBLISHER_*_TOPIC: messages, dead letters, state, commands and revisions need a topic"
             " each"
         )
-    if "{operation}" in told.state_topic:
+    if "{operation}" in publisher.state_topic:
         yield "PUBLISHER_STATE_TOPIC must not hold {operation}: all operations share it"
-    if "{operation}" in told.commands_topic:
+    if "{operation}" in publisher.commands_topic:
         yield "PUBLISHER_COMMANDS_TOPIC must not hold {operation}: all operations share it"
     if kafka.security_protocol.startswith("SASL"):
         if not kafka.sasl_username:

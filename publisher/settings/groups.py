@@ -65,18 +65,18 @@ class Group(BaseModel):
         return cls.checked({**table, **variables}, cls.variable, problems)
 
     @classmethod
-    def checked(cls, told: Mapping[str, Any], say: Say, problems: list[str]) -> Self:
+    def checked(cls, values: Mapping[str, Any], say: Say, problems: list[str]) -> Self:
         """The group, with the default wherever `problems` tells that a value is refused.
 
         So all other problems are still found.
         """
         try:
-            return cls(**told)
+            return cls(**values)
         except ValidationError as error:
             mistakes = error.errors(include_url=False, include_input=False)
         problems += (f"{say(str(mistake['loc'][0]))} {_text(mistake)}" for mistake in mistakes)
         refused = {mistake["loc"][0] for mistake in mistakes}
-        return cls(**{name: value for name, value in told.items() if name not in refused})
+        return cls(**{name: value for name, value in values.items() if name not in refused})
 
 
 def _text(mistake: ErrorDetails) -> str:
@@ -85,8 +85,8 @@ def _text(mistake: ErrorDetails) -> str:
         return mistake["msg"].removeprefix("Value error, ")
     if kind.startswith("int_"):
         return "must be a whole number"
-    told = {name: str(value).replace("'", "") for name, value in mistake.get("ctx", {}).items()}
-    return _TEXTS.get(kind, "cannot be used as it is").format_map(told)
+    context = {name: str(value).replace("'", "") for name, value in mistake.get("ctx", {}).items()}
+    return _TEXTS.get(kind, "cannot be used as it is").format_map(context)
 
 
 class OperationSettings(Group):

@@ -22,12 +22,12 @@ _CONFIG: Final = "PUBLISHER_CONFIG"
 
 def hints(environment: Mapping[str, str]) -> Iterator[str]:
     """Variables that look like misspelt settings (others belong to somebody else)."""
-    known = {_CONFIG} | {
+    names = {_CONFIG} | {
         group.variable(name) for group in _TABLES.values() for name in group.model_fields
     }
     for name in sorted(environment):
-        if name.startswith(("WOLKVOX_", "KAFKA_", "PUBLISHER_")) and name not in known:
-            for meant in get_close_matches(name, known, n=1, cutoff=0.85):
+        if name.startswith(("WOLKVOX_", "KAFKA_", "PUBLISHER_")) and name not in names:
+            for meant in get_close_matches(name, names, n=1, cutoff=0.85):
                 yield f"{name} is not a setting and is ignored: did you mean {meant}?"
 
 
@@ -44,7 +44,7 @@ def read_file(environment: Mapping[str, str], problems: list[str]) -> dict[str, 
     except ValueError as error:
         problems.append(f"{_CONFIG}: {path} is not TOML: {_place(error)}")
         return None
-    found: dict[str, Any] = {}
+    tables_read: dict[str, Any] = {}
     for table, content in tables.items():
         if table not in _TABLES:
             names = "[kafka], [publisher] and [[operations]]"
@@ -56,18 +56,18 @@ def read_file(environment: Mapping[str, str], problems: list[str]) -> dict[str, 
             wanted = "[[operations]], once for each of them" if several else f"[{table}]"
             problems.append(f"{_CONFIG}: {table} must be written as {wanted}")
             continue
-        found[table] = content
-        known = _TABLES[table].model_fields.keys()
+        tables_read[table] = content
+        fields = _TABLES[table].model_fields.keys()
         problems += (
             f"{_CONFIG}: unknown name {name} in [{table}]"
             for entry in entries
-            for name in sorted(entry.keys() - known)
+            for name in sorted(entry.keys() - fields)
         )
     # Operations that cannot be used were meant all the same: none by environment is missed.
-    return None if "operations" in tables and "operations" not in found else found
+    return None if "operations" in tables and "operations" not in tables_read else tables_read
 
 
 def _place(error: Exception) -> str:
     """Where the file is broken: the error names a place, or a character; never a line of it."""
-    found = re.search(r"\(at line \d+, column \d+\)|\(at end of document\)", str(error))
-    return found[0].strip("()") if found else "see its first lines"
+    match = re.search(r"\(at line \d+, column \d+\)|\(at end of document\)", str(error))
+    return match[0].strip("()") if match else "see its first lines"

@@ -91,12 +91,12 @@ async def _reach(url: str, checks: dict[str, Check]) -> None:
         return
     with trying(checks["name"]) as check:
         try:
-            found = await network_probe.addresses(host)
+            addresses = await network_probe.addresses(host)
         except (OSError, UnicodeError):
             raise unknown_name(where) from None
         check.ok(
-            f"{host} is {', '.join(found[:3])}"
-            if found != [host]
+            f"{host} is {', '.join(addresses[:3])}"
+            if addresses != [host]
             else f"{host} is an address already"
         )
     with trying(checks["connection"]) as check:
@@ -211,12 +211,12 @@ def _look_at_clock(check: Check, answer: Answer) -> None:
     if date is None:
         check.hint("the answer has no Date header: the skew of the clocks is not known")
         return
-    found = server_clock.ServerClock().observe(date, answer.received_at)
-    ahead = "ahead of" if found > timedelta() else "behind"
-    seconds = abs(found.total_seconds())
-    if abs(found) > server_clock.LARGEST:
-        check.failed(server_clock.too_large(found))
-    elif abs(found) > SKEW_TOLD:
+    skew = server_clock.ServerClock().observe(date, answer.received_at)
+    ahead = "ahead of" if skew > timedelta() else "behind"
+    seconds = abs(skew.total_seconds())
+    if abs(skew) > server_clock.LARGEST:
+        check.failed(server_clock.too_large(skew))
+    elif abs(skew) > SKEW_TOLD:
         check.hint(f"the server is {seconds:.0f} s {ahead} this machine: does NTP run here?")
     else:
         check.ok(f"the server's and ours differ by {max(0.0, seconds - 1):.0f} s")
@@ -240,18 +240,18 @@ def newest_row(zone: Zone, first: Asked, second: Asked | None) -> tuple[bool, st
             f"none in the last day: nothing to compare {zone.name} with; is WOLKVOX_TIMEZONE the"
             " operation's?"
         )
-    found = fit(date, zone, responses.server_time(answer) or answer.received_at)
-    minutes = found.age / timedelta(minutes=1)
-    if found.fits:
+    fitting = fit(date, zone, responses.server_time(answer) or answer.received_at)
+    minutes = fitting.age / timedelta(minutes=1)
+    if fitting.fits:
         return True, f"{max(0.0, minutes):.0f} minutes old, by {zone.name}"
     if minutes < 0:
         return False, (
             f"lies {-minutes:.0f} minutes in the future by {zone.name}: is WOLKVOX_TIMEZONE the"
-            f" operation's? {found.doubt}"
+            f" operation's? {fitting.doubt}"
         )
     return False, (
         f"{minutes:.0f} minutes old by {zone.name}: either nobody has written since, or"
-        f" WOLKVOX_TIMEZONE is not the operation's; {found.doubt}"
+        f" WOLKVOX_TIMEZONE is not the operation's; {fitting.doubt}"
     )
 
 

@@ -83,22 +83,24 @@ async def _enter(
     checks[NAMES[ConnectStage.CONNECTION]].trying = True
     results = await _enter_each(clients, clients.servers)
     closed = [result for result in results if isinstance(result, ClosedError)]
-    found = [result for result in results if not isinstance(result, BaseException)]
-    for spare in found[1:]:
+    connections = [result for result in results if not isinstance(result, BaseException)]
+    for spare in connections[1:]:
         spare.close()
     best = max(
-        closed, key=lambda one: (one.door, isinstance(one.problem, NeedsOperator)), default=None
+        closed,
+        key=lambda error: (error.door, isinstance(error.problem, NeedsOperator)),
+        default=None,
     )
     for door in doors:
         with trying(checks[NAMES[door]]) as check:
-            if not found and best and door is best.door:
+            if not connections and best and door is best.door:
                 raise best.problem
             check.ok(_passed(door, settings, clients))
-    if closed and found:
-        told = "; ".join(str(one.problem) for one in closed)
+    if closed and connections:
+        problems = "; ".join(str(error.problem) for error in closed)
         connection = checks[NAMES[ConnectStage.CONNECTION]]
-        connection.hint(f"{len(found)} of {len(results)} servers let us in; {told}")
-    return found[0]
+        connection.hint(f"{len(connections)} of {len(results)} servers let us in; {problems}")
+    return connections[0]
 
 
 async def _enter_each(clients: Clients, servers: Iterable[str]) -> list[Any]:
@@ -191,8 +193,8 @@ async def _transactions(inside: Inside, checks: dict[str, Check]) -> None:
     ids = [f"{prefix}-{partition}" for partition in partitions]
     with suppress(GiveUpError), trying(checks["transactional id"]) as check:
         try:
-            for one in ids:
-                await kafka_probe.use_transactional_id(inside.connection, one)
+            for transactional_id in ids:
+                await kafka_probe.use_transactional_id(inside.connection, transactional_id)
         except NeedsOperator as error:
             where = f"--transactional-id {prefix} --resource-pattern-type prefixed"
             check.failed(str(error), acl(settings, ["Write"], where))

@@ -65,7 +65,9 @@ def fit(date: str, zone: Zone, now: Instant) -> Fit:
     if -FUTURE <= age <= FRESH:
         return Fit(age, True, "")
     apparent = datetime.fromisoformat(date) - now.replace(tzinfo=None)
-    offset = min((each for each in _offsets(now) if each >= apparent - ROUNDED), default=None)
+    offset = min(
+        (offset_ for offset_ in _offsets(now) if offset_ >= apparent - ROUNDED), default=None
+    )
     if offset is None or (offset == _offset(zone.name, now) and age <= QUIET):
         return Fit(age, age >= -FUTURE, NO_OTHER)
     if offset == _offset(zone.name, now):

@@ -94,8 +94,8 @@ def _verdict(checklist: Checklist) -> None:
     waiting = sum(check.state is State.NOT_TRIED for check in checklist.checks)
     if not failed:
         hints = sum(check.state is State.HINT for check in checklist.checks)
-        told = f"Nothing failed, hints: {hints}. " if hints else "All good. "
-        click.secho(f"{told}The service can run.", fg="green", bold=True)
+        summary = f"Nothing failed, hints: {hints}. " if hints else "All good. "
+        click.secho(f"{summary}The service can run.", fg="green", bold=True)
         return
     rest = f", {waiting} not tried because of that" if waiting else ""
     click.secho(f"{failed} failed{rest}.", fg="red", bold=True)

@@ -64,8 +64,8 @@ async def _rights(inside: Inside, topic: str, line: Check) -> None:
     else:
         needed = " and ".join(_needed(inside, topic)).lower()
         may = "we may read and write" if backfill_requests else f"we may {needed}"
-        told = "rights are not told" if seen.rights is None else may
-        line.ok(f"there (partitions {seen.partitions}); {told}")
+        rights = "rights are not told" if seen.rights is None else may
+        line.ok(f"there (partitions {seen.partitions}); {rights}")
 
 
 def _needed(inside: Inside, topic: str) -> list[str]:
@@ -131,26 +131,28 @@ async def check_transaction_log(inside: Inside, check: Check) -> None:
 
 
 async def _settings(inside: Inside, topic: str, line: Check) -> None:
-    found = await kafka_probe.settings_of(inside.connection, topic)
-    copies = Copies(topic, inside.cluster.topics[topic].replicas, found)
+    topic_settings = await kafka_probe.settings_of(inside.connection, topic)
+    copies = Copies(topic, inside.cluster.topics[topic].replicas, topic_settings)
     dangers = copies.dangers(inside.brokers)
-    if problems := [*_problems(inside, topic, found), *dangers]:
+    if problems := [*_problems(inside, topic, topic_settings), *dangers]:
         line.wrong("; ".join(problems))
-    elif found is None:
+    elif topic_settings is None:
         command = acl(inside.settings, ["DescribeConfigs"], f"--topic {topic}")
         line.hint(unseen_settings(topic), command)
     else:
-        told = ["cleanup.policy", *([] if inside.is_commands(topic) else ["max.message.bytes"])]
-        settings = ", ".join(f"{name}={found[name]}" for name in told if name in found)
+        names = ["cleanup.policy", *([] if inside.is_commands(topic) else ["max.message.bytes"])]
+        settings = ", ".join(
+            f"{name}={topic_settings[name]}" for name in names if name in topic_settings
+        )
         line.ok(f"{settings}, {copies}")
 
 
-def _problems(inside: Inside, topic: str, found: Mapping[str, str] | None) -> list[str]:
+def _problems(inside: Inside, topic: str, topic_settings: Mapping[str, str] | None) -> list[str]:
     """What cannot work there; the number of partitions may be seen without the settings."""
     partitions = inside.cluster.topics[topic].partitions
     if inside.is_commands(topic):
-        return [*wrong_commands(topic, partitions, found or {})]
-    problems = [*wrong_settings(inside.settings, topic, found)] if found else []
+        return [*wrong_commands(topic, partitions, topic_settings or {})]
+    problems = [*wrong_settings(inside.settings, topic, topic_settings)] if topic_settings else []
     if topic == inside.settings.publisher.state_topic:
         problems += too_few_partitions(topic, partitions)
     return problems

@@ -19,7 +19,7 @@ from publisher.commands.runner import RefusedError, chosen, complain, run, span
 from publisher.commands.status_reader import read_states
 from publisher.errors import StepError
 from publisher.model import Instant, Window, iso
-from publisher.settings import PublisherSettings, Settings, duration_text, start_instant
+from publisher.settings import Operation, PublisherSettings, Settings, duration_text, start_instant
 from publisher.state.state import State
 
 WHAT: Final = "the coverage"
@@ -65,7 +65,7 @@ def gaps(since: str | None, until: str | None, operation: str | None, *, as_json
         missing = {look.name: coverage_map.missing(look.stretches) for look in looks}
         if as_json:
             click.echo(orjson.dumps({
-                name: [_described(one) for one in found] for name, found in missing.items()
+                name: [*map(_described, stretches)] for name, stretches in missing.items()
             }))  # fmt: skip
         else:
             for look in looks:
@@ -80,7 +80,7 @@ def calendar(since: str | None, until: str | None, operation: str | None, *, as_
     """Print the strip; 1 where something is missing."""
 
     async def doing(settings: Settings) -> int:
-        zones = {one.name: ZoneInfo(one.timezone) for one in settings.operations}
+        zones = dict(map(_zone_of, settings.operations))
         looks = await _look(settings, operation, since, until, default=WEEK)
         if as_json:
             click.echo(orjson.dumps({look.name: _everything(look) for look in looks}))
@@ -93,6 +93,10 @@ def calendar(since: str | None, until: str | None, operation: str | None, *, as_
     return run(doing, WHAT)
 
 
+def _zone_of(operation: Operation) -> tuple[str, ZoneInfo]:
+    return operation.name, ZoneInfo(operation.timezone)
+
+
 async def _look(
     settings: Settings, operation: str | None, since: str | None, until: str | None,
     default: str | None = None,
@@ -100,33 +104,33 @@ async def _look(
     """Of each operation the range; `default` is where it begins at the earliest unless told."""
     now = datetime.now(UTC)
     end = start_instant(until, now) if until else now
-    told = settings.publisher
+    publisher = settings.publisher
     states, hints = await read_states(settings)
     for hint in hints:
         complain(hint)
     looks = []
-    for one in chosen(settings, operation):
-        state = states[one.name]
+    for wanted in chosen(settings, operation):
+        state = states[wanted.name]
         if isinstance(state, StepError):
             raise state
         if state is None:
             raise RefusedError(
-                f"operation {one.name} has not begun: there is nothing to tell before the service"
-                " has run with these settings"
+                f"operation {wanted.name} has not begun: there is nothing to tell before the"
+                " service has run with these settings"
             )
         start = state.checkpoint.start
         if since:
             start = start_instant(since, now)
         elif default:
             start = max(start, start_instant(default, now))
-        looks.append(_look_at(one.name, state, start, end, told))
+        looks.append(_look_at(wanted.name, state, start, end, publisher))
     return looks
 
 
 def _look_at(
-    name: str, state: State, start: Instant, end: Instant, told: PublisherSettings
+    name: str, state: State, start: Instant, end: Instant, settings: PublisherSettings
 ) -> Look:
-    ages = sorted({told.overlap, *told.rereads})
+    ages = sorted({settings.overlap, *settings.rereads})
     stretches = coverage_map.coverage(state, start, end, ages)
     return Look(name, state, Window(start, end) if start < end else None, stretches, ages)
 
@@ -137,15 +141,16 @@ def _gaps(look: Look, missing: Sequence[Stretch]) -> Iterator[str]:
         yield f"{look.name}: nothing lies between --from and --to"
         return
     begins, ends = look.window.start, min(look.window.end, covered)
-    total = sum(one.seconds for one in missing)
+    total = sum(stretch.seconds for stretch in missing)
     what = f"{_span(total)} missing" if missing else "nothing is missing"
     yield click.style(
         f"{look.name}: {what} between {_moment(begins)} and {_moment(max(begins, ends))} (UTC)",
         bold=True,
     )
-    for one in missing:
-        width = _span(one.seconds)
-        line = f"  {_moment(one.start)} to {_moment(one.end)}  {width:>10}  {WORDS[one.kind]}"
+    for stretch in missing:
+        width = _span(stretch.seconds)
+        moments = f"{_moment(stretch.start)} to {_moment(stretch.end)}"
+        line = f"  {moments}  {width:>10}  {WORDS[stretch.kind]}"
         yield click.style(line, fg="red")
 
 
@@ -155,7 +160,9 @@ def strip(look: Look, zone: ZoneInfo) -> Iterator[str]:
         yield f"{look.name}: nothing lies between --from and --to"
         return
     room = shutil.get_terminal_size().columns - DATE_WIDTH
-    minutes = next((each for each in CELL_MINUTES if 1440 // each <= room), CELL_MINUTES[-1])
+    minutes = next(
+        (candidate for candidate in CELL_MINUTES if 1440 // candidate <= room), CELL_MINUTES[-1]
+    )
     signs = _Signs(look.ages)
     yield click.style(
         f"{look.name}, days of {zone.key}, {minutes} minutes a cell; times below are local",
@@ -247,27 +254,27 @@ def _everything(look: Look) -> dict[str, Any]:
     range_ = look.window
     windows = coverage_map.asked(look.state, range_.start, range_.end) if range_ else []
     return {
-        "stretches": [_described(one) for one in look.stretches],
+        "stretches": [_described(stretch) for stretch in look.stretches],
         "windows": [
             {
-                "pass": one.pass_name, "from": iso(one.start), "to": iso(one.end),
-                "read_at": iso(one.read_at), "rows": one.rows, "new": one.new,
-                "duplicate": one.duplicate, "rejected": one.rejected,
-                "possibly_cut": one.possibly_cut,
+                "pass": window.pass_name, "from": iso(window.start), "to": iso(window.end),
+                "read_at": iso(window.read_at), "rows": window.rows, "new": window.new,
+                "duplicate": window.duplicate, "rejected": window.rejected,
+                "possibly_cut": window.possibly_cut,
             }
-            for one in windows
+            for window in windows
         ],
     }  # fmt: skip
 
 
-def _described(one: Stretch) -> dict[str, Any]:
+def _described(stretch: Stretch) -> dict[str, Any]:
     return {
-        "from": iso(one.start),
-        "to": iso(one.end),
-        "seconds": one.seconds,
-        "kind": one.kind,
-        "missing": one.kind in MISSING,
-        "read_at_age_seconds": one.age.total_seconds() if one.kind is Kind.READ else None,
+        "from": iso(stretch.start),
+        "to": iso(stretch.end),
+        "seconds": stretch.seconds,
+        "kind": stretch.kind,
+        "missing": stretch.kind in MISSING,
+        "read_at_age_seconds": stretch.age.total_seconds() if stretch.kind is Kind.READ else None,
     }
 
 

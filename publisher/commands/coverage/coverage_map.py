@@ -80,9 +80,9 @@ def coverage(
         (Kind.FORGOTTEN, timedelta(), _clipped(_union(forgotten), start, end)),
     ]
     for age in sorted({timedelta(), *ages}):
-        read = ((one.start, min(one.end, one.read_at - age)) for one in entries)
+        read = ((entry.start, min(entry.end, entry.read_at - age)) for entry in entries)
         layers.append((Kind.READ, age, _clipped(_union(read), start, end)))
-    cut = ((one.start, one.end) for one in entries if one.possibly_cut)
+    cut = ((entry.start, entry.end) for entry in entries if entry.possibly_cut)
     parked = ((gap.start, gap.end) for gap in checkpoint.gaps)
     layers += [
         (Kind.POSSIBLY_CUT, timedelta(), _clipped(_union(cut), start, end)),
@@ -95,42 +95,44 @@ def coverage(
 
 def asked(state: State, start: Instant, end: Instant) -> list[Entry]:
     """The committed windows that touch [start, end), oldest first."""
-    return [one for one in state.journal if one.start < end and start < one.end]
+    return [entry for entry in state.journal if entry.start < end and start < entry.end]
 
 
 def missing(stretches: Iterable[Stretch]) -> list[Stretch]:
     """Those that hold rows nobody has read."""
-    return [one for one in stretches if one.kind in MISSING]
+    return [stretch for stretch in stretches if stretch.kind in MISSING]
 
 
 def cells(stretches: Sequence[Stretch], slots: Sequence[Window]) -> list[Stretch | None]:
     """Of each slot the worst stretch that it touches; None where there is none."""
     order = [*Kind]
-    found: list[Stretch | None] = []
+    worst_by_slot: list[Stretch | None] = []
     first = 0
     for slot in slots:
         while first < len(stretches) and stretches[first].end <= slot.start:
             first += 1
         touching = []
-        for one in stretches[first:]:
-            if one.start >= slot.end:
+        for stretch in stretches[first:]:
+            if stretch.start >= slot.end:
                 break
-            touching.append(one)
-        worst = min(touching, key=lambda one: (order.index(one.kind), one.age), default=None)
-        found.append(worst)
-    return found
+            touching.append(stretch)
+        worst = min(
+            touching, key=lambda stretch: (order.index(stretch.kind), stretch.age), default=None
+        )
+        worst_by_slot.append(worst)
+    return worst_by_slot
 
 
 def _union(pairs: Iterable[tuple[Instant, Instant]]) -> Stretches:
-    found: list[tuple[Instant, Instant]] = []
+    merged: list[tuple[Instant, Instant]] = []
     for start, end in sorted(pairs):
         if start >= end:
             continue
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(found[-1][1], end)
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], end)
         else:
-            found.append((start, end))
-    return found
+            merged.append((start, end))
+    return merged
 
 
 def _clipped(stretches: Stretches, start: Instant, end: Instant) -> Stretches:

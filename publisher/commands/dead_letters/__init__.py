@@ -43,13 +43,13 @@ def list_(operation: str | None, *, as_json: bool) -> int:
 
     async def doing(settings: Settings) -> int:
         hidden: set[str] = set()
-        found = await indexed(settings, chosen(settings, operation), hidden)
+        index = await indexed(settings, chosen(settings, operation), hidden)
         complain_all(hidden)
         if as_json:
-            told = {"dead_letters": [*_described(found)], "hints": sorted(hidden)}
-            click.echo(orjson.dumps(told))
+            document = {"dead_letters": [*_described(index)], "hints": sorted(hidden)}
+            click.echo(orjson.dumps(document))
         else:
-            for line in _table(found):
+            for line in _table(index):
                 click.echo(line)
         return 0
 
@@ -65,10 +65,10 @@ def show(id_: str, operation: str | None, *, show_text: bool) -> int:
         index = await indexed(settings, operations, hidden)
         complain_all(hidden)
         key = matching(index, id_).key
-        wanted = _all(settings, operations, hidden, lambda one: one.key == key)
-        async with aclosing(wanted) as found:
-            those = [one async for one in found if isinstance(one, Letter) and one.key == key]
-        letter = matching(Index(those, {}), id_)
+        wanted = _all(settings, operations, hidden, lambda letter: letter.key == key)
+        async with aclosing(wanted) as stream:
+            parts = [part async for part in stream if isinstance(part, Letter) and part.key == key]
+        letter = matching(Index(parts, {}), id_)
         for name, text in letter.headers.items():
             if name != _PRIVATE or show_text:
                 click.echo(f"{name:<12}  {text}", err=show_text)
@@ -88,15 +88,15 @@ async def indexed(
     settings: Settings, operations: Iterable[Operation], hidden: set[str] | None = None
 ) -> Index:
     """Read through the dead letters of these operations; `hidden` as in `topic_records`."""
-    found: list[Letter] = []
+    letter_list: list[Letter] = []
     replayed: dict[Key, Replayed] = {}
-    async with aclosing(_all(settings, operations, hidden)) as those:
-        async for one in those:
-            if isinstance(one, Replayed):
-                replayed[one.key] = one
+    async with aclosing(_all(settings, operations, hidden)) as stream:
+        async for letter in stream:
+            if isinstance(letter, Replayed):
+                replayed[letter.key] = letter
             else:
-                found.append(one)
-    return Index(found, replayed)
+                letter_list.append(letter)
+    return Index(letter_list, replayed)
 
 
 async def _all(
@@ -105,47 +105,55 @@ async def _all(
     hidden: set[str] | None,
     wanted: Callable[[Letter], bool] = lambda _: False,
 ) -> AsyncGenerator[Letter | Replayed, None]:
-    names = await names_of(settings, [one.name for one in operations], hidden)
-    async with aclosing(letters(settings, names, wanted=wanted, hidden=hidden)) as those:
-        async for one in those:
-            yield one
+    names = await names_of(settings, [letter.name for letter in operations], hidden)
+    async with aclosing(letters(settings, names, wanted=wanted, hidden=hidden)) as stream:
+        async for letter in stream:
+            yield letter
 
 
 def matching(index: Index, id_: str) -> Letter:
     """The letter of that id, or whose id begins so. Raises RefusedError."""
-    found = {one.key: one for one in index.letters if id_ and one.id.startswith(id_.lower())}
-    if not found:
+    matches = {
+        letter.key: letter for letter in index.letters if id_ and letter.id.startswith(id_.lower())
+    }
+    if not matches:
         raise RefusedError(
             f"there is no dead letter {id_[:40]}: `dead-letters list` shows those that the topic"
             " still holds"
         )
-    if len(found) > 1:
+    if len(matches) > 1:
         raise RefusedError(
-            f"{len(found)} dead letters have an id that begins with {id_[:40]}: write more of it,"
+            f"{len(matches)} dead letters have an id that begins with {id_[:40]}: write more of it,"
             " or name the --operation"
         )
-    return next(iter(found.values()))
+    return next(iter(matches.values()))
 
 
 def _described(index: Index) -> Iterator[dict[str, Any]]:
-    for one in index.letters:
-        done = index.replayed.get(one.key)
+    for letter in index.letters:
+        done = index.replayed.get(letter.key)
         yield {
-            "id": one.id,
-            "operation": one.operation,
-            "reason": one.reason,
-            "pass": one.headers.get("pass"),
-            "from": iso(one.window.start),
-            "to": iso(one.window.end),
-            "position": one.position,
-            "read_at": iso(one.read_at),
-            "written_at": iso(one.written_at),
-            "size_bytes": one.size,
-            "parts": one.parts,
-            "missing_parts": one.missing,
+            "id": letter.id,
+            "operation": letter.operation,
+            "reason": letter.reason,
+            "pass": letter.headers.get("pass"),
+            "from": iso(letter.window.start),
+            "to": iso(letter.window.end),
+            "position": letter.position,
+            "read_at": iso(letter.read_at),
+            "written_at": iso(letter.written_at),
+            "size_bytes": letter.size,
+            "parts": letter.parts,
+            "missing_parts": letter.missing,
             "replayed_at": iso(done.at) if done else None,
             "result": done.result if done else None,
         }
+
+
+def _parts(letter: Letter) -> str:
+    if letter.missing:
+        return f"{letter.parts - letter.missing} of {letter.parts}"
+    return str(letter.parts)
 
 
 def _table(index: Index) -> Iterator[str]:
@@ -153,12 +161,12 @@ def _table(index: Index) -> Iterator[str]:
             "REPLAYED")  # fmt: skip
     rows = [
         (
-            one.id[:SHORT], one.reason, one.operation, _moment(one.read_at), str(one.window),
-            one.position, str(one.size),
-            f"{one.parts - one.missing} of {one.parts}" if one.missing else str(one.parts),
-            f"{done.result}, {_moment(done.at)}" if (done := index.replayed.get(one.key)) else "-",
+            letter.id[:SHORT], letter.reason, letter.operation, _moment(letter.read_at),
+            str(letter.window), letter.position, str(letter.size), _parts(letter),
+            f"{done.result}, {_moment(done.at)}"
+            if (done := index.replayed.get(letter.key)) else "-",
         )
-        for one in index.letters
+        for letter in index.letters
     ]  # fmt: skip
     first, *lines = columns([head, *rows])
     yield click.style(first, bold=True)

@@ -22,13 +22,13 @@ async def letters(
     For `hidden`, and what is raised, see `topic_records`.
     """
     topics = {settings.dead_letters_topic(name) for name in names}
-    found = Letters(names, wanted)
+    assembled = Letters(names, wanted)
     async with aclosing(topic_records(Clients(settings), topics, hidden=hidden)) as pieces:
         async for records in pieces:
             for record in records:
                 at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
-                letter = found.add(record.headers, record.value, at)
+                letter = assembled.add(record.headers, record.value, at)
                 if letter is not None:
                     yield letter
-    for incomplete in found.incomplete():
+    for incomplete in assembled.incomplete():
         yield incomplete

@@ -34,9 +34,8 @@ from publisher.events.publication import Limits
 from publisher.events.rows import RejectReason
 from publisher.kafka.cluster import Cluster
 from publisher.settings import Operation, Settings
-from publisher.state import state
 from publisher.state.restored import restored_state
-from publisher.state.state import State
+from publisher.state.state import State, restore
 from publisher.wolkvox.timezone import Zone
 
 BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -68,7 +67,7 @@ def main(
         problem = None
         if wanted:
             names = {name for name, _ in wanted}
-            theirs = [one for one in operations if one.name in names]
+            theirs = [candidate for candidate in operations if candidate.name in names]
             try:
                 await _replay(settings, theirs, wanted, results, dry=dry_run, take_over=take_over)
             except PublisherError as error:
@@ -79,7 +78,7 @@ def main(
                 f"the replay ended early: {problem}; what was published so far is done:"
                 " start it again"
             )
-        return 0 if not problem and all(one.outcome in DONE for one in results) else 1
+        return 0 if not problem and all(result.outcome in DONE for result in results) else 1
 
     return run(doing, WHAT)
 
@@ -88,7 +87,7 @@ def _wanted(index: Index, ids: Iterable[str], reason: str | None) -> set[Key]:
     """The letters that were asked for and are not done."""
     if named := {matching(index, id_).key for id_ in ids}:
         return named - index.replayed.keys()
-    keys = {one.key for one in index.letters if reason in (None, one.reason)}
+    keys = {letter.key for letter in index.letters if reason in (None, letter.reason)}
     return keys - index.replayed.keys()
 
 
@@ -103,58 +102,62 @@ async def _replay(
 ) -> None:
     """Replay what is wanted, operation by operation; `results` tells of what is done."""
     states = {
-        one.name: _begun(state.restore(one.name, await records_of(settings, one.name)), one.name)
-        for one in operations
+        operation.name: _begun(
+            restore(operation.name, await records_of(settings, operation.name)),
+            operation.name,
+        )
+        for operation in operations
     }
     if not dry and not take_over:
         await takeover.refuse_while_running(settings, states.values())
     async with AsyncExitStack() as stack:
         cluster = None if dry else await stack.enter_async_context(takeover.owned(settings))
-        for one in operations:
-            known = states.pop(one.name)
+        for operation in operations:
+            state = states.pop(operation.name)
             if cluster:
-                restored = await cluster.log(one.name).restore()
-                known = _begun(restored_state(one.name, restored), one.name)
+                restored = await cluster.log(operation.name).restore()
+                state = _begun(restored_state(operation.name, restored), operation.name)
             # Once more: nobody else can have written since the takeover.
-            index = await indexed(settings, [one])
+            index = await indexed(settings, [operation])
             todo = wanted - index.replayed.keys()
-            await _operation(settings, known, todo, results, cluster)
+            await _operation(settings, state, todo, results, cluster)
 
 
-def _begun(known: State | None, operation: str) -> State:
-    if known is None:
+def _begun(state: State | None, operation: str) -> State:
+    if state is None:
         raise RefusedError(
             f"operation {operation} has no state in the state topic: start the service first, or"
             " rebuild the state; without it nobody knows what was published"
         )
-    return known
+    return state
 
 
 async def _operation(
     settings: Settings,
-    known: State,
+    state: State,
     todo: set[Key],
     results: list[Result],
     cluster: Cluster | None,
 ) -> None:
     """Replay the letters of one operation, batch by batch."""
-    told = settings.publisher
-    operation = known.checkpoint.operation
-    names = dict.fromkeys(known.checkpoint.names, operation)
-    zone, limits = Zone(known.checkpoint.timezone), Limits.of(told)
+    publisher = settings.publisher
+    operation = state.checkpoint.operation
+    names = dict.fromkeys(state.checkpoint.names, operation)
+    zone, limits = Zone(state.checkpoint.timezone), Limits.of(publisher)
     async with aclosing(_batches(settings, names, todo)) as batches:
         async for batch in batches:
             # Of a letter that stands in the topic twice the first counts.
-            fresh = {one.key: one for one in reversed(batch) if one.key in todo}
-            those = [*reversed(fresh.values())]
-            found = replay_batch.prepare(known, those, zone, limits, datetime.now(UTC))
-            if found.batch and found.successor:
+            fresh = {letter.key: letter for letter in reversed(batch) if letter.key in todo}
+            fresh_letters = [*reversed(fresh.values())]
+            replay = replay_batch.prepare(state, fresh_letters, zone, limits, datetime.now(UTC))
+            if replay.batch and replay.successor:
                 if cluster:
-                    await cluster.log(operation).commit(found.batch)
-                known.apply(found.successor, told.horizon)
+                    await cluster.log(operation).commit(replay.batch)
+                state.apply(replay.successor, publisher.horizon)
             todo -= fresh.keys()
             results += (
-                Result(_light(one.letter), one.outcome, one.events) for one in found.results
+                Result(_light(letter.letter), letter.outcome, letter.events)
+                for letter in replay.results
             )
 
 
@@ -164,17 +167,17 @@ async def _batches(
     """The letters with their bytes, in the topic's order; those of one batch have one window."""
     batch: list[Letter] = []
     size = 0
-    found = letters(settings, names, wanted=lambda one: one.key in todo)
-    async with aclosing(found):
-        async for one in found:
-            if not isinstance(one, Letter) or one.key not in todo:
+    stream = letters(settings, names, wanted=lambda letter: letter.key in todo)
+    async with aclosing(stream):
+        async for letter in stream:
+            if not isinstance(letter, Letter) or letter.key not in todo:
                 continue
-            full = size + one.size > BATCH_BYTES or len(batch) >= BATCH_LETTERS
-            if batch and (full or one.window != batch[0].window):
+            full = size + letter.size > BATCH_BYTES or len(batch) >= BATCH_LETTERS
+            if batch and (full or letter.window != batch[0].window):
                 yield batch
                 batch, size = [], 0
-            batch.append(one)
-            size += one.size
+            batch.append(letter)
+            size += letter.size
     if batch:
         yield batch
 
@@ -185,28 +188,29 @@ def _light(letter: Letter) -> Letter:
 
 
 def _tell(results: list[Result], *, dry_run: bool, as_json: bool) -> None:
-    counts = Counter(one.outcome.value for one in results)
-    events = sum(one.events for one in results)
+    counts = Counter(result.outcome.value for result in results)
+    events = sum(result.events for result in results)
     if as_json:
-        told: dict[str, Any] = {
+        document: dict[str, Any] = {
             "dry_run": dry_run,
             "events": events,
             "outcomes": dict(sorted(counts.items())),
             "dead_letters": [
                 {
-                    "id": one.letter.id, "operation": one.letter.operation,
-                    "reason": one.letter.reason, "outcome": one.outcome, "events": one.events,
+                    "id": result.letter.id, "operation": result.letter.operation,
+                    "reason": result.letter.reason, "outcome": result.outcome,
+                    "events": result.events,
                 }
-                for one in results
+                for result in results
             ],
         }  # fmt: skip
-        click.echo(orjson.dumps(told))
+        click.echo(orjson.dumps(document))
         return
     head = ("ID", "REASON", "OPERATION", "OUTCOME", "EVENTS")
     rows = [
-        (one.letter.id[:SHORT], one.letter.reason, one.letter.operation,
-         one.outcome.replace("_", " "), str(one.events))
-        for one in results
+        (result.letter.id[:SHORT], result.letter.reason, result.letter.operation,
+         result.outcome.replace("_", " "), str(result.events))
+        for result in results
     ]  # fmt: skip
     for line in columns([head, *rows]):
         click.echo(line)

@@ -96,25 +96,25 @@ def prepare(
     state: State, letters: Iterable[Letter], zone: Zone, limits: Limits, now: Instant
 ) -> Replay:
     """What these letters, which are of one window, add to what the state knows."""
-    found = _Found(state)
+    collected = _Found(state)
     results: list[Result] = []
     forgotten = not_remembered(state.checkpoint, limits.horizon)
     for letter in letters:
         if near(forgotten, letter.window.start, letter.window.end):
             result = Result(letter, Outcome.TOO_OLD)
         else:
-            result = _replay(letter, state.checkpoint, found, zone, limits)
+            result = _replay(letter, state.checkpoint, collected, zone, limits)
         if result.outcome in DONE:
-            found.letters.append(replayed(letter, result.outcome, now))
+            collected.letters.append(replayed(letter, result.outcome, now))
         results.append(result)
     done = [result.letter for result in results if result.outcome in DONE]
     if not done:
         return Replay(results, None, None)
-    return Replay(results, *found.prepared(done[0].window, now, limits.horizon))
+    return Replay(results, *collected.prepared(done[0].window, now, limits.horizon))
 
 
 def _replay(
-    letter: Letter, checkpoint: Checkpoint, found: _Found, zone: Zone, limits: Limits
+    letter: Letter, checkpoint: Checkpoint, collected: _Found, zone: Zone, limits: Limits
 ) -> Result:
     """Publish what can be read of one letter."""
     event = letter.headers.get("event")
@@ -139,22 +139,22 @@ def _replay(
         checkpoint.sequence + 1,
     )  # fmt: skip
     encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
-    before = len(found.events)
+    before = len(collected.events)
     for row in rows:
         stranger = reading.strangers.get(row[1])
-        known = found.knows(row) or found.knows_otherwise(row, stranger)
-        if row[1] in found.out or (known and event != Event.NONE):
+        published = collected.knows(row) or collected.knows_otherwise(row, stranger)
+        if row[1] in collected.out or (published and event != Event.NONE):
             continue
         records = [*encoder.encode([row])]
         if not records and lone:
             return Result(letter, Outcome.STILL_BAD)
-        found.dealt_with(row, stranger, revisions=limits.revisions)
-        found.events += [(row[0], record) for record in records]
+        collected.dealt_with(row, stranger, revisions=limits.revisions)
+        collected.events += [(row[0], record) for record in records]
     if not lone:
         late = dead_letter.of_rows(body, _TOO_LARGE, encoder.oversized, encoder.unpublished)
-        _write([*dead_letter.cut_out(body, reading.rejects), *late], letter, found, limits)
-    found.counts["rows"] += len(rows)
-    events = len(found.events) - before
+        _write([*dead_letter.cut_out(body, reading.rejects), *late], letter, collected, limits)
+    collected.counts["rows"] += len(rows)
+    events = len(collected.events) - before
     return Result(letter, Outcome.PUBLISHED if events else Outcome.DUPLICATE, events)
 
 
@@ -181,17 +181,17 @@ def _answer(letter: Letter) -> bytes | None:
     return b'{"code":200,"data":[%b]}' % raw
 
 
-def _write(letters: Sequence[DeadLetter], of: Letter, found: _Found, limits: Limits) -> None:
+def _write(letters: Sequence[DeadLetter], of: Letter, collected: _Found, limits: Limits) -> None:
     """What still cannot be read of a conversation or an answer: letters of their own."""
     bucket = f"{REJECTED}{of.window.start:%Y-%m-%d}"
     origin = Origin(of.operation, REPLAY, of.window, of.read_at)
-    for letter in dead_letter.unknown_to(found.state.ledger, letters):
-        if letter.id in found.ids[bucket]:
+    for letter in dead_letter.unknown_to(collected.state.ledger, letters):
+        if letter.id in collected.ids[bucket]:
             continue
-        found.ids[bucket].add(letter.id)
-        found.counts["rejected"] += 1
+        collected.ids[bucket].add(letter.id)
+        collected.counts["rejected"] += 1
         place = letter.position
         if of.position != "answer":
             place = place.replace("data[0]", of.position, 1)
         moved = replace(letter, position=place)
-        found.letters += dead_letter.records([moved], origin, limits.max_event_bytes)
+        collected.letters += dead_letter.records([moved], origin, limits.max_event_bytes)

@@ -108,14 +108,14 @@ class Letters:
 
         Records of other operations are passed over, and what the publisher did not write.
         """
-        told = {name: (content or b"").decode("utf-8", "replace") for name, content in headers}
+        fields = {name: (content or b"").decode("utf-8", "replace") for name, content in headers}
         try:
-            told["operation"] = self._names[told["operation"]]
+            fields["operation"] = self._names[fields["operation"]]
             if value is None:
-                when = _instant(told["replayed_at"])
-                return Replayed(told["operation"], told["id"], when, told["result"])
-            part = int(told["part"])
-            letter = _first(told, at) if part == 0 else self._open.pop(_key(told), None)
+                when = _instant(fields["replayed_at"])
+                return Replayed(fields["operation"], fields["id"], when, fields["result"])
+            part = int(fields["part"])
+            letter = _first(fields, at) if part == 0 else self._open.pop(_key(fields), None)
         except (KeyError, ValueError):
             return None
         if letter is None or letter.parts - letter.missing != part:
@@ -133,24 +133,24 @@ class Letters:
         return list(self._open.values())
 
 
-def _key(told: Mapping[str, str]) -> Key:
-    return told["operation"], told.get("id", told["sha1"])
+def _key(fields: Mapping[str, str]) -> Key:
+    return fields["operation"], fields.get("id", fields["sha1"])
 
 
-def _first(told: Mapping[str, str], at: Instant) -> Letter:
+def _first(fields: Mapping[str, str], at: Instant) -> Letter:
     """The letter that begins with a record of these headers."""
-    if not told.keys() >= _NEEDED:
+    if not fields.keys() >= _NEEDED:
         raise KeyError
-    start, _, end = told["window"].partition("/")
-    parts = int(told["parts"])
-    hashes = [bytes.fromhex(told[name]) for name in ("sha1", "id") if name in told]
-    if parts < 1 or any(len(each) != _SHA1_BYTES for each in hashes):
+    start, _, end = fields["window"].partition("/")
+    parts = int(fields["parts"])
+    hashes = [bytes.fromhex(fields[name]) for name in ("sha1", "id") if name in fields]
+    if parts < 1 or any(len(hash_) != _SHA1_BYTES for hash_ in hashes):
         raise ValueError
     return Letter(
-        headers={name: text for name, text in told.items() if name != "part"},
+        headers={name: text for name, text in fields.items() if name != "part"},
         window=Window(_instant(start), _instant(end)),
-        read_at=_instant(told["read_at"]),
-        number=int(told.get("number", "1")),
+        read_at=_instant(fields["read_at"]),
+        number=int(fields.get("number", "1")),
         parts=parts,
         written_at=at,
         missing=parts,
@@ -158,10 +158,10 @@ def _first(told: Mapping[str, str], at: Instant) -> Letter:
 
 
 def _instant(text: str) -> Instant:
-    found = datetime.fromisoformat(text)
-    if found.tzinfo is None:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
         raise ValueError
-    return found
+    return moment
 
 
 def replayed(letter: Letter, result: str, at: Instant) -> Record:

@@ -27,19 +27,22 @@ def main(last: timedelta, *, as_json: bool) -> int:
 
     async def doing(settings: Settings) -> int:
         hidden: set[str] = set()
-        together, each = await _measured(settings, last, hidden)
+        together, by_operation = await _measured(settings, last, hidden)
         complain_all(hidden)
         if as_json:
-            told = described(together)
-            told["hints"] = sorted(hidden)
-            told["operations"] = [{"operation": one, **described(each[one])} for one in each]
-            click.echo(orjson.dumps(told))
+            document = described(together)
+            document["hints"] = sorted(hidden)
+            document["operations"] = [
+                {"operation": operation, **described(by_operation[operation])}
+                for operation in by_operation
+            ]
+            click.echo(orjson.dumps(document))
             return 0
         for line in rendered(together, last):
             click.echo(line)
-        for one in each if len(each) > 1 else ():
-            click.echo("\n" + click.style(f"Operation {one} by itself", bold=True))
-            for line in rendered(each[one], last):
+        for operation in by_operation if len(by_operation) > 1 else ():
+            click.echo("\n" + click.style(f"Operation {operation} by itself", bold=True))
+            for line in rendered(by_operation[operation], last):
                 click.echo(line)
         return 0
 
@@ -51,28 +54,32 @@ async def _measured(
 ) -> tuple[Measured, dict[str, Measured]]:
     """All operations together, since they share the settings, and each by itself."""
     together = Measured(settings.publisher)
-    each = {one.name: Measured(settings.publisher) for one in settings.operations}
-    topics = {settings.messages_topic(one) for one in each}
+    by_operation = {
+        operation.name: Measured(settings.publisher) for operation in settings.operations
+    }
+    topics = {settings.messages_topic(name) for name in by_operation}
     since = datetime.now(UTC) - last
-    async with aclosing(headers(Clients(settings), topics, since, hidden)) as those:
-        async for one in those:
+    async with aclosing(headers(Clients(settings), topics, since, hidden)) as stream:
+        async for header_values in stream:
             try:
-                source, label = (one[name].decode() for name in ("ce_source", "wolkvox_pass"))
+                source, label = (
+                    header_values[name].decode() for name in ("ce_source", "wolkvox_pass")
+                )
                 occurred_at, read_at = (
-                    datetime.fromisoformat(one[name].decode("ascii"))
+                    datetime.fromisoformat(header_values[name].decode("ascii"))
                     for name in ("ce_time", "wolkvox_read_at")
                 )
-                mine = each[source]
-                mine.add(label, occurred_at, read_at)
+                measured = by_operation[source]
+                measured.add(label, occurred_at, read_at)
                 together.add(label, occurred_at, read_at)
             except (KeyError, ValueError, TypeError):
                 continue  # not ours: somebody else writes to the topic
-    return together, each
+    return together, by_operation
 
 
 def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
     """For a person, line by line."""
-    told, proposed = measured.settings, rules.proposal(measured)
+    settings, proposed = measured.settings, rules.proposal(measured)
     yield (
         f"{measured.messages:,} messages of the last"
         f" {duration_text(last)}, read over {_duration(measured.span)}"
@@ -80,31 +87,31 @@ def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
     if measured.passes:
         yield ""
         yield click.style("How old they were when they were first read, at most:", bold=True)
-        yield f"  {'PASS':<17}{'MESSAGES':>11}" + "".join(f"{each:>12}" for each in SHARES)
+        yield f"  {'PASS':<17}{'MESSAGES':>11}" + "".join(f"{share:>12}" for share in SHARES)
         for label, ages in sorted(measured.passes.items()):
-            cells = "".join(f"{_duration(ages.quantile(each)):>12}" for each in SHARES.values())
+            cells = "".join(f"{_duration(ages.quantile(share)):>12}" for share in SHARES.values())
             yield f"  {label:<17}{ages.total:>11,}{cells}"
         yield ""
-        for age in rereads_of(told):
-            yield f"  the re-read at {duration_text(age)} found {measured.found[age]:,}"
+        for age in rereads_of(settings):
+            yield f"  the re-read at {duration_text(age)} found {measured.found_by_rereads[age]:,}"
     yield ""
     if proposed is None:
         yield (
             f"Too little for a proposal: it takes {rules.ENOUGH:,} messages that live found in its"
             f" rhythm or a re-read found (here {measured.telling:,}), read over"
-            f" {_duration(rules.span_needed(told))} or more (here {_duration(measured.span)})."
+            f" {_duration(rules.span_needed(settings))} or more (here {_duration(measured.span)})."
         )
         yield "Let the service run on, or look further back with --last."
         return
     yield click.style("Proposal", bold=True)
     for name, now, then in (
-        ("PUBLISHER_OVERLAP", duration_text(told.overlap), duration_text(proposed.overlap)),
-        ("PUBLISHER_REREADS", _list(told.rereads), _list(proposed.rereads)),
+        ("PUBLISHER_OVERLAP", duration_text(settings.overlap), duration_text(proposed.overlap)),
+        ("PUBLISHER_REREADS", _list(settings.rereads), _list(proposed.rereads)),
     ):
         yield f"  {name}={then}" + ("   as it is" if now == then else f"   (now {now})")
-    if proposed.horizon > told.horizon:
+    if proposed.horizon > settings.horizon:
         yield f"  PUBLISHER_HORIZON={duration_text(proposed.horizon)}   (needed by the longest)"
-    before = rules.requests_a_day(told, rereads_of(told))
+    before = rules.requests_a_day(settings, rereads_of(settings))
     yield (
         f"  costs about {proposed.requests:,.0f} requests a day (now {before:,.0f}), of {QUOTA:,}"
         " for each licence"
@@ -113,7 +120,7 @@ def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
 
 def described(measured: Measured) -> dict[str, Any]:
     """For a program; ages and lengths are seconds."""
-    told, proposed = measured.settings, rules.proposal(measured)
+    settings, proposed = measured.settings, rules.proposal(measured)
     return {
         "messages": measured.messages,
         "telling": measured.telling,
@@ -123,9 +130,10 @@ def described(measured: Measured) -> dict[str, Any]:
             for label, ages in sorted(measured.passes.items())
         },
         "rereads": [
-            {"age": duration_text(age), "found": measured.found[age]} for age in rereads_of(told)
+            {"age": duration_text(age), "found": measured.found_by_rereads[age]}
+            for age in rereads_of(settings)
         ],
-        "requests_a_day": round(rules.requests_a_day(told, rereads_of(told)), 1),
+        "requests_a_day": round(rules.requests_a_day(settings, rereads_of(settings)), 1),
         "quota_of_a_licence": QUOTA,
         "proposal": None
         if proposed is None
@@ -139,12 +147,12 @@ def described(measured: Measured) -> dict[str, Any]:
 
 
 def _quantiles(ages: Ages) -> dict[str, float | None]:
-    found = {str(share): ages.quantile(share) for share in SHARES.values()}
-    return {share: age.total_seconds() if age else None for share, age in found.items()}
+    quantiles = {str(share): ages.quantile(share) for share in SHARES.values()}
+    return {share: age.total_seconds() if age else None for share, age in quantiles.items()}
 
 
 def _list(ages: tuple[timedelta, ...]) -> str:
-    return ",".join(duration_text(each) for each in ages)
+    return ",".join(duration_text(age) for age in ages)
 
 
 def _duration(length: timedelta | None) -> str:

@@ -63,7 +63,7 @@ class Measured:
     settings: PublisherSettings
     passes: dict[str, Ages] = field(default_factory=dict)
     """By the pass that found them first."""
-    found: Counter[timedelta] = field(default_factory=Counter)
+    found_by_rereads: Counter[timedelta] = field(default_factory=Counter)
     """How many each re-read found, by its age."""
     first: Instant | None = None
     last: Instant | None = None
@@ -71,25 +71,25 @@ class Measured:
 
     def add(self, label: str, occurred_at: Instant, read_at: Instant) -> None:
         """Count one message."""
-        told, age = self.settings, read_at - occurred_at
-        if label == LIVE and age > told.overlap + 2 * told.poll_every:
+        settings, age = self.settings, read_at - occurred_at
+        if label == LIVE and age > settings.overlap + 2 * settings.poll_every:
             label = CATCHING_UP
         self.passes.setdefault(label, Ages()).add(age)
         if label == REREAD:
             # Those that are not set any more count for the next younger one that is.
-            younger = [each for each in rereads_of(told) if each <= age]
-            self.found[max(younger, default=timedelta())] += 1
+            younger = [reread for reread in rereads_of(settings) if reread <= age]
+            self.found_by_rereads[max(younger, default=timedelta())] += 1
         self.first = min(self.first or read_at, read_at)
         self.last = max(self.last or read_at, read_at)
 
     @property
     def messages(self) -> int:
-        return sum(each.total for each in self.passes.values())
+        return sum(ages.total for ages in self.passes.values())
 
     @property
     def telling(self) -> int:
         """Messages whose age tells of the report: read in rhythm, or by a re-read."""
-        return sum(self.passes[each].total for each in (LIVE, REREAD) if each in self.passes)
+        return sum(self.passes[ages].total for ages in (LIVE, REREAD) if ages in self.passes)
 
     @property
     def span(self) -> timedelta:
@@ -121,22 +121,24 @@ def proposal(measured: Measured) -> Proposal | None:
     - Re-reads: those that found something. The longest stays as the proof that nothing
       comes later; if it found something, one of twice its age is to watch over it.
     """
-    told = measured.settings
-    if measured.telling < ENOUGH or measured.span < span_needed(told):
+    settings = measured.settings
+    if measured.telling < ENOUGH or measured.span < span_needed(settings):
         return None
-    live, late = (measured.passes.get(each, Ages()) for each in (LIVE, REREAD))
+    live, late = (measured.passes.get(reread, Ages()) for reread in (LIVE, REREAD))
     share = late.total / measured.telling
     enough = live.quantile((1 - TAIL - share) / (1 - share)) if share < TAIL else None
-    overlap = _rounded_up(told.overlap * 2 if enough is None else enough)
-    now = rereads_of(told)
-    kept = {each for each in now if measured.found[each]} | set(now[-1:] or [FIRST_LOOK])
-    if now and measured.found[now[-1]]:
+    overlap = _rounded_up(settings.overlap * 2 if enough is None else enough)
+    now = rereads_of(settings)
+    kept = {reread for reread in now if measured.found_by_rereads[reread]} | set(
+        now[-1:] or [FIRST_LOOK]
+    )
+    if now and measured.found_by_rereads[now[-1]]:
         kept.add(now[-1] * 2)
-    rereads = tuple(sorted(each for each in kept if each > overlap)) or (
+    rereads = tuple(sorted(reread for reread in kept if reread > overlap)) or (
         max(FIRST_LOOK, overlap * 2),
     )
-    horizon = rereads[-1] * 1.5 + told.max_window
-    return Proposal(overlap, rereads, requests_a_day(told, rereads), horizon)
+    horizon = rereads[-1] * 1.5 + settings.max_window
+    return Proposal(overlap, rereads, requests_a_day(settings, rereads), horizon)
 
 
 def requests_a_day(settings: PublisherSettings, rereads: Iterable[timedelta]) -> float:
@@ -148,5 +150,5 @@ def requests_a_day(settings: PublisherSettings, rereads: Iterable[timedelta]) ->
 
 def _rounded_up(age: timedelta) -> timedelta:
     """The next length that people would write into a setting."""
-    fits = (timedelta(minutes=each) for each in _MINUTES)
-    return next((each for each in fits if age <= each), ceil(age / DAY) * DAY)
+    fits = (timedelta(minutes=minutes) for minutes in _MINUTES)
+    return next((minutes for minutes in fits if age <= minutes), ceil(age / DAY) * DAY)

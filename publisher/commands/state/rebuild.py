@@ -33,9 +33,9 @@ def main(name: str | None, *, yes: bool, take_over: bool, as_json: bool) -> int:
     """Rebuild, or tell what would be; returns the exit code."""
 
     async def doing(settings: Settings) -> int:
-        told = await _rebuild(settings, chosen(settings, name), yes=yes, take_over=take_over)
+        operations = await _rebuild(settings, chosen(settings, name), yes=yes, take_over=take_over)
         if as_json:
-            click.echo(orjson.dumps({"done": yes, "operations": told}))
+            click.echo(orjson.dumps({"done": yes, "operations": operations}))
         return 0
 
     return run(doing)
@@ -69,34 +69,34 @@ async def _rebuild(
     if yes and not take_over:
         await takeover.refuse_while_running(settings)
     lost = [
-        one
-        for one in settings.operations
-        if not _usable(one.name, await status_reader.restored_of(settings, one.name))
+        operation
+        for operation in settings.operations
+        if not _usable(operation.name, await status_reader.restored_of(settings, operation.name))
     ]
-    wanted = [one for one in operations if one in lost]
+    wanted = [operation for operation in operations if operation in lost]
     if not wanted:
-        names = ", ".join(one.name for one in operations)
+        names = ", ".join(operation.name for operation in operations)
         raise RefusedError(f"{names}: its state is whole, there is nothing to rebuild")
-    for one in lost:
-        if one not in wanted:
-            await _refuse_beside(settings, one, wanted)
+    for operation in lost:
+        if operation not in wanted:
+            await _refuse_beside(settings, operation, wanted)
     async with takeover.owned(settings) as cluster:
-        found = [await _look(settings, cluster, one, yes=yes) for one in wanted]
-        those = [one for one in found if isinstance(one, _Lost)]
+        looks = [await _look(settings, cluster, operation, yes=yes) for operation in wanted]
+        lost_states = [look for look in looks if isinstance(look, _Lost)]
         if yes:
             # All of them before one has a checkpoint: beside the state of another, an operation
             # without any would begin anew in the topic that they share.
-            for lost_one in those:
-                await _begin(lost_one)
-            for lost_one in those:
-                await _write(settings, lost_one)
-        return [_told(one, yes=yes) if isinstance(one, _Lost) else one for one in found]
+            for lost_state in lost_states:
+                await _begin(lost_state)
+            for lost_state in lost_states:
+                await _write(settings, lost_state)
+        return [_described(look, yes=yes) if isinstance(look, _Lost) else look for look in looks]
 
 
 async def _refuse_beside(settings: Settings, other: Operation, wanted: list[Operation]) -> None:
     """Raise RefusedError when an operation that is left lost would begin anew."""
     topic = settings.messages_topic(other.name)
-    if topic not in {settings.messages_topic(one.name) for one in wanted}:
+    if topic not in {settings.messages_topic(operation.name) for operation in wanted}:
         return
     async with aclosing(events_of(settings, [other.name])) as events:
         async for _ in events:
@@ -110,7 +110,7 @@ async def _look(
     settings: Settings, cluster: Cluster, operation: Operation, *, yes: bool
 ) -> _Lost | dict[str, Any]:
     """What its events tell; takes over first if it is to be rebuilt."""
-    name, told = operation.name, settings.publisher
+    name, publisher = operation.name, settings.publisher
     log = cluster.log(name)
     if yes:
         # First of all: from here on nobody publishes anything that is not read below.
@@ -123,7 +123,7 @@ async def _look(
     rebuilt = Rebuilt(name, Zone(operation.timezone))
     async for published in events_of(settings, [name], once=True):
         rebuilt.named(published)
-        rebuilt.add(each for each in published if each.value["source"] == name)
+        rebuilt.add(event for event in published if event.value["source"] == name)
     # Only events that know the present name tell which others it has borne.
     if formerly := set(rebuilt.formerly) - {name}:
         async for published in events_of(settings, formerly):
@@ -131,7 +131,7 @@ async def _look(
     async for published in revisions_of(settings, {name, *rebuilt.formerly}):
         rebuilt.revised(published)
     kept = await first_kept(settings, name, rebuilt.formerly)
-    cursor = rebuilt.cursor(told, kept)
+    cursor = rebuilt.cursor(publisher, kept)
     if cursor is None:
         complain(
             f"{name}: no events in {settings.messages_topic(name)}: nothing to rebuild; if it was"
@@ -142,8 +142,8 @@ async def _look(
     return _Lost(name, log, records, rebuilt, cursor, kept, backfill_pass.lost(backfill_requests))
 
 
-def _told(one: _Lost, *, yes: bool) -> dict[str, Any]:
-    name, rebuilt, cursor, kept = one.name, one.rebuilt, one.cursor, one.kept_since
+def _described(lost: _Lost, *, yes: bool) -> dict[str, Any]:
+    name, rebuilt, cursor, kept = lost.name, lost.rebuilt, lost.cursor, lost.kept_since
     done = "rebuilt" if yes else "would be rebuilt (add --yes)"
     complain(f"{name}: {done} from {rebuilt.events} events; live goes on at {iso(cursor)}")
     if kept is not None:
@@ -151,7 +151,7 @@ def _told(one: _Lost, *, yes: bool) -> dict[str, Any]:
             f"{name}: the topic keeps events since {iso(kept)} only: earlier ones may come again"
             " with backfill --again, nothing else reads that time"
         )
-    if one.backfills:
+    if lost.backfills:
         complain(f"{name}: backfills that were ordered before are ended: order them anew if wanted")
     return {
         "operation": name,
@@ -162,23 +162,23 @@ def _told(one: _Lost, *, yes: bool) -> dict[str, Any]:
     }
 
 
-async def _begin(one: _Lost) -> None:
+async def _begin(lost: _Lost) -> None:
     """Replace what is left of the lost state by a record that keeps every service waiting."""
-    broken = checkpoint_of(one.name, one.left)
+    broken = checkpoint_of(lost.name, lost.left)
     follows = broken.sequence if broken else None
     record = placeholder(
-        one.name, one.first_sequence + 1, one.cursor
+        lost.name, lost.first_sequence + 1, lost.cursor
     )  # replaced by the first of the rebuilt ones
-    gone = [StateRecord(key, None) for key in one.left if key != record.key]
-    await one.log.commit(Batch(one.name, follows, one.first_sequence, [*gone, record]))
+    gone = [StateRecord(key, None) for key in lost.left if key != record.key]
+    await lost.log.commit(Batch(lost.name, follows, lost.first_sequence, [*gone, record]))
 
 
-async def _write(settings: Settings, one: _Lost) -> None:
-    follows = one.first_sequence
-    for sequence, records in one.rebuilt.transactions(
-        settings.publisher, one.cursor, one.backfills, one.kept_since, follows=follows
+async def _write(settings: Settings, lost: _Lost) -> None:
+    follows = lost.first_sequence
+    for sequence, records in lost.rebuilt.transactions(
+        settings.publisher, lost.cursor, lost.backfills, lost.kept_since, follows=follows
     ):
-        await one.log.commit(Batch(one.name, follows, sequence, records))
+        await lost.log.commit(Batch(lost.name, follows, sequence, records))
         follows = sequence
 
 

@@ -66,20 +66,20 @@ class Rebuilt:
 
     def add(self, published: Iterable[PublishedEvent]) -> None:
         """Remember what was published; any number at a time."""
-        told = list(published)
-        for each, found in self._with_ids(told):
-            day, read_at = f"{each.read_at:%Y-%m-%d}", each.read_at
+        events = list(published)
+        for event, ids in self._with_ids(events):
+            day, read_at = f"{event.read_at:%Y-%m-%d}", event.read_at
             buckets = self.days.setdefault(day, {})
-            buckets.setdefault(each.value["date"][:13], array("Q")).extend(found)
-            occurred_at: str = each.value["occurred_at"]
+            buckets.setdefault(event.value["date"][:13], array("Q")).extend(ids)
+            occurred_at: str = event.value["occurred_at"]
             self.begins[day] = min(self.begins.get(day, occurred_at), occurred_at)
             self.ends[day] = max(self.ends.get(day, read_at), read_at)
-            self.newest_sequence = max(self.newest_sequence, each.sequence)
+            self.newest_sequence = max(self.newest_sequence, event.sequence)
             self.oldest_read = min(self.oldest_read or read_at, read_at)
-            self.unrecoverable += len(found) == READINGS
-            if each.pass_label == LIVE:
+            self.unrecoverable += len(ids) == READINGS
+            if event.pass_label == LIVE:
                 self._note(read_at, _instant(occurred_at))
-        self.events += len(told)
+        self.events += len(events)
 
     def named(self, published: Iterable[PublishedEvent]) -> None:
         """Learn the names that the operation has borne.
@@ -87,27 +87,27 @@ class Rebuilt:
         Of one that was renamed back, and has published nothing since, only events of the name
         between tell; they say that it had the present one before.
         """
-        for told in published:
-            if self.newest_read is None or told.read_at >= self.newest_read:
-                back = told.value["source"] != self.operation
-                formerly = formerly_of(told.names, self.operation) if back else told.formerly
-                self.newest_read, self.formerly = told.read_at, formerly
+        for event in published:
+            if self.newest_read is None or event.read_at >= self.newest_read:
+                back = event.value["source"] != self.operation
+                formerly = formerly_of(event.names, self.operation) if back else event.formerly
+                self.newest_read, self.formerly = event.read_at, formerly
 
     def revised(self, published: Iterable[PublishedEvent]) -> None:
         """Remember the numbers of revisions, so that none is given twice."""
-        for each, ids in self._with_ids(list(published)):
-            numbers = self.revisions.setdefault(each.value["date"][:13], {})
+        for event, ids in self._with_ids(list(published)):
+            numbers = self.revisions.setdefault(event.value["date"][:13], {})
             for id_ in ids:
-                told = version(NO_FINGERPRINT, each.value["revision"])
-                numbers[id_] = max(numbers.get(id_, told), told)
+                version_ = version(NO_FINGERPRINT, event.value["revision"])
+                numbers[id_] = max(numbers.get(id_, version_), version_)
 
-    def _with_ids(self, told: list[PublishedEvent]) -> Iterator[tuple[PublishedEvent, list[Id]]]:
+    def _with_ids(self, events: list[PublishedEvent]) -> Iterator[tuple[PublishedEvent, list[Id]]]:
         by_identity: defaultdict[str, list[PublishedEvent]] = defaultdict(list)
-        for each in told:
-            by_identity[each.identity].append(each)
-        for identity, those in by_identity.items():
-            ids = ids_of(identity, self.zone, [each.value for each in those])
-            yield from zip(those, ids, strict=True)
+        for event in events:
+            by_identity[event.identity].append(event)
+        for identity, same in by_identity.items():
+            ids = ids_of(identity, self.zone, [event.value for event in same])
+            yield from zip(same, ids, strict=True)
 
     def _note(self, read_at: Instant, occurred: Instant) -> None:
         minute = read_at.replace(second=0, microsecond=0)
@@ -115,7 +115,7 @@ class Rebuilt:
             since = max([minute, *self.recent]) - RECENT
             if minute < since:
                 return
-            self.recent = {each: told for each, told in self.recent.items() if each >= since}
+            self.recent = {moment: ids for moment, ids in self.recent.items() if moment >= since}
             self.recent[minute] = Counter()
         self.recent[minute][occurred.replace(minute=0, second=0, microsecond=0)] += 1
 
@@ -210,7 +210,7 @@ def ids_of(identity: str, zone: Zone, values: list[dict[str, Any]]) -> list[list
 
     Where the fields do not lead to it: as many as READINGS.
     """
-    found: dict[int, list[Id]] = {}
+    ids_by_place: dict[int, list[Id]] = {}
     unknown = list(range(len(values)))
     copies = 1
     while unknown and copies <= MOST_TWINS:
@@ -224,22 +224,28 @@ def ids_of(identity: str, zone: Zone, values: list[dict[str, Any]]) -> list[list
             digest = digests[position].get(values[place]["event_id"].encode())
             if digest is not None:
                 stranger = reading.strangers.get(digest)
-                found[place] = [id_of(digest), *(stranger.tells_more_than if stranger else ())]
+                ids_by_place[place] = [
+                    id_of(digest),
+                    *(stranger.tells_more_than if stranger else ()),
+                ]
         # Whose message is not there is found by no number.
         unknown = [
             place
             for place in unknown
-            if place not in found and "message_sha256" not in values[place]
+            if place not in ids_by_place and "message_sha256" not in values[place]
         ]
         copies *= 32
-    return [found.get(place) or _readings(value["event_id"]) for place, value in enumerate(values)]
+    return [
+        ids_by_place.get(place) or _readings(value["event_id"])
+        for place, value in enumerate(values)
+    ]
 
 
 def _element(value: dict[str, Any], copies: int) -> dict[str, Any]:
     """The event as the report would show it, so many times."""
     row = {name: field for name, field in value.items() if name not in ("conn_id", "extra")}
-    told = {"conversation": [row.copy() for _ in range(copies)]}
-    return told | ({"conn_id": value["conn_id"]} if "conn_id" in value else {})
+    chat = {"conversation": [row.copy() for _ in range(copies)]}
+    return chat | ({"conn_id": value["conn_id"]} if "conn_id" in value else {})
 
 
 def _readings(event_id: str) -> list[Id]:

@@ -25,17 +25,17 @@ def main(old: str, new: str, *, yes: bool, take_over: bool) -> int:
             raise SettingsError(["NEW must be letters, digits, '.', '_' and '-' only"])
         if new == old:
             raise SettingsError(["NEW must be another name than OLD"])
-        found = await all_records(settings)
-        records = found.get(old, {})
-        left = _left(old, new, records, found.get(new, {}))
-        told = checkpoint_of(old, records)
-        if told and new not in told.names and new not in found:
+        records_of = await all_records(settings)
+        records = records_of.get(old, {})
+        left = _left(old, new, records, records_of.get(new, {}))
+        checkpoint = checkpoint_of(old, records)
+        if checkpoint and new not in checkpoint.names and new not in records_of:
             # Its old record says so itself, but is lost where the state was rebuilt.
-            refuse_former(new, found, found)
-        if told is None or not (left.beginning or left.cleaning):
+            refuse_former(new, records_of, records_of)
+        if checkpoint is None or not (left.beginning or left.cleaning):
             complain(f"{old}: is {new} already; nothing is left to do")
             return 0
-        begun = None if told.renamed_to else state.restore(old, records.copy())
+        begun = None if checkpoint.renamed_to else state.restore(old, records.copy())
         if yes:
             if not take_over:
                 await refuse_while_running(settings, [begun] if begun else [])
@@ -43,9 +43,9 @@ def main(old: str, new: str, *, yes: bool, take_over: bool) -> int:
         done = "renamed" if yes else "would be renamed (add --yes)"
         complain(
             f"{old}: {done} to {new}, {len(records)} records; ids of messages are made of"
-            f" {told.identity} as before"
+            f" {checkpoint.identity} as before"
         )
-        if new not in (one.name for one in settings.operations):
+        if new not in (operation.name for operation in settings.operations):
             complain(f"{new}: give the operation this name in the settings before it starts again")
         return 0
 

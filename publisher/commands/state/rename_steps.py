@@ -56,7 +56,7 @@ def renaming(
     given_up = before
     if not before.renamed_to:
         # Beyond both: of two checkpoints that name each other the larger number counts.
-        latest = max(told.sequence for told in (before, after) if told)
+        latest = max(checkpoint.sequence for checkpoint in (before, after) if checkpoint)
         given_up = replace(before, sequence=latest + 1, renamed_to=new)
     cleaning = [
         Batch(old, given_up.sequence, given_up.sequence, piece)

@@ -29,10 +29,10 @@ from publisher.errors import Reason, SettingsError, StepError
 from publisher.events import kafka_record
 from publisher.model import Batch, Instant, Restored, Window, iso
 from publisher.settings import Operation, Settings, start_instant
-from publisher.state import state
 from publisher.state.checkpoint import checkpoint_of
 from publisher.state.forgetting import not_remembered
 from publisher.state.restored import refuse_set_back
+from publisher.state.state import State, restore
 from publisher.wolkvox.client import HttpSource, open_session
 from publisher.wolkvox.timezone import Zone
 
@@ -65,26 +65,28 @@ def main(
         if metrics and (why := _unwritable(metrics)):
             raise RefusedError(f"--metrics-file: {metrics} cannot be written: {why}")
         asked = Asked(_range(start, end), end == "now", repair, take_over)
-        found = [await _verify(settings, one, asked) for one in chosen(settings, name)]
-        complete = all(one["complete"] for one in found)
+        results = [
+            await _verify(settings, operation, asked) for operation in chosen(settings, name)
+        ]
+        complete = all(result["complete"] for result in results)
         if metrics:
-            _write(metrics, found)
+            _write(metrics, results)
         if as_json:
-            click.echo(orjson.dumps({"complete": complete, "operations": found}))
+            click.echo(orjson.dumps({"complete": complete, "operations": results}))
         else:
-            for one in found:
-                _print(one)
-        for one in found:
-            if one["problem"]:
-                complain(f"{one['operation']}: {one['problem']}")
+            for result in results:
+                _print(result)
+        for result in results:
+            if result["problem"]:
+                complain(f"{result['operation']}: {result['problem']}")
         return 0 if complete else 1
 
     return run(doing)
 
 
-def _write(metrics: Path, found: list[dict[str, Any]]) -> None:
+def _write(metrics: Path, results: list[dict[str, Any]]) -> None:
     try:
-        textfile.write(metrics, found, datetime.now(UTC))
+        textfile.write(metrics, results, datetime.now(UTC))
     except OSError as error:
         complain(f"--metrics-file: {metrics} cannot be written: {error.strerror}")
 
@@ -153,40 +155,40 @@ async def _verify(settings: Settings, operation: Operation, asked: Asked) -> dic
 
 async def _judge(settings: Settings, operation: Operation, asked: Asked, verdict: Verdict) -> None:
     name, revisions = operation.name, bool(settings.publisher.revisions_topic)
-    known = _begun(name, await status_reader.records_of(settings, name))
+    state = _begun(name, await status_reader.records_of(settings, name))
     if not asked.repair:
-        await _compare(settings, operation, asked, known, verdict, None)
+        await _compare(settings, operation, asked, state, verdict, None)
         return
     if not asked.take_over:
-        await takeover.refuse_while_running(settings, [known])
+        await takeover.refuse_while_running(settings, [state])
     async with takeover.owned(settings) as cluster:
         log = cluster.log(name)
         # First of all: from here on nobody else publishes what is compared below.
         restored = await log.restore()
         last = restored.newest_published
         refuse_set_back(name, checkpoint_of(name, restored.records), last)
-        known = _begun(name, restored.records, revisions=revisions)
-        await _compare(settings, operation, asked, known, verdict, log)
+        state = _begun(name, restored.records, revisions=revisions)
+        await _compare(settings, operation, asked, state, verdict, log)
 
 
 def _begun(
     operation: str, records: MutableMapping[bytes, bytes], *, revisions: bool = False
-) -> state.State:
-    known = state.restore(operation, records, revisions=revisions)
-    if known is None:
+) -> State:
+    state = restore(operation, records, revisions=revisions)
+    if state is None:
         raise RefusedError(f"{operation}: nothing was published yet, or its state is lost")
-    return known
+    return state
 
 
 async def _compare(
     settings: Settings,
     operation: Operation,
     asked: Asked,
-    known: state.State,
+    state: State,
     verdict: Verdict,
     log: Log | None,
 ) -> None:
-    checkpoint, name = known.checkpoint, operation.name
+    checkpoint, name = state.checkpoint, operation.name
     # Before the report is asked: what is hidden, and what is published meanwhile.
     until = await published_until(settings, checkpoint.names)
     if settings.messages_topic(name) not in {place.topic for place in until}:
@@ -195,9 +197,9 @@ async def _compare(
             " PUBLISHER_MESSAGES_TOPIC, and that READ on it is granted"
         )
     kept = await first_kept(settings, name, checkpoint.formerly)
-    settled, told = checkpoint.live.cursor - PADDING, settings.publisher
-    rhythm = told.overlap + max(3 * told.poll_every, LATE)
-    forgotten = not_remembered(checkpoint, told.horizon)
+    settled, publisher = checkpoint.live.cursor - PADDING, settings.publisher
+    rhythm = publisher.overlap + max(3 * publisher.poll_every, LATE)
+    forgotten = not_remembered(checkpoint, publisher.horizon)
     range_ = verdict.bounds(kept, settled, forgotten, rhythm if asked.until_now else timedelta())
     if checkpoint.start > asked.range_.start:
         verdict.notes.append(f"nothing before {iso(checkpoint.start)} was ever asked for")
@@ -232,7 +234,7 @@ async def _compare(
                 await walk(Walker(context, loop_state, blank), pass_, after, reader.about_to_ask)
         if log is not None:
             context = _job(settings, operation, session, log, start)
-            verdict.repaired = await repair(context, known, comparison.missing_by_window())
+            verdict.repaired = await repair(context, state, comparison.missing_by_window())
 
 
 def _job(
@@ -251,25 +253,26 @@ def _job(
     )
 
 
-def _print(one: dict[str, Any]) -> None:
-    wrong = sum(one[kind] for kind in KINDS) - one["repaired"]
-    standing = "complete" if one["complete"] else "NOT COMPLETE" if wrong else "NOT JUDGED in whole"
-    found = "nothing could be compared"
-    if one["from"]:
-        found = (
-            f"{one['from']} to {one['to']}:"
-            f" {one['rows']:,} rows, {one['events']:,} events; {one['missing']:,} missing"
-            f" ({one['repaired']:,} repaired), {one['doubled']:,} doubled, {one['extra']:,} extra,"
-            f" {one['changed']:,} changed"
+def _print(result: dict[str, Any]) -> None:
+    wrong = sum(result[kind] for kind in KINDS) - result["repaired"]
+    standing = (
+        "complete" if result["complete"] else "NOT COMPLETE" if wrong else "NOT JUDGED in whole"
+    )
+    counts = "nothing could be compared"
+    if result["from"]:
+        counts = (
+            f"{result['from']} to {result['to']}:"
+            f" {result['rows']:,} rows, {result['events']:,} events; {result['missing']:,} missing"
+            f" ({result['repaired']:,} repaired), {result['doubled']:,} doubled,"
+            f" {result['extra']:,} extra, {result['changed']:,} changed"
         )
-    click.echo(f"{one['operation']}: {standing}, {found}")
-    for note in one["notes"]:
+    click.echo(f"{result['operation']}: {standing}, {counts}")
+    for note in result["notes"]:
         click.echo(f"  {note}")
-    for told in one["findings"][:LINES]:
-        finding = Finding(**told)
+    for finding in (Finding(**values) for values in result["findings"][:LINES]):
         fields = ", ".join(finding.fields)
         click.echo(
             f"  {finding.kind:8} {finding.date}  {finding.event_id}  {finding.conn_id}  {fields}"
         )
-    if len(one["findings"]) > LINES:
-        click.echo(f"  and {len(one['findings']) - LINES:,} more: --json shows them all")
+    if len(result["findings"]) > LINES:
+        click.echo(f"  and {len(result['findings']) - LINES:,} more: --json shows them all")

@@ -103,11 +103,11 @@ class Comparison:
     def revised(self, event: dict[str, Any], *, later: bool) -> None:
         """A revision stands for its event; `later` as below: either may be what was shown."""
         if self._within(event):
-            told = self._revised.setdefault(UUID(event["event_id"]).bytes, _Revised())
+            revised = self._revised.setdefault(UUID(event["event_id"]).bytes, _Revised())
             if later:
-                told.later.add(_digests(event))
+                revised.later.add(_digests(event))
             else:
-                told.last = _digests(event)
+                revised.last = _digests(event)
 
     def published(self, event: dict[str, Any], *, later: bool) -> None:
         """The topic holds this event; `later` = it was committed after the report was read."""
@@ -134,16 +134,16 @@ class Comparison:
     @property
     def missing(self) -> list[Finding]:
         return [
-            Finding("missing", told.conn_id, told.date, str(UUID(bytes=id_)))
-            for id_, told in self._shown.items()
+            Finding("missing", shown.conn_id, shown.date, str(UUID(bytes=id_)))
+            for id_, shown in self._shown.items()
         ]
 
     def missing_by_window(self) -> dict[Window, set[bytes]]:
         """The ids (text) of what is missing, by the window that has shown it."""
-        found: dict[int, set[bytes]] = {}
-        for id_, told in self._shown.items():
-            found.setdefault(told.window, set()).add(str(UUID(bytes=id_)).encode())
-        return {self.windows[place]: found[place] for place in sorted(found)}
+        by_window: dict[int, set[bytes]] = {}
+        for id_, shown in self._shown.items():
+            by_window.setdefault(shown.window, set()).add(str(UUID(bytes=id_)).encode())
+        return {self.windows[place]: by_window[place] for place in sorted(by_window)}
 
     @property
     def extra(self) -> list[Finding]:
@@ -151,8 +151,8 @@ class Comparison:
 
     @property
     def findings(self) -> list[Finding]:
-        found = [*self.missing, *self.doubled, *self.extra, *self.changed]
-        return sorted(found, key=lambda one: one[2:])
+        findings = [*self.missing, *self.doubled, *self.extra, *self.changed]
+        return sorted(findings, key=lambda finding: finding[2:])
 
     def _within(self, event: dict[str, Any]) -> bool:
         occurred: str = event["occurred_at"]
@@ -160,8 +160,8 @@ class Comparison:
 
 
 def _conn_id(event: dict[str, Any]) -> str:
-    told = event.get("conn_id")
-    return "" if told is None else str(told)
+    conn_id = event.get("conn_id")
+    return "" if conn_id is None else str(conn_id)
 
 
 _FIELDS: Final = (
@@ -185,10 +185,10 @@ def _digests(event: dict[str, Any]) -> bytes:
     )
 
 
-def _changed(finding: Finding, one: bytes, other: bytes) -> Finding:
+def _changed(finding: Finding, ours: bytes, other: bytes) -> Finding:
     fields = tuple(
         name
         for place, name in enumerate(_FIELDS)
-        if one[place * _SIZE : (place + 1) * _SIZE] != other[place * _SIZE : (place + 1) * _SIZE]
+        if ours[place * _SIZE : (place + 1) * _SIZE] != other[place * _SIZE : (place + 1) * _SIZE]
     )
     return finding._replace(kind="changed", fields=fields)

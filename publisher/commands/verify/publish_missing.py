@@ -16,7 +16,7 @@ from publisher.state.state import State
 
 
 async def repair(
-    context: OperationContext, known: State, missing: Mapping[Window, set[bytes]]
+    context: OperationContext, state: State, missing: Mapping[Window, set[bytes]]
 ) -> int:
     """Ask again for the windows that have shown what is missing; how many were published.
 
@@ -24,13 +24,13 @@ async def repair(
     """
     loop_state, repaired = LoopState.starting(context.settings), 0
     for window, event_ids in missing.items():
-        forgotten = not_remembered(known.checkpoint, context.settings.horizon)
+        forgotten = not_remembered(state.checkpoint, context.settings.horizon)
         if near(forgotten, window.start, window.end):
             continue
         wanted = len(event_ids)
         # Answered at this width before; repairs do not widen by themselves.
         loop_state.pace.width = window.width
-        await walk(Walker(context, loop_state, known, _publishing(event_ids)), REPAIRING, window)
+        await walk(Walker(context, loop_state, state, _publishing(event_ids)), REPAIRING, window)
         repaired += wanted - len(event_ids)
     return repaired
 
@@ -39,7 +39,7 @@ def _publishing(missing: set[bytes]) -> Publish:
     """Publishes these ids and nothing else, and takes away what is published."""
 
     async def publish(
-        context: OperationContext, loop_state: LoopState, known: State, step: Read
+        context: OperationContext, loop_state: LoopState, state: State, step: Read
     ) -> Read:
         loop_state.step = step = askable(step, context.zone, loop_state.longest)
         answer, classification = await ask(
@@ -47,13 +47,13 @@ def _publishing(missing: set[bytes]) -> Publish:
         )
         sent = loop_state.server.now(answer.sent_at)
         limits = Limits.of(context.settings)
-        found = republish.prepare(
-            known, missing, step.window, answer, classification, context.zone, limits, sent
+        republication = republish.prepare(
+            state, missing, step.window, answer, classification, context.zone, limits, sent
         )
-        if found is not None:
-            await commit(context, found.batch)
-            known.apply(found.successor, limits.horizon)
-            missing.difference_update(found.event_ids)
+        if republication is not None:
+            await commit(context, republication.batch)
+            state.apply(republication.successor, limits.horizon)
+            missing.difference_update(republication.event_ids)
         loop_state.published(step, sent, 0, answer.took)
         return step
 
