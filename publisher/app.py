@@ -1,8 +1,10 @@
-"""The composition root: builds the service, minds the OS signals, ends it in order.
+"""The composition root: builds the service, handles the OS signals and ends the service in order.
 
-The only file that knows every edge. Life of the process: settings -> logs ->
-one loop per operation and the HTTP port -> a stop signal -> the steps in hand
-are finished or abandoned -> producers end with no transaction left open.
+Only this file knows all connections to the outside. The life of the process:
+1. It reads the settings and configures the logs.
+2. It opens the HTTP port and starts a loop for every operation.
+3. A stop signal arrives. The loops finish their current steps or abandon them.
+4. The producers close and leave no transaction open.
 """
 
 import asyncio
@@ -41,13 +43,13 @@ from publisher.wolkvox.client import HttpSource, open_session
 from publisher.wolkvox.timezone import Zone
 
 FINISH_SECONDS: Final = 4.0
-"""After a stop signal: how long the steps in hand may take to finish."""
+"""How long the current steps may still take after a stop signal, in seconds."""
 COMPARE_EVERY: Final = 60.0
 """Seconds between two comparisons of high watermarks with last stable offsets."""
 
 
 def main() -> int:
-    """Run the service; returns the exit code."""
+    """Run the service and return the exit code."""
     try:
         settings = load()
         logs.configure(settings.publisher.log_format, settings.publisher.log_level)
@@ -63,8 +65,8 @@ async def serve(settings: Settings) -> None:
     """Publish all operations until a stop signal."""
     clock = MachineClock()
     liveness = Liveness()
-    names = tuple(operation.name for operation in settings.operations)
-    status = Status(names, __version__, clock.now)
+    operation_names = tuple(operation.name for operation in settings.operations)
+    status = Status(operation_names, __version__, clock.now)
     metrics = Metrics(status)
 
     def emit(happened: Signal) -> None:
@@ -96,7 +98,7 @@ async def serve(settings: Settings) -> None:
 
     asyncio.get_running_loop().set_exception_handler(report_unless_told)
     _mind_stop_signals(clock, emit)
-    # The port first: when it cannot be had, nothing has been asked or written yet.
+    # The port opens first. If that fails, nothing has been asked or written yet.
     async with (
         open_session() as session,
         http_server.serve(
@@ -107,40 +109,40 @@ async def serve(settings: Settings) -> None:
             now=clock.now,
         ) as port,
     ):
-        emit(ServiceStarted(__version__, names, port))
+        emit(ServiceStarted(__version__, operation_names, port))
         for hint in settings.hints:
             emit(HintGiven(hint))
         tasks = [start(operation, session) for operation in settings.operations]
-        comparing = asyncio.create_task(_compare_offsets(cluster, settings, clock, emit))
+        comparison = asyncio.create_task(_compare_offsets(cluster, settings, clock, emit))
         await clock.stop_requested()
-        comparing.cancel()  # it has no step in hand that is worth waiting for
-        await _finish([*tasks, comparing])
+        comparison.cancel()  # nothing in it is worth waiting for
+        await _finish([*tasks, comparison])
         await durability.close()
         clean = await cluster.close()
     emit(ServiceStopped(clean))
 
 
 def _ended(loop: asyncio.Task[None], clock: MachineClock, liveness: Liveness) -> None:
-    """A loop ends when a stop was requested; otherwise it died, and `/healthz` says so."""
+    """Note the end of a loop. Unless a stop was requested it died, and `/healthz` reports that."""
     if not clock.stopping:
         liveness.died(loop.get_name())
     if not loop.cancelled():
-        loop.exception()  # retrieved: `run` has told all there is to tell
+        loop.exception()  # retrieve it, so that asyncio is silent: `run` has reported it
 
 
 async def _finish(tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for the steps in hand; abandon what takes too long."""
-    _, late = await asyncio.wait(tasks, timeout=FINISH_SECONDS)
-    for task in late:
+    """Wait for the current steps, and abandon those that take too long."""
+    _, unfinished = await asyncio.wait(tasks, timeout=FINISH_SECONDS)
+    for task in unfinished:
         task.cancel()
-    if late:
-        await asyncio.wait(late, timeout=1.0)
+    if unfinished:
+        await asyncio.wait(unfinished, timeout=1.0)
 
 
 async def _compare_offsets(
     cluster: Cluster, settings: Settings, clock: MachineClock, emit: Emit
 ) -> None:
-    """Look for transactions that hang: they hide what comes after them from every reader."""
+    """Look for hanging transactions. They hide all later records from read_committed readers."""
     topics = {settings.publisher.state_topic} | {
         topic
         for operation in settings.operations
@@ -152,20 +154,20 @@ async def _compare_offsets(
     }
     while not clock.stopping:
         await clock.sleep(COMPARE_EVERY)
-        # While Kafka is away the loops tell so.
+        # While Kafka is unreachable, the loops report it.
         with suppress(StepError):
             emit(OffsetsCompared(await cluster.unstable_offsets(sorted(topics))))
 
 
 def _mind_stop_signals(clock: MachineClock, emit: Emit) -> None:
-    """The first SIGTERM or SIGINT asks for a stop, a second one forces it."""
+    """Let the first SIGTERM or SIGINT request a stop, and the second force it."""
     loop = asyncio.get_running_loop()
 
-    def stop(number: signal.Signals) -> None:
+    def stop(os_signal: signal.Signals) -> None:
         if clock.stopping:
-            os._exit(128 + number)
-        emit(StopRequested(number.name))
+            os._exit(128 + os_signal)
+        emit(StopRequested(os_signal.name))
         clock.request_stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
+    for os_signal in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(os_signal, stop, os_signal)

@@ -1,7 +1,8 @@
-"""What can be typed: the names of the commands, their options and their help texts.
+"""The command line: the names of the commands, their options and their help texts.
 
-A command imports what it needs when it runs, so that the service starts faster (hence the
-noqa). What a command does stands in `publisher/commands`; here stands only how it is called.
+This file defines how a command is called; `publisher/commands` implements what it does. The
+docstrings of the commands are the help texts. A command imports its code only when it runs, so
+that the service starts faster (hence the noqa).
 """
 
 import gc
@@ -16,12 +17,12 @@ from publisher import __version__
 
 
 class Duration(click.ParamType[timedelta]):
-    """As settings write them: `90s`, `5m`, `1h`, `3d`."""
+    """A duration as the settings write it: `90s`, `5m`, `1h`, `3d`."""
 
     name = "duration"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
-        """Refuse what the settings would refuse."""
+        """Return the duration. Refuse what the settings would refuse, and zero."""
         from publisher.settings import duration  # noqa: PLC0415
 
         try:
@@ -34,12 +35,12 @@ class Duration(click.ParamType[timedelta]):
 
 
 class Moment(click.ParamType[str]):
-    """As `PUBLISHER_START` is written: an ISO instant with its offset, `-24h`, or `now`."""
+    """An instant as `PUBLISHER_START` writes it: ISO 8601 with an offset, `-24h`, or `now`."""
 
     name = "instant"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Refuse what the settings would refuse; what is relative is resolved later."""
+        """Refuse what the settings would refuse. The command resolves `-24h` and `now` later."""
         from publisher.settings import start_instant  # noqa: PLC0415
 
         try:
@@ -74,10 +75,11 @@ def run() -> None:
 
     Exit codes: 0 stopped as asked, 2 settings cannot work.
     """
-    # Neither imports nor windows leave cycles behind: collecting often finds nothing.
+    # Imports and windows leave no reference cycles behind, so frequent collections are useless.
     gc.set_threshold(100_000, 50, 100)
-    # Until the service minds signals itself: the first process of a container is not ended by
-    # one that nobody handles, so a stop at its start would wait for the kill.
+    # The service installs its own signal handlers later. Until then these handlers end the process:
+    # the first process of a container ignores signals without a handler, so a stop during the
+    # start would wait for the kill.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
 
@@ -195,7 +197,7 @@ def lateness(last: timedelta, *, as_json: bool) -> None:
     sys.exit(command.main(last, as_json=as_json))
 
 
-# So that -24h is an instant, and neither an option nor a call for help.
+# With this, click takes -24h as an instant, and neither as an option nor as -h for help.
 _INSTANTS: Final = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 
 
@@ -248,10 +250,10 @@ _ONE_OPERATION: Final = click.option(
 
 
 class _RangeGroup(click.Group):
-    """`backfill FROM TO` is `backfill start FROM TO`."""
+    """A group that reads `backfill FROM TO` as `backfill start FROM TO`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """A word that is no subcommand, nor help, is the begin of a range."""
+        """Insert `start` if the first word is neither a subcommand nor a call for help."""
         if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
             args = ["start", *args]
         return super().parse_args(ctx, args)
@@ -293,6 +295,8 @@ def list_backfills(operation: str | None, *, as_json: bool) -> None:
 
 
 def _changing(name: str, wanted: str, text: str) -> Any:
+    """Define the subcommand `name`, which sets a backfill to the standing `wanted`."""
+
     @backfill.command(name, help=text)
     @click.argument("id_", metavar="ID")
     @_ONE_OPERATION

@@ -1,4 +1,7 @@
-"""Time as the machine has it."""
+"""Time as the machine tells it, and the stop that wakes every sleeper.
+
+Tests replace this clock by one that they set themselves.
+"""
 
 import asyncio
 import time
@@ -9,21 +12,21 @@ from publisher.model import Instant
 
 
 class MachineClock:
-    """Fits `context.Clock`; belongs to one event loop."""
+    """Implements `context.Clock` for a single event loop."""
 
     def __init__(self) -> None:
         self._stop = asyncio.Event()
 
     def now(self) -> Instant:
-        """Our own wall clock, UTC; may be wrong and may jump."""
+        """Our own wall clock in UTC. It may be wrong, and it may jump."""
         return datetime.now(UTC)
 
     def elapsed(self) -> float:
-        """Seconds on a clock that never goes back; only differences mean something."""
+        """Seconds on the monotonic clock. Only differences have a meaning."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Return after that long, or at once when a stop was requested; let others run."""
+        """Return after so many seconds, or at once at a stop. Meanwhile other tasks run."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
@@ -33,7 +36,7 @@ class MachineClock:
 
     @property
     def stopping(self) -> bool:
-        """A stop was requested: finish the step in hand and return."""
+        """Whether a stop was requested. Then the loops finish their current steps and return."""
         return self._stop.is_set()
 
     async def stop_requested(self) -> None:
@@ -41,5 +44,5 @@ class MachineClock:
         await self._stop.wait()
 
     def request_stop(self) -> None:
-        """Wake every sleeper, for good. From the loop's own thread only."""
+        """Wake every sleeper, now and later. Call it only from the thread of the event loop."""
         self._stop.set()

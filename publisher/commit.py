@@ -1,4 +1,7 @@
-"""Commit a batch, or the state alone, and report how long it took and how it ended."""
+"""Commits a batch, or a change of the state alone, and reports the duration and the result.
+
+The running service commits only through this module, so it reports every transaction.
+"""
 
 from publisher.context import OperationContext
 from publisher.errors import Fenced
@@ -8,8 +11,8 @@ from publisher.state.state import State, Successor
 
 
 async def commit(context: OperationContext, batch: Batch) -> float:
-    """Commit the batch; returns the seconds it took."""
-    began = context.clock.elapsed()
+    """Commit the batch and return the seconds it took. Raises what `Log.commit` raises."""
+    began_at = context.clock.elapsed()
     result = "failed"
     try:
         await context.log.commit(batch)
@@ -18,13 +21,13 @@ async def commit(context: OperationContext, batch: Batch) -> float:
         result = "fenced"
         raise
     finally:
-        took = context.clock.elapsed() - began
-        context.emit(TransactionEnded(context.operation, result, took))
-    return took
+        took_seconds = context.clock.elapsed() - began_at
+        context.emit(TransactionEnded(context.operation, result, took_seconds))
+    return took_seconds
 
 
 async def commit_state(context: OperationContext, state: State, successor: Successor) -> None:
-    """Commit a change of the state without messages, and apply it only then."""
-    before, sequence = state.checkpoint.sequence, successor.checkpoint.sequence
-    await commit(context, Batch(context.operation, before, sequence, successor.records))
+    """Commit a change of the state without messages. Only then apply it to `state`."""
+    follows, sequence = state.checkpoint.sequence, successor.checkpoint.sequence
+    await commit(context, Batch(context.operation, follows, sequence, successor.records))
     state.apply(successor, context.settings.horizon)

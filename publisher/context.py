@@ -1,7 +1,7 @@
-"""What the loop of one operation works with: its ports, its context and what it remembers.
+"""What the loop of an operation works with: its ports, its context and its memory.
 
-The ports to the outside are Protocols. The classes in `wolkvox/`, `kafka/` and `clock.py` fit them
-by shape; tests bring their own.
+The ports to the outside are Protocols. The classes in `wolkvox/`, `kafka/` and `clock.py`
+implement them without inheriting from them; tests bring their own implementations.
 """
 
 import asyncio
@@ -31,31 +31,32 @@ from publisher.wolkvox.timezone import Zone
 
 
 class Source(Protocol):
-    """The reports API with one token. At most one request is in flight at a time."""
+    """The reports API with a single token. At most one request is in flight at a time."""
 
     async def read(self, request: Request) -> Answer:
-        """Ask once. Raises Transient when there is no whole answer; never retries."""
+        """Ask once and never retry. Raises Transient if no complete answer arrives."""
         ...
 
     async def token_info(self) -> Answer:
-        """Ask for the daily quota, under the same terms; it costs one of it."""
+        """Ask for the daily quota, under the same terms. This costs a request of the quota."""
         ...
 
 
 class Log(Protocol):
-    """Kafka, as one operation sees it: a log of transactions with a state beside them."""
+    """Kafka as an operation sees it: a log of transactions, and the state of the operation."""
 
     async def restore(self) -> Restored:
-        """Take over, which fences every predecessor and settles its open transaction; then read.
+        """Take over the operation, then read its state.
 
-        Raises Transient or NeedsOperator; the caller tries again.
+        Taking over fences every predecessor and ends its open transaction. Raises Transient or
+        NeedsOperator; the caller tries again.
         """
         ...
 
     async def commit(self, batch: Batch) -> None:
-        """Publish all of the batch or nothing. After it returns, read_committed readers see it.
+        """Publish all of the batch or nothing. When it returns, read_committed readers see it.
 
-        Raises StateUncertain when the outcome is unknown; only `restore()` shows it.
+        Raises StateUncertain if the outcome is unknown. Then only `restore()` shows it.
         """
         ...
 
@@ -64,7 +65,7 @@ class BackfillRequests(Protocol):
     """The backfills that people request, read from the commands topic."""
 
     async def read(self) -> Sequence[BackfillRequest] | None:
-        """All requests in the topic, the oldest first; None = the topic does not exist.
+        """Return all requests in the topic, oldest first; None = the topic does not exist.
 
         Raises Transient or NeedsOperator. Changes nothing.
         """
@@ -72,29 +73,29 @@ class BackfillRequests(Protocol):
 
 
 class Clock(Protocol):
-    """Time, driven by the machine or by a test."""
+    """The time, from the machine or from a test."""
 
     def now(self) -> Instant:
-        """Our own wall clock, UTC."""
+        """Our own wall clock in UTC."""
         ...
 
     def elapsed(self) -> float:
-        """Seconds on a clock that never goes back."""
+        """Seconds on the monotonic clock, which never goes back."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Return after that long, or at once when a stop was requested."""
+        """Return after so many seconds, or at once when a stop is requested."""
         ...
 
     @property
     def stopping(self) -> bool:
-        """A stop was requested: finish the step in hand and return."""
+        """Whether a stop was requested. Then the loop finishes its current step and returns."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class OperationContext:
-    """One operation: its settings and its ports."""
+    """An operation: its settings and its ports."""
 
     operation: str
     zone: Zone
@@ -104,17 +105,17 @@ class OperationContext:
     clock: Clock
     emit: Emit
     beat: Callable[[float], None]
-    """Reports to `/healthz`: alive, and the next report comes within so many seconds."""
+    """Reports to `/healthz` that the loop is alive and will report again within so many seconds."""
     jitter: Callable[[], float] = random
-    """A number in [0, 1) that spreads pauses. Tests bring their own to be able to replay a run."""
+    """Returns a number in [0, 1) that spreads the pauses. Tests replace it to repeat a run."""
     backfill_requests: BackfillRequests | None = None
-    """None in a preview, which takes no requests."""
+    """None in a preview, which applies no requests."""
     zone_replaces: str = ""
-    """The wrong time zone used so far, as the settings confirm it; empty = none."""
+    """The wrong time zone that was used so far, as the settings confirm; empty = none."""
 
     async def wait(self, task: asyncio.Future[Any], seconds: float) -> None:
         """Return when the task is done, after so many seconds, or at a stop. The task goes on."""
-        await asyncio.sleep(0)  # a task that is ready at once takes no time
+        await asyncio.sleep(0)  # lets a task that is ready at once finish
         if task.done():
             return
         pause = asyncio.ensure_future(self.clock.sleep(seconds))
@@ -126,7 +127,7 @@ class OperationContext:
 
 @dataclass(slots=True)
 class LoopState:
-    """What a loop remembers. All of it may be lost; only `state` is restored."""
+    """The memory of a loop. All of it may be lost. Only `state` is restored from Kafka."""
 
     passes: tuple[Pass, ...]
     pace: Pace
@@ -135,31 +136,34 @@ class LoopState:
     second: Second
     server: ServerClock = field(default_factory=ServerClock)
     state: State | None = None
-    """None = must be restored before the next step."""
+    """None = it must be restored before the next step."""
     newest_published: int = -1
     """The last transaction of the operation in the messages topic, as of the last restore."""
     events_gone_reported: bool = False
+    """`EventsGone` was emitted; it is reported only once."""
     step: Read | None = None
-    """The step in hand."""
+    """The step that is being done."""
     attempt: int = 0
-    """Steps in a row that failed."""
+    """How many steps in a row have failed."""
     failing_window: FailingWindow = field(default_factory=FailingWindow)
     longest: timedelta = LONGEST_REQUEST
-    """What one request may ask for; less once nothing came for nearly as much."""
+    """How much time a request may ask for. It shrinks once such a long request showed no rows."""
     counts: Counts = field(default_factory=Counts)
     counter_told: bool = False
+    """The hint about a counter that lies was given."""
     only_404_since: Instant | None = None
+    """Since when all answers were 404s, or when that was reported last; None = they are not."""
     look_again: float = 0.0
-    """When to look for orders, on the clock that never goes back."""
+    """When to read the commands topic again, in seconds on the monotonic clock."""
     look: asyncio.Future[Sequence[BackfillRequest] | None] | None = None
-    """The look at the orders that is under way beside the loop, or done and not yet used."""
+    """The read of the commands topic: under way beside the loop, or done and not yet used."""
     commands_unreadable: bool = False
-    """The last look at the orders failed."""
+    """The last read of the commands topic failed."""
     punctuality: Punctuality = field(default_factory=Punctuality)
 
     @classmethod
     def starting(cls, settings: PublisherSettings) -> "LoopState":
-        """Know nothing yet."""
+        """Return the memory of a loop that has done nothing yet."""
         stride = Stride.starting(settings)
         return cls(
             passes_of(settings),
@@ -172,22 +176,22 @@ class LoopState:
     def next_step(
         self, state: State, now: Instant, *, quota_low: bool, history: bool, live_first: bool
     ) -> Step:
-        """The most urgent step of all passes, or of the others where it is their turn.
+        """Return the most urgent step of all passes, or of all but live if it is their turn.
 
-        `frugal`: the day's quota is nearly spent. `history`: time may be read a second time, and
-        backfills. `live_first`: the others have to wait anyway.
+        `quota_low`: the day's quota is nearly spent. `history`: backfills may read, and late time
+        may be read a second time. `live_first`: the other passes have to wait in any case.
         """
-        next_of = partial(self._next_of, state, now, quota_low, history)
+        next_step_of = partial(self._next_step_of, state, now, quota_low, history)
         others_turn, self.pace.others_turn = self.pace.others_turn, False
         if others_turn and not live_first:
-            step = next_of(self.asking[1:])
+            step = next_step_of(self.asking[1:])
             if isinstance(step, Read):
                 return step
             if self.quota.due(now):
                 return Wait(now)
-        return next_of(self.asking)
+        return next_step_of(self.asking)
 
-    def _next_of(
+    def _next_step_of(
         self, state: State, now: Instant, quota_low: bool, history: bool, passes: Sequence[Pass]
     ) -> Step:
         checkpoint = state.checkpoint
@@ -211,22 +215,22 @@ class LoopState:
 
     @property
     def undated(self) -> bool:
-        """The server's clock is not known: then nobody knows how old anything is."""
+        """Whether the server's clock is unknown. Then the age of all rows is unknown, too."""
         return self.server.undated_since is not None
 
     @property
     def asking(self) -> tuple[Pass, ...]:
-        """The passes that may ask; re-reads wait for the server's clock."""
+        """The passes that may ask. While the server's clock is unknown, only live may."""
         return self.passes[:1] if self.undated else self.passes
 
-    def published(self, step: Read, now: Instant, rows: int, took: float) -> None:
-        """The step is done: whoever walks there goes on behind its window."""
+    def published(self, step: Read, now: Instant, row_count: int, took_seconds: float) -> None:
+        """Note that the step is done. Its pass goes on behind the window."""
         if step.pass_ is BACKFILLING:
-            self.stride.answered(step.window, now, rows, took)
+            self.stride.answered(step.window, now, row_count, took_seconds)
         elif step.pass_ is LATE:
-            self.second.stride.answered(step.window, now, rows, took)
+            self.second.stride.answered(step.window, now, row_count, took_seconds)
         else:
-            self.pace.answered(step, now, rows, took)
+            self.pace.answered(step, now, row_count, took_seconds)
         self.failing_window.answered(step)
         if self.attempt:
             self.pace.repair.hurry()
@@ -235,7 +239,7 @@ class LoopState:
         self.attempt, self.step = 0, None
 
     def aside(self, step: Read) -> Repair | Stride | Second | None:
-        """Who reads that window beside the passes; None = a pass does."""
+        """Return what reads the window of the step beside the passes; None = a pass reads it."""
         if step.pass_ is LATE:
             return self.second
         if step.pass_ is REPAIRING:

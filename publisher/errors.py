@@ -1,17 +1,19 @@
-"""What can go wrong, named by what must be done next.
+"""The errors of the service, and the reasons that metrics and logs give for them.
+
+The class of an error says what must happen next; its `Reason` says why it happened.
 
     PublisherError
-    ├── SettingsError       stop with exit code 2; a person corrects the settings
-    ├── StepError           nothing was published: the same step is tried again
-    │   ├── Transient       heals by itself: short, growing pause
-    │   ├── TooLarge        ask for less: the window is narrowed
-    │   └── NeedsOperator   a person must act: error level, the cursor stays where it is
-    └── StateUncertain      what we believe about the log may be wrong: restore first
+    ├── SettingsError       the service stops with exit code 2; a person corrects the settings
+    ├── StepError           nothing was published; the same step is tried again
+    │   ├── Transient       heals by itself; the pause is short and grows
+    │   ├── TooLarge        the window is narrowed, so the next request asks for less
+    │   └── NeedsOperator   a person must act; the log level is error, the cursor stays
+    └── StateUncertain      what we believe about the log may be wrong; it is restored first
         ├── OutcomeUnknown  the transaction may or may not have happened
-        └── Fenced          somebody else has taken over the transactional id
+        └── Fenced          another process has taken over the transactional id
 
-Every text is written for the person who reads it in a log: what, where, what
-to do. None may hold a token, a password, or anything from a message.
+Every text is for the person who reads the log: it says what happened, where, and what to do.
+No text may hold a token, a password, or anything from a message.
 """
 
 import traceback
@@ -19,7 +21,7 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """Where a step failed; a metric label, hence a closed set."""
+    """Where a step failed. It is a metric label, hence a closed set."""
 
     READ = "read"
     PARSE = "parse"
@@ -29,14 +31,14 @@ class Stage(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a step failed; a metric label, hence a closed set."""
+    """Why a step failed. It is a metric label, hence a closed set."""
 
-    # the way to the API
+    # the connection to the API
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
     CONNECTION_LOST = "connection_lost"
     REDIRECTED = "redirected"
-    # what the API said
+    # the answer of the API
     TOKEN_MISSING = "token_missing"  # noqa: S105 - a reason, no secret
     TOKEN_REFUSED = "token_refused"  # noqa: S105
     TOKEN_BUSY = "token_busy"  # noqa: S105
@@ -69,21 +71,21 @@ class Reason(StrEnum):
     STATE_FORMAT = "state_format"
     STATE_RENAMED = "state_renamed"
     ZONE_CHANGED = "zone_changed"
-    # us
+    # the service itself
     UNEXPECTED = "unexpected"
 
 
 class PublisherError(Exception):
-    """The root; never raised itself."""
+    """The base class of all errors of the service. It is never raised itself."""
 
     stage: Stage
     reason: Reason
     needs_person = False
-    """Without somebody's action it will not end."""
+    """The error lasts until a person acts."""
 
 
 class SettingsError(PublisherError):
-    """Settings that cannot work; carries one line per problem."""
+    """Settings that cannot work. `problems` holds a line per problem."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -91,7 +93,7 @@ class SettingsError(PublisherError):
 
 
 class StepError(PublisherError):
-    """Nothing was published; the caller tries the same step again."""
+    """Nothing was published. The caller tries the same step again."""
 
     def __init__(
         self, stage: Stage, reason: Reason, text: str, *, retry_after: float | None = None
@@ -100,31 +102,31 @@ class StepError(PublisherError):
         self.stage = stage
         self.reason = reason
         self.retry_after = retry_after
-        """Seconds that the other side asked us to wait, or None."""
+        """Seconds that the server asked us to wait, or None."""
 
 
 class Transient(StepError):  # noqa: N818 - named by what to do next
-    """Heals by itself: try again after a short, growing pause."""
+    """The fault heals by itself. The step is tried again after a short, growing pause."""
 
 
 class TooLarge(StepError):  # noqa: N818
-    """The window holds more than one answer or one transaction can carry: ask for less."""
+    """The window holds more than an answer or a transaction can carry. Less must be asked for."""
 
 
 class NeedsOperator(StepError):  # noqa: N818
-    """A person must act; until then the cursor stays and the step is tried at long intervals."""
+    """A person must act. Until then the cursor stays, and the step is tried at long intervals."""
 
     needs_person = True
 
 
 class StateUncertain(PublisherError):  # noqa: N818
-    """What we believe about the log may be wrong: throw the producer away and restore."""
+    """What we believe about the log may be wrong. The producer is discarded, the state restored."""
 
     stage = Stage.COMMIT
 
 
 class OutcomeUnknown(StateUncertain):
-    """The transaction may or may not have been committed; only the log can tell."""
+    """The transaction may or may not have been committed. Only the log shows which."""
 
     def __init__(
         self, reason: Reason, text: str, *, needs_person: bool = False, overloaded: bool = False
@@ -133,18 +135,18 @@ class OutcomeUnknown(StateUncertain):
         self.reason = reason
         self.needs_person = needs_person
         self.overloaded = overloaded
-        """Kafka took the records too slowly: the next window should be smaller."""
+        """Kafka accepted the records too slowly, so the next window should be smaller."""
 
 
 class Fenced(StateUncertain):
-    """Another process has taken over our transactional id and written under it."""
+    """Another process has taken over our transactional id and has written under it."""
 
     reason = Reason.FENCED
     needs_person = True
 
 
 def unexpected(error: Exception) -> Transient:
-    """A mistake of ours, reported by type and place only: its text may hold anything."""
+    """Wrap a bug of ours. It is reported by type and place only: its text may hold anything."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
     return Transient(
@@ -155,7 +157,7 @@ def unexpected(error: Exception) -> Transient:
 
 
 def history_lost(state_topic: str) -> NeedsOperator:
-    """There are events that no state explains."""
+    """The error for a messages topic that holds events, while the state topic holds no state."""
     return NeedsOperator(
         Stage.RESTORE,
         Reason.STATE_LOST,

@@ -1,8 +1,8 @@
-"""Ask for one window and classify the answer.
+"""Asks for the window of a step and classifies the answer.
 
-An answer that can be used is returned. Every other answer becomes an error that says what to do:
-wait, ask for less, or call a person. What the answer shows besides its rows (its date, the quota,
-a record count that cannot be true) is remembered in `LoopState` and reported.
+A usable answer is returned. Every other answer becomes an error that says what to do: wait, ask
+for less, or call a person. An answer shows more than its rows: its date, the quota, a record count
+that cannot be true. `LoopState` remembers these facts, and signals report them.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from publisher.wolkvox.responses import Classification, Verdict
 from publisher.wolkvox.server_clock import LARGEST, UNDATED_POLLS, too_large
 
 AGAIN_AFTER: Final = 2.0
-"""Seconds until a damaged answer is asked for again."""
+"""Seconds before the window of a damaged answer is asked for again."""
 QUOTA_LIMIT: Final = 1.0
-"""Seconds for a question about the quota, even where another request is due sooner."""
+"""Seconds that a question about the quota may take, even if another request is due sooner."""
 
 
 class Undecodable(Transient):
-    """The narrowest window has brought the same bytes twice, and no decoder reads them."""
+    """The narrowest window returned the same bytes twice, and no decoder reads them."""
 
     def __init__(self, text: str, answer: Answer) -> None:
         super().__init__(Stage.READ, Reason.NOT_UNDERSTOOD, text)
@@ -39,23 +39,23 @@ class Undecodable(Transient):
 async def ask(
     context: OperationContext, loop_state: LoopState, step: Read, now: Instant
 ) -> tuple[Answer, Classification]:
-    """The answer for the window of a step, if it can be used. Raises StepError otherwise.
+    """Return the answer for the window of a step. Raises StepError if it cannot be used.
 
-    `now` is the server's time, as far as we know it. Nothing later is asked for.
+    `now` is the server's time, as far as we know it. The request asks for nothing later.
     """
     narrowest = step.window.width <= NARROWEST
     answer, classification = await _answer(context, loop_state, step, now)
     if classification.verdict is Verdict.NOT_UNDERSTOOD:
-        first = examine(answer)
-        if first is not None and (first.readable or narrowest):
+        first_examined = examine(answer)
+        if first_examined is not None and (first_examined.readable or narrowest):
             await context.clock.sleep(min(AGAIN_AFTER, context.settings.poll_every.total_seconds()))
             del answer
             answer, classification = await _answer(context, loop_state, step, now)
             if classification.verdict is Verdict.NOT_UNDERSTOOD:
-                second = examine(answer)
-                if second is not None and second.confirms(first):
-                    classification = _counted(context, loop_state, step, second.classification)
-                    if not second.readable:
+                examined = examine(answer)
+                if examined is not None and examined.confirms(first_examined):
+                    classification = _counted(context, loop_state, step, examined.classification)
+                    if not examined.readable:
                         raise Undecodable(classification.text, answer)
     date = responses.server_time(answer)
     match classification.verdict:
@@ -87,7 +87,11 @@ async def ask(
 
 
 def share_wait(context: OperationContext, loop_state: LoopState, step: Read | None = None) -> float:
-    """Seconds that the hour's share of the quota makes the step's request wait, or any other."""
+    """Return the seconds that a request must wait for the hour's share of the quota.
+
+    It is the request of `step`, or without a step any request but a poll of live. A hint is given
+    when the share has just been used up.
+    """
     now = context.clock.elapsed()
     if loop_state.quota.runs_short(now):
         context.emit(
@@ -104,12 +108,12 @@ def share_wait(context: OperationContext, loop_state: LoopState, step: Read | No
 async def _answer(
     context: OperationContext, loop_state: LoopState, step: Read, now: Instant
 ) -> tuple[Answer, Classification]:
-    """Ask once, and notice what the answer says besides its rows."""
+    """Ask once, and note what the answer shows besides its rows."""
     narrowest = step.window.width <= NARROWEST
-    budget = responses.MAX_BYTES if narrowest else context.settings.max_response_bytes
+    max_bytes = responses.MAX_BYTES if narrowest else context.settings.max_response_bytes
     loop_state.quota.asking(context.clock.elapsed(), live=step.pass_.label == LIVE)
     try:
-        answer = await context.source.read(request_for(step.window, context.zone, budget, now))
+        answer = await context.source.read(request_for(step.window, context.zone, max_bytes, now))
     except StepError:
         share = loop_state.quota.share
         context.emit(RequestAnswered(context.operation, "failed", 0.0, 0, None, hour_share=share))
@@ -128,10 +132,8 @@ async def _answer(
             hour_share=loop_state.quota.share,
         )
     )
-    if date or classification.verdict in (
-        Verdict.USE,
-        Verdict.EMPTY,
-    ):  # a proxy's own answer says nothing
+    # An answer without a date that is no report may come from a proxy, which shows nothing.
+    if date or classification.verdict in (Verdict.USE, Verdict.EMPTY):
         _notice_dates(context, loop_state, dated=date is not None)
     _notice_404s(context, loop_state, classification)
     _notice_rows(context, loop_state, classification)
@@ -142,39 +144,42 @@ async def _answer(
 
 
 async def ask_quota(context: OperationContext, loop_state: LoopState, spare_seconds: float) -> None:
-    """Ask how much of the daily quota is used; a server that does not answer disturbs nothing.
+    """Ask how much of the daily quota is used. A server that does not answer disturbs nothing.
 
-    `spare_seconds`: until another request is due. It is not delayed by more than a second: the
-    question is given up then, because two requests must never be in flight.
+    `spare_seconds`: the time until the next request is due. The question delays that request by a
+    second at most. Then it is cancelled, because two requests must never be in flight.
     """
     ends_at = context.clock.elapsed() + max(spare_seconds, QUOTA_LIMIT)
     loop_state.quota.asking(context.clock.elapsed(), live=False)
     question = asyncio.ensure_future(context.source.token_info())
-    numbers, busy = None, 0.0
+    numbers, busy_seconds = None, 0.0
     try:
         await context.wait(question, ends_at - context.clock.elapsed())
         if question.done():
             numbers = quota.told_by(question.result())
     except StepError as error:
-        busy = error.retry_after or 0.0
+        busy_seconds = error.retry_after or 0.0
     finally:
         question.cancel()
-        await asyncio.wait([question])  # only then it is no longer on the wire
+        await asyncio.wait([question])  # until then it may still be in flight
     loop_state.quota.asked(loop_state.server.now(context.clock.now()), numbers)
     if numbers is not None:
         used, limit = numbers
         context.emit(QuotaTold(context.operation, used, limit))
-    # The server may still be working on the question, and refuses a second one at a time.
-    await context.clock.sleep(max(0.0, min(busy, ends_at - context.clock.elapsed())))
+    # The server may still work on the question, and it refuses a second request meanwhile.
+    await context.clock.sleep(max(0.0, min(busy_seconds, ends_at - context.clock.elapsed())))
 
 
 def _counted(
     context: OperationContext, loop_state: LoopState, step: Read, classification: Classification
 ) -> Classification:
-    """The judgement by what is known of the report's counter; said once."""
-    new = loop_state.counts.largest is None
+    """Return the classification, corrected by what we know about the report's record counter.
+
+    When the counter is first proven to lie, a hint says so, once.
+    """
+    was_trusted = loop_state.counts.largest is None
     classification = loop_state.counts.settled(step.pass_.name, step.window, classification)
-    if new and loop_state.counts.largest and not loop_state.counter_told:
+    if was_trusted and loop_state.counts.largest and not loop_state.counter_told:
         loop_state.counter_told = True
         context.emit(
             HintGiven(
@@ -189,7 +194,7 @@ def _counted(
 def _notice_404s(
     context: OperationContext, loop_state: LoopState, classification: Classification
 ) -> None:
-    """Only 404s for implausibly long may be a server without the report."""
+    """Report a run of 404s that is implausibly long: the server may lack the report."""
     if not classification.not_found:
         loop_state.only_404_since = None
         return
@@ -203,12 +208,12 @@ def _notice_404s(
 def _notice_rows(
     context: OperationContext, loop_state: LoopState, classification: Classification
 ) -> None:
-    """An operation that has never shown a row may have a wrong zone, or be another one."""
-    seen = bool(classification.data) or (
+    """Hint at an operation that never showed a row: its zone may be wrong, or its server."""
+    has_rows = bool(classification.data) or (
         loop_state.state is not None and len(loop_state.state.ledger) > 0
     )
     now, poll_every = context.clock.now(), context.settings.poll_every
-    since = loop_state.punctuality.never_a_row(now, poll_every, seen=seen)
+    since = loop_state.punctuality.never_a_row(now, poll_every, seen=has_rows)
     if since:
         context.emit(
             HintGiven(
@@ -221,7 +226,7 @@ def _notice_rows(
 
 
 def _notice_dates(context: OperationContext, loop_state: LoopState, *, dated: bool) -> None:
-    """Without a date for long nobody knows the server's clock."""
+    """Report that answers have lacked a date for long, so the server's clock is unknown."""
     patience = context.settings.poll_every * UNDATED_POLLS
     since = loop_state.server.undated(context.clock.now(), usable=dated, patience=patience)
     if since:
@@ -229,5 +234,6 @@ def _notice_dates(context: OperationContext, loop_state: LoopState, *, dated: bo
 
 
 def _error(kind: type[StepError], classification: Classification) -> StepError:
+    """Return an error of this class with the text and the reason of the classification."""
     reason = classification.reason or Reason.NOT_UNDERSTOOD
     return kind(Stage.READ, reason, classification.text, retry_after=classification.retry_after)

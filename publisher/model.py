@@ -1,7 +1,7 @@
-"""The values that every other room speaks of. Imports nothing of ours.
+"""The values that all packages of the service share. This module imports none of them.
 
-An *instant* is always an aware `datetime` in UTC. Zone-less local times exist
-only as text inside requests and rows; `wolkvox/timezone.py` is their one translator.
+An *instant* is always an aware `datetime` in UTC. Local times without a zone exist only as text in
+requests and rows. Only `wolkvox/timezone.py` translates between the two.
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -18,7 +18,7 @@ DAY = timedelta(days=1)
 
 
 def iso(instant: Instant) -> str:
-    """RFC 3339 in UTC with `Z`, microseconds only where there are any."""
+    """Return RFC 3339 text in UTC with `Z`. Microseconds appear only if they are not zero."""
     return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -43,12 +43,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one pass has come."""
+    """How far a pass has come."""
 
     cursor: Instant
-    """Everything before is settled: published, and read late enough not to be read again."""
+    """All time before is settled: published, and read late enough not to be read again."""
     covered_until: Instant
-    """Everything before has been read at least once."""
+    """All time before has been read at least once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class Unconfirmed:
 
     window: Window
     due: Instant
-    """From then on it may be read a second time."""
+    """From this instant on it may be read a second time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """How a pass walks: as far behind now as `delay`, in rounds that begin every `cadence`."""
+    """How a pass walks: at a distance of `delay` behind now, with a round every `cadence`."""
 
     delay: timedelta
     cadence: timedelta
@@ -70,20 +70,20 @@ class Rhythm:
 
 @dataclass(frozen=True, slots=True)
 class HourShare:
-    """What is left of the requests that an hour may cost beside polls, and how it comes back."""
+    """How many requests besides polls an hour may still cost, and how fast they come back."""
 
     left: float
     size: float
     fill_seconds: float
-    """Until one more may be made."""
+    """Seconds until another request comes back."""
 
     def left_after(self, seconds: float) -> int:
-        """How many may be made at once, if none was made since; 0 = all but polls wait."""
+        """How many requests may be made at once, so many idle seconds later; 0 = only polls may."""
         return int(min(self.size, self.left + max(seconds, 0.0) / self.fill_seconds))
 
 
 class Standing(StrEnum):
-    """What a backfill does."""
+    """The status of a backfill."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -93,70 +93,70 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """A fixed range that a person asked for, and how far it is."""
+    """A fixed range of history that a person asked for, and how far it has been read."""
 
     id: str
     start: Instant
     end: Instant
     again: bool
-    """What was published before it was taken up is published once more."""
+    """Messages that were published before `since` are published once more."""
     cursor: Instant
     standing: Standing
     since: int
-    """Sequence number of the commit that took it up."""
+    """Sequence number of the commit that accepted the request."""
     rows: int = 0
     new: int = 0
     skipped_seconds: int = 0
-    """How much of its range it passes over, because what was published of it is forgotten."""
+    """How much of its range it skips, because what was published of it is forgotten."""
 
     @property
     def active(self) -> bool:
-        """It may still read its range."""
+        """Whether it may still read its range."""
         return self.standing in (Standing.RUNNING, Standing.PAUSED)
 
     @property
     def remaining(self) -> timedelta:
-        """How much time of its range is still to be read; nothing once it has ended."""
+        """How much of its range is still to be read; zero once it has ended."""
         return self.end - self.cursor if self.active else timedelta()
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to the report, as the API wants it asked."""
+    """A request to the report, in the terms of the API."""
 
     date_ini: str
-    """Local time of the operation, `YYYYmmddHHiiss`; may be exclusive or inclusive (unknown)."""
+    """Local time of the operation, `YYYYmmddHHiiss`. Whether it is inclusive is unknown."""
     date_end: str
     max_bytes: int
-    """Largest decompressed body that is kept; a longer one is read to its end and discarded."""
+    """The longest decompressed body that is kept. A longer one is read to its end and discarded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back over HTTP, before anybody has judged it."""
+    """What came back over HTTP, before it is classified."""
 
     status: int
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes
     sent_at: Instant
-    """By our own clock, like `received_at`."""
+    """By our own clock, as `received_at` is."""
     received_at: Instant
-    """When the status line and the headers were there."""
+    """When the status line and the headers had arrived."""
     took: float
     """Seconds from sending to the last byte."""
     oversized: bool = False
-    """The body was longer than the request's `max_bytes`; `body` is then empty."""
+    """The body was longer than the request's `max_bytes`. Then `body` is empty."""
 
 
 Record: TypeAlias = tuple[int, bytes]
-"""Partition hash of one Kafka record, and its key, value and headers as Kafka writes them: see
-`events/kafka_record.py`. The partition is the hash (not negative) modulo the number of partitions.
-A plain tuple: there is one per message."""
+"""The partition hash of a Kafka record, and its key, value and headers as Kafka writes them (see
+`events/kafka_record.py`). The partition is the hash, which is not negative, modulo the number of
+partitions. It is a plain tuple because every message has such a record."""
 
 
 class StateRecord(NamedTuple):
-    """One record of the state topic; without a value it is a tombstone."""
+    """A record of the state topic. Without a value it is a tombstone."""
 
     key: bytes
     value: bytes | None
@@ -164,38 +164,38 @@ class StateRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """All that one window publishes: one Kafka transaction, or nothing.
+    """All that a window publishes: a single Kafka transaction, or nothing.
 
-    The iterators are consumed once, while the record batches are built and
-    before the transaction begins.
+    The iterators are consumed once, while the record batches are built and before the transaction
+    begins.
     """
 
     operation: str
     follows: int | None
-    """Sequence number of the checkpoint this batch was computed from, None before the first;
-    a log that has moved on refuses the batch."""
+    """Sequence number of the checkpoint from which this batch was computed; None = it is the first.
+    A log with a later checkpoint refuses the batch."""
     sequence: int
     """Sequence number of the checkpoint that this batch writes."""
     state: Sequence[StateRecord]
     events: Iterator[Record] = field(default_factory=lambda: iter(()))
     dead_letters: Iterator[Record] = field(default_factory=lambda: iter(()))
     revisions: Iterator[Record] = field(default_factory=lambda: iter(()))
-    """What a window shows otherwise than it was told last; consumed once, too."""
+    """Messages that the window shows with other content than was published last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What the log holds of an operation."""
+    """What Kafka holds of an operation."""
 
     records: MutableMapping[bytes, bytes]
-    """The live records of its state; empty = never published."""
+    """The live records of its state; empty = it has never published."""
     history_lost: bool
-    """There is no state, yet the messages topic holds events that must have had one."""
+    """There is no state, but the messages topic holds events that must have had a state."""
     newest_published: int = -1
-    """Greatest transaction number that the last events of the operation bear; -1 = none seen."""
+    """The greatest transaction number in the last events of the operation; -1 = no events."""
     topic_unused: bool = False
-    """The messages topic holds no record, and none was deleted from it."""
+    """The messages topic holds no record and never held any."""
     goes_on_as: str = ""
-    """There is no state, yet another operation once had this name, and makes its ids of it."""
+    """There is no state, but this operation once had the name, and derives its ids from it."""
     topic_readable: bool = True
-    """The messages topic may be read, so that a state that was set back is noticed."""
+    """The messages topic may be read. Only then a state that was set back is detected."""

@@ -1,8 +1,8 @@
 """The main flow: read a window of the report, publish what is new in it, go on.
 
-`run` is the life of one operation. It reaches the report, Kafka and the clock only through the
-ports in `context.py`. Pure functions in `schedule/`, `events/` and `state/` decide what to ask,
-what to publish and how long to wait.
+`run` is the whole life of an operation. It reaches the report, Kafka and the clock only through
+the ports in `context.py`. Pure functions in `schedule/`, `events/` and `state/` decide what to
+ask, what to publish and how long to wait.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ from publisher.wolkvox import responses
 from publisher.wolkvox.responses import Verdict
 
 STEP_LIMIT: Final = 420.0
-"""Seconds a step may take at most, the sum of its bounded waits; longer = the loop hangs."""
+"""The longest that a step may take, the sum of its bounded waits. A longer step means a hang."""
 
 
 async def run(context: OperationContext) -> None:
@@ -63,6 +63,7 @@ async def run(context: OperationContext) -> None:
 
 
 async def _walk(context: OperationContext, loop_state: LoopState) -> None:
+    """Do the most urgent step again and again: read a window, ask for the quota, or wait."""
     while not context.clock.stopping:
         context.beat(STEP_LIMIT)
         try:
@@ -70,25 +71,25 @@ async def _walk(context: OperationContext, loop_state: LoopState) -> None:
             loop_state.state = await begin_earlier(context, loop_state, loop_state.state)
             await apply_backfill_requests(context, loop_state, loop_state.state)
             now = loop_state.server.now(context.clock.now())
-            spare = share_wait(context, loop_state)
-            quota_low = loop_state.undated or spare > 0 or loop_state.quota.holds_back(now)
-            due = loop_state.next_step(
-                loop_state.state, now, quota_low=quota_low, live_first=spare > 0,
+            share_seconds = share_wait(context, loop_state)
+            quota_low = loop_state.undated or share_seconds > 0 or loop_state.quota.holds_back(now)
+            next_step = loop_state.next_step(
+                loop_state.state, now, quota_low=quota_low, live_first=share_seconds > 0,
                 history=not (quota_low or loop_state.quota.due(now)),
             )  # fmt: skip
-            match due:
-                case Read() if spare and not loop_state.quota.was_asked:
-                    await ask_quota(
-                        context, loop_state, 0
-                    )  # perhaps the day's quota is a larger one
-                case Read() as step if delay := share_wait(context, loop_state, step):
-                    await _sleep(context, min(delay, LOOK_EVERY), loop_state.look)
-                case Wait(until) if loop_state.quota.due(now) and not spare:
+            match next_step:
+                case Read() if share_seconds and not loop_state.quota.was_asked:
+                    # The day's quota may be larger than we assume.
+                    await ask_quota(context, loop_state, 0)
+                case Read() as step if step_seconds := share_wait(context, loop_state, step):
+                    await _sleep(context, min(step_seconds, LOOK_EVERY), loop_state.look)
+                case Wait(until) if loop_state.quota.due(now) and not share_seconds:
                     await ask_quota(context, loop_state, (until - now).total_seconds())
                 case Wait(until):
-                    wait = min(until - now, context.settings.poll_every).total_seconds()
-                    looks = spare or context.backfill_requests is not None
-                    await _sleep(context, min(wait, LOOK_EVERY) if looks else wait, loop_state.look)
+                    seconds = min(until - now, context.settings.poll_every).total_seconds()
+                    looks_often = share_seconds or context.backfill_requests is not None
+                    seconds = min(seconds, LOOK_EVERY) if looks_often else seconds
+                    await _sleep(context, seconds, loop_state.look)
                 case Read() as step:
                     match loop_state.failing_window.next(step):
                         case Next.ASK:
@@ -99,7 +100,7 @@ async def _walk(context: OperationContext, loop_state: LoopState) -> None:
                             await park(context, loop_state, loop_state.state)
         except PublisherError as error:
             await _recover(context, loop_state, error)
-        except Exception as error:  # a bug must not end the service either
+        except Exception as error:  # even a bug must not end the service
             await _recover(context, loop_state, unexpected(error))
 
 
@@ -108,49 +109,53 @@ async def publish(
 ) -> Read | None:
     """Read one window and commit what is new in it.
 
-    1. Ask for the window, or for as much of it as one request may ask.
-    2. Identify the rows, and keep those that the ledger does not hold.
-    3. Commit events, dead letters, journal and checkpoint in one transaction.
+    1. Ask for the window, or for as much of it as a request may ask.
+    2. Identify the rows, and keep the rows that the ledger does not hold.
+    3. Commit events, dead letters, journal and checkpoint in a single transaction.
     4. Only then update the memory: ledger, cursors, window width.
     5. Report what was published.
 
     A failure before step 3 leaves no trace, so the caller may try again. After a failure in step 3
     only a restore shows what happened.
 
-    Returns the step that was done; None = the start of the operation must move first.
+    Returns the step that was done, or None if the start of the operation must move first.
     """
-    # 1.
+    # 1. Ask for the window.
     loop_state.step = step = askable(step, context.zone, loop_state.longest)
     asked_at = loop_state.server.now(context.clock.now())
     answer, classification = await ask_or_keep(context, loop_state, state, step, asked_at)
     if earlier_start(state.checkpoint, loop_state.server.start_skew, loop_state.newest_published):
         return None  # `begin_earlier` moves the start
-    # 2.
-    sent = loop_state.server.now(answer.sent_at)
-    # No later than the date of the answer, whatever our clock has done in between.
+    # 2. Identify the rows.
+    sent_at = loop_state.server.now(answer.sent_at)
+    # `now` is no later than the date of the answer, even if our clock has jumped meanwhile.
     covered = state.checkpoint.live.covered_until
-    now = min(sent, responses.server_time(answer) or loop_state.server.lived_until(sent, covered))
-    # Time counts as read only if it was asked for, has passed, and is as old as the pass wants it.
+    now = min(
+        sent_at, responses.server_time(answer) or loop_state.server.lived_until(sent_at, covered)
+    )
+    # Time counts as read only if it was asked for, has passed, and is as old as the pass requires.
     covered_until = min(step.window.end, asked_at, now - step.pass_.delay)
     publication = prepare(
         state, step, answer, classification, context.zone, Limits.of(context.settings),
         now=now, covered_until=covered_until,
         possibly_cut=classification.verdict is Verdict.TOO_LARGE,
     )  # fmt: skip
-    # 3.
-    took = await commit(context, publication.batch)
-    # 4.
+    # 3. Commit.
+    commit_seconds = await commit(context, publication.batch)
+    # 4. Update the memory.
     loop_state.server.saw(publication.occurred)
     state.apply(publication.successor, context.settings.horizon)
     if covered_until < step.window.end:
         step = replace(step, ends_round=True)  # the next round begins at the cursor
-    loop_state.published(step, sent, publication.rows, answer.took + took)
-    # 5.
+    loop_state.published(step, sent_at, publication.rows, answer.took + commit_seconds)
+    # 5. Report.
     committed_at, live = loop_state.server.now(context.clock.now()), state.checkpoint.live
     if step.pass_.label in (LIVE, REREAD):
-        off = loop_state.punctuality.notice(publication.occurred, committed_at, live.covered_until)
-        if off is not None:
-            context.emit(DatesOff(context.operation, off.total_seconds()))
+        offset = loop_state.punctuality.notice(
+            publication.occurred, committed_at, live.covered_until
+        )
+        if offset is not None:
+            context.emit(DatesOff(context.operation, offset.total_seconds()))
     context.emit(
         WindowPublished(
             operation=context.operation,
@@ -172,7 +177,7 @@ async def publish(
             ledger_ids=len(state.ledger),
             next_width=loop_state.pace.width,
             request_seconds=answer.took,
-            commit_seconds=took,
+            commit_seconds=commit_seconds,
             backfills=state.checkpoint.backfills,
             unconfirmed=state.checkpoint.unconfirmed,
         )
@@ -183,12 +188,12 @@ async def publish(
 
 
 async def begin(context: OperationContext, loop_state: LoopState) -> State:
-    """Take over the operation and restore its state. Its very first start makes the start durable.
+    """Take over the operation and restore its state. The very first time, make its start durable.
 
     The first checkpoint is committed before the first request. So a start of "now" still means the
     same instant after a crash or a wrong token.
     """
-    began = context.clock.elapsed()
+    began_at = context.clock.elapsed()
     restored = await context.log.restore()
     revisions = bool(context.settings.revisions_topic)
     state_topic = context.settings.state_topic
@@ -197,8 +202,8 @@ async def begin(context: OperationContext, loop_state: LoopState) -> State:
     first_start = state is None
     if state is None:
         start = start_instant(context.settings.start, loop_state.server.now(context.clock.now()))
-        names = [pass_.name for pass_ in loop_state.passes]
-        state = await _begin_at(context, start, names, None, restored.newest_published + 1)
+        pass_names = [pass_.name for pass_ in loop_state.passes]
+        state = await _begin_at(context, start, pass_names, None, restored.newest_published + 1)
     elif events_gone(state, restored):
         topic = context.settings.messages_topic.replace("{operation}", context.operation)
         if not loop_state.events_gone_reported:
@@ -227,7 +232,7 @@ async def begin(context: OperationContext, loop_state: LoopState) -> State:
             gaps=state.checkpoint.gaps,
             journal_entries=len(state.journal),
             ledger_ids=len(state.ledger),
-            took_seconds=context.clock.elapsed() - began,
+            took_seconds=context.clock.elapsed() - began_at,
             backfills=state.checkpoint.backfills,
             unconfirmed=state.checkpoint.unconfirmed,
             rhythms={pass_.name: Rhythm(pass_.delay, pass_.cadence) for pass_ in loop_state.passes},
@@ -250,13 +255,16 @@ async def begin_earlier(context: OperationContext, loop_state: LoopState, state:
 async def _begin_at(
     context: OperationContext,
     start: Instant,
-    passes: Iterable[str],
+    pass_names: Iterable[str],
     follows: int | None,
     sequence: int,
 ) -> State:
-    """Commit the first checkpoint of an operation that begins at `start`."""
+    """Commit the first checkpoint of an operation that begins at `start`.
+
+    `sequence` is its sequence number, `follows` that of the checkpoint before it, if there is any.
+    """
     state, record = first(
-        context.operation, context.zone.name, start, context.settings.start, passes, sequence
+        context.operation, context.zone.name, start, context.settings.start, pass_names, sequence
     )
     await commit(context, Batch(context.operation, follows, sequence, [record]))
     return state
@@ -266,10 +274,10 @@ async def _recover(context: OperationContext, loop_state: LoopState, error: Publ
     """Report the failure, decide what it means for the next steps, and wait."""
     step, loop_state.step = loop_state.step, None
     overloaded = isinstance(error, OutcomeUnknown) and error.overloaded
-    aside = None if step is None else loop_state.aside(step)
-    if step is not None and aside is not None:
+    reader = None if step is None else loop_state.aside(step)
+    if step is not None and reader is not None:  # no pass waits for this window
         now = loop_state.server.now(context.clock.now())
-        aside.failed(step.window, now, halve=overloaded or own(error))
+        reader.failed(step.window, now, halve=overloaded or own(error))
         if isinstance(error, StepError) and error.stage in (Stage.READ, Stage.PARSE):
             failure = RepairFailed(
                 context.operation,
@@ -294,7 +302,8 @@ async def _recover(context: OperationContext, loop_state: LoopState, error: Publ
     loop_state.attempt += 1
     if isinstance(error, StateUncertain) or error.stage is Stage.LOOP:
         loop_state.state = None
-    # A window that is proven to fail alone is parked now, unless the server is still busy with it.
+    # A window that is proven to fail alone is parked next. So the pause is short, unless the server
+    # is still busy with it.
     attempt = 1 if loop_state.failing_window.proven else loop_state.attempt
     seconds = pause(error, attempt, context.settings.poll_every, context.jitter())
     context.emit(
@@ -314,6 +323,6 @@ async def _recover(context: OperationContext, loop_state: LoopState, error: Publ
 async def _sleep(
     context: OperationContext, seconds: float, look: asyncio.Future[Any] | None = None
 ) -> None:
-    """Wait, or until `look`, the read of the commands topic, is done."""
+    """Wait so many seconds, or until `look` is done: the read of the commands topic."""
     context.beat(seconds + STEP_LIMIT)
     await (context.clock.sleep(seconds) if look is None else context.wait(look, seconds))

@@ -1,7 +1,7 @@
-"""Set aside what cannot be read, so that the rest is still published.
+"""Sets aside what cannot be read, so that the rest is still published.
 
-A window that fails alone while others answer becomes a gap. Bytes that no decoder can read go to
-the dead letters. Both are read again later.
+A window that fails while other windows answer becomes a gap. Bytes that no decoder can read go to
+the dead letters. Both windows are read again later.
 """
 
 from publisher.commit import commit, commit_state
@@ -17,10 +17,10 @@ from publisher.wolkvox.responses import Classification
 
 
 async def probe(context: OperationContext, loop_state: LoopState, state: State, step: Read) -> None:
-    """Ask for another window than the failing one, to prove that others can be read."""
-    other = loop_state.failing_window.probe(step, state.checkpoint.gaps)
-    await ask(context, loop_state, other, loop_state.server.now(context.clock.now()))
-    loop_state.failing_window.answered(other)
+    """Ask for another window than the failing window, to prove that other windows can be read."""
+    probe_step = loop_state.failing_window.probe(step, state.checkpoint.gaps)
+    await ask(context, loop_state, probe_step, loop_state.server.now(context.clock.now()))
+    loop_state.failing_window.answered(probe_step)
 
 
 async def park(context: OperationContext, loop_state: LoopState, state: State) -> None:
@@ -29,7 +29,7 @@ async def park(context: OperationContext, loop_state: LoopState, state: State) -
     loop_state.failing_window.clear()
     now = loop_state.server.now(context.clock.now())
     if step is None or step.window.end > now:
-        return  # our idea of the server's clock was wrong: the future is no gap
+        return  # our estimate of the server's clock was wrong: the future is no gap
     successor = parked(state, step, now, context.settings.horizon)
     await commit_state(context, state, successor)
     loop_state.pace.parked(step, now)
@@ -51,16 +51,16 @@ async def park(context: OperationContext, loop_state: LoopState, state: State) -
 async def ask_or_keep(
     context: OperationContext, loop_state: LoopState, state: State, step: Read, now: Instant
 ) -> tuple[Answer, Classification]:
-    """Ask. Bytes that no decoder can read are written to the dead letters, once.
+    """Ask as `ask` does. Write bytes that no decoder can read to the dead letters, once.
 
-    Their window stays unread and is asked for again.
+    Then the error is raised all the same: the window stays unread and is asked for again.
     """
     try:
         return await ask(context, loop_state, step, now)
     except Undecodable as error:
-        written = kept(state, step, error.answer, Limits.of(context.settings), now)
-        if written is not None:
-            batch, successor = written
+        dead_letter = kept(state, step, error.answer, Limits.of(context.settings), now)
+        if dead_letter is not None:
+            batch, successor = dead_letter
             await commit(context, batch)
             state.apply(successor, context.settings.horizon)
         raise

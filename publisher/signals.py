@@ -1,8 +1,8 @@
-"""What happened inside the service: facts that logs and metrics both listen to.
+"""The signals: facts about what happened inside the service, for logs, metrics and status.
 
-Noun + past participle, units in field names. A listener must not raise, block
-or await. One signal per window, never per message; no field ever holds anything
-from a message.
+A signal is named by a noun and a past participle; its fields carry their units in their names. A
+listener must not raise, block or await. There is a signal per window, never per message. No field
+holds anything from a message.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ class ServiceStarted:
 
 @dataclass(frozen=True, slots=True)
 class HintGiven:
-    """Something looks wrong and stops nothing."""
+    """Something looks wrong, but stops nothing."""
 
     text: str
     operation: str = ""
@@ -37,7 +37,7 @@ class TopicCreated:
 
 @dataclass(frozen=True, slots=True)
 class EventsGone:
-    """The topic lacks events that were published: it was made anew, or lost its end."""
+    """The topic lacks events that were published. It was created anew, or it lost its end."""
 
     topic: str
     operation: str = ""
@@ -49,7 +49,7 @@ class StateRestored:
     first_start: bool
     cursor: Instant
     covered_until: Instant
-    """Of the live pass, like `cursor`."""
+    """Of the live pass, as `cursor` is."""
     passes: Mapping[str, Progress]
     gaps: tuple[Window, ...]
     journal_entries: int
@@ -58,35 +58,35 @@ class StateRestored:
     backfills: tuple[Backfill, ...] = ()
     unconfirmed: tuple[Unconfirmed, ...] = ()
     rhythms: Mapping[str, Rhythm] = field(default_factory=dict)
-    """Of the passes, by the same names."""
+    """The rhythms of the passes, by the same names as in `passes`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestAnswered:
     operation: str
     verdict: str
-    """A member of `upstream.Verdict`, or `failed` when there was no answer."""
+    """A member of `responses.Verdict`, or `failed` if there was no answer."""
     took_seconds: float
     size_bytes: int
     clock_skew_seconds: float | None
-    """The server's clock minus ours; None without a usable Date header."""
+    """The server's clock minus ours; None = the answer had no usable Date header."""
     clock_refused: bool = False
     """The skew is too large to be believed."""
     hour_share: HourShare | None = None
-    """After this request."""
+    """What is left after this request."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransactionEnded:
     operation: str
     result: str
-    """`committed`, `failed` (outcome told by the log) or `fenced`."""
+    """`committed`, `failed` (only the log shows the outcome) or `fenced`."""
     took_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class WindowPublished:
-    """One transaction is durable: all of a window."""
+    """The transaction with all of a window is durable."""
 
     operation: str
     pass_label: str
@@ -95,15 +95,15 @@ class WindowPublished:
     new: int
     duplicate: int
     rejected: Mapping[str, int]
-    """New dead letters by `rows.RejectReason`."""
+    """New dead letters, counted by `rows.RejectReason`."""
     possibly_cut: bool
     lenient: bool
     committed_at: Instant
     occurred: Mapping[str, int]
-    """How many of the new messages occurred at which second (RFC 3339, UTC)."""
+    """The new messages, counted by the second at which they occurred (RFC 3339, UTC)."""
     cursor: Instant
     covered_until: Instant
-    """Of the live pass, like `cursor`."""
+    """Of the live pass, as `cursor` is."""
     passes: Mapping[str, Progress]
     gaps: tuple[Window, ...]
     ledger_ids: int
@@ -111,14 +111,14 @@ class WindowPublished:
     request_seconds: float
     commit_seconds: float
     revised: int = 0
-    """Messages published before, whose change was told; 0 while revisions are off."""
+    """How many earlier messages were published as changed; 0 while revisions are off."""
     backfills: tuple[Backfill, ...] = ()
     unconfirmed: tuple[Unconfirmed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """Nothing was published; the step is tried again."""
+    """Nothing was published. The step is tried again."""
 
     operation: str
     stage: Stage
@@ -127,26 +127,26 @@ class StepFailed:
     needs_person: bool
     retry_in_seconds: float
     attempt: int
-    """From 1."""
+    """Counts from 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowParked:
-    """A window that fails while others answer was set aside: it is one of the gaps now."""
+    """A window that fails while other windows answer was set aside. Now it is a gap."""
 
     operation: str
     pass_label: str
     window: Window
     cursor: Instant
     covered_until: Instant
-    """Of the live pass, like `cursor`."""
+    """Of the live pass, as `cursor` is."""
     passes: Mapping[str, Progress]
     gaps: tuple[Window, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RepairFailed:
-    """A piece of a gap, or of a backfill, could not be read; it is tried again later."""
+    """A window beside the passes (a gap, a backfill, late time) failed. It is tried again later."""
 
     operation: str
     window: Window
@@ -158,7 +158,7 @@ class RepairFailed:
 
 @dataclass(frozen=True, slots=True)
 class BackfillRequestsApplied:
-    """What people want of backfills has changed, and is durable."""
+    """Requests of people for backfills were applied and are durable."""
 
     operation: str
     backfills: tuple[Backfill, ...]
@@ -166,7 +166,7 @@ class BackfillRequestsApplied:
 
 @dataclass(frozen=True, slots=True)
 class WindowNarrowed:
-    """A window was too large to be read or published at once: not an error."""
+    """A window was too large to be read or published at once. This is no error."""
 
     operation: str
     reason: Reason
@@ -176,7 +176,7 @@ class WindowNarrowed:
 
 @dataclass(frozen=True, slots=True)
 class ZoneChanged:
-    """A confirmed change of the time zone is durable; what was read before is among the gaps."""
+    """A confirmed change of the time zone is durable. The gaps hold what was read before."""
 
     operation: str
     before: str
@@ -186,16 +186,16 @@ class ZoneChanged:
 
 @dataclass(frozen=True, slots=True)
 class DatesOff:
-    """For a day no new message was dated near the server's clock: so a wrong zone looks."""
+    """For long no new message had a date near the server's clock. The zone may be wrong."""
 
     operation: str
     off_seconds: float
-    """The nearest date of the last window minus the server's clock."""
+    """The date in the last window that is nearest to the server's clock, minus that clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class NothingFound:
-    """Only 404s for implausibly long: an empty operation, or a server without the report."""
+    """For implausibly long all answers were 404s. The operation is empty, or has no report."""
 
     operation: str
     since: Instant
@@ -203,7 +203,7 @@ class NothingFound:
 
 @dataclass(frozen=True, slots=True)
 class DateMissing:
-    """Answer after answer says nothing usable of the server's clock."""
+    """Answers have had no usable date for long, so the server's clock is unknown."""
 
     operation: str
     since: Instant
@@ -211,19 +211,20 @@ class DateMissing:
 
 @dataclass(frozen=True, slots=True)
 class QuotaTold:
-    """The server told how many of the day's requests are used."""
+    """The server reported how many requests of the day are used."""
 
     operation: str
     used: int
-    """By all tokens of the operation."""
+    """Requests of all tokens of the operation."""
     limit: int
 
 
 @dataclass(frozen=True, slots=True)
 class OffsetsCompared:
-    """High watermark minus last stable offset, summed over the partitions of a topic."""
+    """The high watermarks of topics were compared with their last stable offsets."""
 
     unstable: Mapping[str, int]
+    """By topic: high watermark minus last stable offset, summed over the partitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,7 @@ class StopRequested:
 @dataclass(frozen=True, slots=True)
 class ServiceStopped:
     clean: bool
-    """Every step in hand was finished or abandoned and no transaction is left open."""
+    """All steps were finished or abandoned, and no transaction is left open."""
 
 
 Signal: TypeAlias = (

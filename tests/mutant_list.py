@@ -88,16 +88,16 @@ MUTANTS: Final = [
         f"{RULES} {LOOKS} tests/test_zones_and_clocks.py::"
         "test_a_clock_that_is_put_right_while_the_first_request_is_on_its_way",
         ("now - step.pass_.delay)\n", "now)\n"),
-        ("now = min(sent, responses.server_time(answer)",
-         "now = max(sent, responses.server_time(answer)"),
+        ("now = min(\n        sent_at, responses.server_time(answer)",
+         "now = max(\n        sent_at, responses.server_time(answer)"),
         ("covered_until = min(step.window.end,", "covered_until = max(step.window.end,"),
         (
-            "    took = await commit(context, publication.batch)\n"
-            "    # 4.\n"
+            "    commit_seconds = await commit(context, publication.batch)\n"
+            "    # 4. Update the memory.\n"
             "    loop_state.server.saw(publication.occurred)\n"
             "    state.apply(publication.successor, context.settings.horizon)\n",
             "    state.apply(publication.successor, context.settings.horizon)\n"
-            "    took = await commit(context, publication.batch)\n",
+            "    commit_seconds = await commit(context, publication.batch)\n",
         ),
         ("        await end_look(loop_state)\n", "        pass\n"),
         ("await ask_quota(context, loop_state, (until - now).total_seconds())",
@@ -107,11 +107,11 @@ MUTANTS: Final = [
         "publisher/commit.py",
         RULES,
         (
-            "    await commit(context, Batch(context.operation, before, sequence,"
+            "    await commit(context, Batch(context.operation, follows, sequence,"
             " successor.records))\n"
             "    state.apply(successor, context.settings.horizon)\n",
             "    state.apply(successor, context.settings.horizon)\n"
-            "    await commit(context, Batch(context.operation, before, sequence,"
+            "    await commit(context, Batch(context.operation, follows, sequence,"
             " successor.records))\n",
         ),
     ),
@@ -152,14 +152,14 @@ MUTANTS: Final = [
         ("settled = min(covered_until, now - step.pass_.settle)", "settled = covered_until"),
         ("cursor=max(old.cursor, cursor),", "cursor=cursor,"),
         ("covered_until=max(old.covered_until, covered_until),", "covered_until=covered_until,"),
-        ("covered - pass_.delay * 1.5)", "covered)"),
+        ("covered_until - pass_.delay * 1.5)", "covered_until)"),
         ("joins = step.window.start <= beyond(gaps, old.cursor)", "joins = True"),
         ("elif rows * 2 <= TARGET_ROWS and took <= QUICK and", "elif rows * 2 <= TARGET_ROWS and"),
         ("        if rows > TARGET_ROWS:\n", "        if rows < 0:\n"),
         ("self.positions, self.passed = {LIVE: live_cursor}, {}",
          "self.positions, self.passed = {}, {}"),
         ("if quota_low and pass_.delay else pass_.cadence", "if False else pass_.cadence"),
-        ("return max(min(due, read + cadence), read + min(cadence, SECOND))", "return due"),
+        ("return max(min(due, read_at + cadence), read_at + min(cadence, SECOND))", "return due"),
         ("for age in settings.rereads if age > settings.overlap", "for age in settings.rereads"),
     ),
     *_of(
@@ -188,9 +188,10 @@ MUTANTS: Final = [
         "publisher/schedule/retry.py",
         RETRY,
         ("growth = 2.0 ** min(attempt - 1, 30)", "growth = 1.0"),
-        ("longest = 2 * poll", "longest = 20 * poll"),
-        ("        first = poll / 2\n", "        first = poll * 2\n"),
-        ("spread, asked or 0.0)", "spread, 0.0)"),
+        ("longest_seconds = 2 * poll_seconds", "longest_seconds = 20 * poll_seconds"),
+        ("        first_seconds = poll_seconds / 2\n",
+         "        first_seconds = poll_seconds * 2\n"),
+        ("spread, asked_seconds or 0.0)", "spread, 0.0)"),
     ),
     *_of(
         "publisher/state/ledger.py",
@@ -304,10 +305,10 @@ MUTANTS: Final = [
     *_of(
         "publisher/schedule/quota.py",
         QUOTA,
-        ("self.told_at, self.since = now, 0", "self.told_at = now"),
-        ("now - self.told_at > DAY", "now - self.told_at > DAY * 9"),
+        ("self.answered_at, self.own_count = now, 0", "self.answered_at = now"),
+        ("now - self.answered_at > DAY", "now - self.answered_at > DAY * 9"),
         ("reserve = min(DAY / self.poll_every, self.limit / 2)", "reserve = DAY / self.poll_every"),
-        ("        self.since += 1\n", ""),
+        ("        self.own_count += 1\n", ""),
         ("polls = SCARCE_POLLS if self.holds_back(now) else EVERY_POLLS", "polls = EVERY_POLLS"),
     ),
     *_of(
@@ -322,9 +323,10 @@ MUTANTS: Final = [
     *_of(
         "publisher/wolkvox/server_clock.py",
         CLOCK,
-        ("return ours + min(self.skew, *self.before)", "return ours + self.skew"),
-        ("        if seen > LARGEST:\n", "        if seen > LARGEST * 100:\n"),
-        ("self.skew = max(self.skew, seen) if close else seen", "self.skew = seen"),
+        ("return our_now + min(self.skew, *self.earlier_skews)", "return our_now + self.skew"),
+        ("        if measured_skew > LARGEST:\n", "        if measured_skew > LARGEST * 100:\n"),
+        ("self.skew = max(self.skew, measured_skew) if close else measured_skew",
+         "self.skew = measured_skew"),
     ),
     *_of(
         "publisher/schedule/backfill_pass.py",
@@ -343,7 +345,7 @@ MUTANTS: Final = [
         TRIES,
         ("kept = 0 if self.hurried else 1", "kept = 1"),
         ("kept = 0 if self.hurried else 1", "kept = 0"),
-        ("self.due, self.hurried = now + self.pause, False", "self.hurried = False"),
+        ("self.due_at, self.hurried = now + self.pause, False", "self.hurried = False"),
     ),
     *_of(
         "publisher/context.py",

@@ -1,8 +1,8 @@
-"""When something that fails is tried again: always, and never longer than 12 polls apart.
+"""Limits how often something that fails is tried again.
 
-Failures in a row cost tries, which come back one by one. One of them is kept for when the API
-answers again. So nothing that has failed for however long is left alone until a day has passed.
-In memory only.
+It is always tried again, at most 12 polls later. Failures in a row cost tries, and tries come
+back at a steady rate. One try is reserved for the moment when the API answers again. So even
+after a long outage nothing waits until the next day. All of this is in memory only.
 """
 
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ from publisher.model import Instant
 from publisher.schedule.quota import Bucket
 
 TRIES: Final = 24
-"""So many failures may come a poll apart: what shrinks a gap to the second that fails."""
+"""So many failures may follow a poll apart: enough to shrink a gap to the second that fails."""
 REST: Final = 6
-"""Polls until one try comes back: 48 a day, at 5 minutes. With the one that is kept two tries are
-12 polls apart at most."""
+"""Polls until a try comes back: 48 tries a day, at 5 minutes. Because one try is reserved, two
+tries are at most 12 polls apart."""
 
 
 @dataclass(slots=True)
@@ -24,34 +24,34 @@ class Tries:
     """The tries of one reader, and its pause after a failure."""
 
     pause: timedelta
-    """A poll."""
-    due: Instant | None = None
-    """Not before, after a failure."""
+    """How long to wait after a failure: a poll."""
+    due_at: Instant | None = None
+    """The earliest next request, after a failure."""
     hurried: bool = False
-    """The API answers again after failures: the try that is kept may be used."""
-    left: Bucket = field(init=False)
+    """The API answers again after failures, so the reserved try may be used."""
+    allowance: Bucket = field(init=False)
 
     def __post_init__(self) -> None:
-        self.left = Bucket.of(TRIES, self.pause.total_seconds() * REST)
+        self.allowance = Bucket.of(TRIES, self.pause.total_seconds() * REST)
 
     def wake(self, now: Instant) -> Instant:
-        """When the next request may be made; `now` = at once."""
-        if self.due and self.due - now > self.pause:
-            self.due = None  # the clock has gone back
+        """When the next request may be sent; `now` = at once."""
+        if self.due_at and self.due_at - now > self.pause:
+            self.due_at = None  # the clock has gone back
         kept = 0 if self.hurried else 1
-        rest = timedelta(seconds=self.left.wait(now.timestamp(), kept))
-        return max(self.due or now, now + rest)
+        refill_after = timedelta(seconds=self.allowance.wait(now.timestamp(), kept))
+        return max(self.due_at or now, now + refill_after)
 
     def failed(self, now: Instant, *, in_a_row: bool = True) -> None:
-        """Wait for a pause, and longer where tries are short; `in_a_row`: it costs one."""
+        """Wait for a pause, or longer where tries run short. With `in_a_row` it costs a try."""
         if in_a_row:
-            self.left.spend(now.timestamp())
-        self.due, self.hurried = now + self.pause, False
+            self.allowance.spend(now.timestamp())
+        self.due_at, self.hurried = now + self.pause, False
 
     def answered(self) -> None:
-        """Go on at once."""
-        self.due, self.hurried = None, False
+        """An answer came: continue at once."""
+        self.due_at, self.hurried = None, False
 
     def hurry(self) -> None:
-        """The API answers again after failures: bring the next try forward."""
-        self.due, self.hurried = None, True
+        """The API answers again after failures: allow the next try at once."""
+        self.due_at, self.hurried = None, True

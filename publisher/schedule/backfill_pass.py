@@ -1,10 +1,10 @@
-"""History that a person asked for: a pass over a fixed range, after everything else.
+"""Reads history that a person asked for: a pass over a fixed range, after everything else.
 
 Rules of this file:
-- A request says what a person wants of a backfill. The checkpoint says how far it is. Applying the
-  same request twice changes nothing, so nobody counts requests.
+- A request says what a person wants of a backfill. The checkpoint says how far it is. To apply
+  the same request twice changes nothing, so requests need no counting.
 - A backfill takes a step only where the loop would otherwise wait, one answer at a time.
-- It never parks a window: what cannot be read is tried again (`attempts.py`), and a person may
+- It never parks a window. What cannot be read is tried again (`attempts.py`), and a person may
   cancel the backfill.
 """
 
@@ -22,18 +22,18 @@ from publisher.state.checkpoint import BACKFILL
 from publisher.state.gaps import Gaps, clear_of, removed
 
 KEPT: Final = 10
-"""Ended backfills that are still told; each takes 200 bytes of every checkpoint."""
+"""So many ended backfills are still listed. A backfill takes 200 bytes of every checkpoint."""
 DAILY_REQUESTS: Final = 300
-"""Of a usual quota of 1000: live and re-reads need about 350, repair 48; the rest is reserve.
+"""Of a usual quota of 1000. Live and re-reads need about 350, repair 48; the rest is reserve.
 
-What fails again and again costs tries instead, 48 a day like repair's."""
+Failures in a row cost tries instead: 48 a day, as for repair."""
 BACKFILLING: Final = Pass(BACKFILL, BACKFILL, timedelta(), timedelta(), timedelta())
-"""Its cursor stands with its range, not among the passes."""
+"""Its cursor is stored with its range, not among the passes."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillRequest:
-    """What is wanted of one backfill: the live record of its key in the commands topic."""
+    """What a person wants of a backfill: the live record of its key in the commands topic."""
 
     id: str
     start: Instant
@@ -45,31 +45,35 @@ class BackfillRequest:
 
 @dataclass(slots=True)
 class Stride:
-    """How fast it walks: in memory only."""
+    """The window width and the request limits of a backfill; in memory only."""
 
     width: timedelta
+    """The width of the next window."""
     widest: timedelta
     settle: timedelta
-    """Younger time is left to live."""
+    """Time younger than this is left to live."""
     tries: Tries
     budget: Budget = field(default_factory=lambda: Budget(DAILY_REQUESTS))
-    fails: bool = False
+    last_failed: bool = False
     """The last request failed."""
 
     @classmethod
     def starting(cls, settings: PublisherSettings) -> "Stride":
-        """Begin narrow, as live does."""
+        """Begin with narrow windows, as live does."""
         width = min(settings.poll_every, settings.max_window)
         return cls(width, settings.max_window, settings.overlap, Tries(settings.poll_every))
 
     def wake(self, now: Instant) -> Instant | None:
-        """When the next request may be made; None = the day's requests are spent."""
+        """When the next request may be sent; None = the day's requests are spent."""
         return None if self.budget.is_spent(now) else self.tries.wake(now)
 
     def answered(self, window: Window, now: Instant, rows: int, took: float) -> None:
-        """Go on at once, wider when the answer was small and quick: live waits for one at most."""
+        """Continue at once, wider when the answer was small and quick.
+
+        So live waits for a single answer at most. `took` is the request's duration in seconds.
+        """
         self.budget.spend(now)
-        self.fails = False
+        self.last_failed = False
         self.tries.answered()
         if rows > TARGET_ROWS or took > QUICK:
             self.width = max(window.width / 2, SECOND)
@@ -77,16 +81,16 @@ class Stride:
             self.width = min(self.width * 2, self.widest)
 
     def failed(self, window: Window, now: Instant, *, halve: bool) -> None:
-        """Try again a poll later, with half of it unless that says nothing about the window.
+        """Try again a poll later. `halve`: the window may be the cause, so ask for half of it.
 
-        Failures in a row cost tries and not the day's requests, which an API that is away for
-        long would use up. The first of them is a request like others: windows that are too
-        large now and then cost no more than that.
+        Failures in a row cost tries, not the day's requests: a long outage of the API would use
+        these up. The first failure costs a request like any other. So an occasional window that
+        is too large costs no more than that.
         """
-        if not self.fails:
+        if not self.last_failed:
             self.budget.spend(now)
-        self.tries.failed(now, in_a_row=self.fails)
-        self.fails = True
+        self.tries.failed(now, in_a_row=self.last_failed)
+        self.last_failed = True
         if halve:
             self.width = max(window.width / 2, SECOND)
 
@@ -99,7 +103,7 @@ def meanwhile(
     gaps: Gaps,
     forgotten: Gaps = (),
 ) -> Step:
-    """The step, or a window of history where it would be a wait."""
+    """Return the step, or a window of history where the step would be a wait."""
     running = current(backfills)
     if not isinstance(step, Wait) or running is None:
         return step
@@ -110,22 +114,22 @@ def meanwhile(
         return Wait(min(step.until, wake))
     readable = _readable(running, forgotten)
     if not readable:
-        return step  # it ends with the next look at the orders
-    # What lies in a gap is left to repair, which would not publish it again, though.
+        return step  # the backfill ends at the next look at the requests
+    # Time in a gap is left to repair. But repair would not publish again, as `again` wants.
     pieces = readable
     for gap in () if running.again else gaps:
         pieces = removed(pieces, gap.start, gap.end)
     if pieces:
-        start, most = pieces[0].start, pieces[0].end
-    else:  # the rest is a gap: a second of it ends the pass
-        most = readable[-1].end
-        start = max(readable[-1].start, most - SECOND)
-    end = min(start + stride.width, most, now - stride.settle)
+        start, piece_end = pieces[0].start, pieces[0].end
+    else:  # all the rest is a gap: reading its last second ends the pass
+        piece_end = readable[-1].end
+        start = max(readable[-1].start, piece_end - SECOND)
+    end = min(start + stride.width, piece_end, now - stride.settle)
     return Read(BACKFILLING, Window(start, end), ends_round=True) if start < end else step
 
 
 def _readable(backfill: Backfill, forgotten: Gaps) -> tuple[Window, ...]:
-    """What is left to be read of its range. Only one that publishes again reads forgotten time."""
+    """The part of its range that is left. Only a backfill with `again` reads forgotten time."""
     if backfill.cursor >= backfill.end:
         return ()
     rest = [Window(backfill.cursor, backfill.end)]
@@ -133,7 +137,7 @@ def _readable(backfill: Backfill, forgotten: Gaps) -> tuple[Window, ...]:
 
 
 def _moved_on(backfill: Backfill, forgotten: Gaps) -> Backfill:
-    """The backfill behind the forgotten time that comes next; done where nothing else comes."""
+    """Move the backfill behind forgotten time. It is done where nothing else is left to read."""
     if not backfill.active:
         return backfill
     readable = _readable(backfill, forgotten)
@@ -143,7 +147,7 @@ def _moved_on(backfill: Backfill, forgotten: Gaps) -> Backfill:
 
 
 def current(backfills: Iterable[Backfill]) -> Backfill | None:
-    """The backfill whose turn it is: the oldest that runs."""
+    """The backfill that reads next: the oldest that runs."""
     return next((backfill for backfill in backfills if backfill.standing is Standing.RUNNING), None)
 
 
@@ -155,7 +159,10 @@ def advanced(
     new: int,
     forgotten: Gaps = (),
 ) -> tuple[Backfill, ...]:
-    """The backfills once the step's window is committed."""
+    """Return the backfills after the step's window is committed.
+
+    `rows` and `new` are the rows of the window and those of them that were new.
+    """
     running = current(backfills) if step.pass_ is BACKFILLING else None
     if running is None:
         return tuple(backfills)
@@ -171,14 +178,15 @@ def with_requests(
     sequence: int,
     forgotten: Gaps = (),
 ) -> tuple[Backfill, ...]:
-    """The backfills as the requests want them. `sequence` is that of the commit that says so.
+    """Return the backfills as the requests want them.
 
-    A backfill without `again` passes over forgotten time.
+    `sequence` belongs to the commit that stores them. A backfill without `again` passes over
+    forgotten time.
 
-    A backfill that has ended is kept as long as its request is in the topic. The commands remove
-    the requests that `outlived` returns, and only then the ends are forgotten here. A backfill
-    with `again` starts only when no other of that kind runs, because what counts as published is
-    what was published since it started.
+    An ended backfill is kept as long as its request is in the topic. The commands remove the
+    requests that `outlived` returns, and only then an ended backfill is dropped here. A backfill
+    with `again` starts only when no other backfill with `again` is active, because for it only
+    what was published since its start counts as published.
     """
     wanted = {request.id: request for request in backfill_requests}
     updated = [
@@ -205,14 +213,16 @@ def with_requests(
                 request.wanted,
                 sequence,
             )
-            read = sum((window.width for window in _readable(new, forgotten)), timedelta())
-            skipped = (new.end - new.start - read) // SECOND
-            updated.append(_moved_on(replace(new, skipped_seconds=skipped), forgotten))
+            readable_width = sum(
+                (window.width for window in _readable(new, forgotten)), timedelta()
+            )
+            skipped_seconds = (new.end - new.start - readable_width) // SECOND
+            updated.append(_moved_on(replace(new, skipped_seconds=skipped_seconds), forgotten))
     return tuple(updated)
 
 
 def skipped(backfill: Backfill) -> str:
-    """What to tell where a backfill passes over a part of its range."""
+    """The hint to give where a backfill passes over a part of its range."""
     return (
         f"backfill {backfill.id} skips {duration_text(backfill.skipped_seconds * SECOND)} of its"
         " range: what was published of it is forgotten (PUBLISHER_HORIZON), and reading it would"
@@ -223,25 +233,25 @@ def skipped(backfill: Backfill) -> str:
 def outlived(
     backfill_requests: Sequence[BackfillRequest], backfills: Iterable[Backfill]
 ) -> list[str]:
-    """The ids of the requests that may be removed: ended, and not among the last that ended.
+    """The ids of the requests that may be removed: all ended ones except the last `KEPT`.
 
-    A request is removed before its end is forgotten, never after: a checkpoint that has forgotten
-    the end would start it anew.
+    A request is removed before the checkpoint drops its ended backfill, never after. Otherwise
+    the request would start the backfill anew.
     """
-    over = {backfill.id for backfill in backfills if not backfill.active}
-    ended = [request.id for request in backfill_requests if request.id in over]
+    ended_ids = {backfill.id for backfill in backfills if not backfill.active}
+    ended = [request.id for request in backfill_requests if request.id in ended_ids]
     return ended[:-KEPT]
 
 
 def lost(backfill_requests: Iterable[BackfillRequest]) -> tuple[Backfill, ...]:
-    """The requests as cancelled backfills, because their progress is lost with the state.
+    """Return the requests as cancelled backfills, because their progress is lost with the state.
 
-    Started anew, a request with `again` that ended long ago would publish once more.
+    A request with `again` that ended long ago would publish once more if it started anew.
     """
-    ended = Standing.CANCELLED
+    standing = Standing.CANCELLED
     return tuple(
         Backfill(
-            request.id, request.start, request.end, request.again, request.start, ended, since=0
+            request.id, request.start, request.end, request.again, request.start, standing, since=0
         )
         for request in backfill_requests
     )

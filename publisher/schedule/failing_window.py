@@ -1,7 +1,7 @@
-"""Which window is parked: the one that fails while another answers.
+"""Finds the window to park: a window that fails while other windows answer.
 
-It fails twice, another window answers, it fails again: only then it is the
-window, and not the API (docs/decisions/0016).
+The proof has three steps: the window fails twice, another window answers, the window fails
+again. Only then the window is at fault and not the API (docs/decisions/0016).
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from publisher.state.gaps import Gaps, added
 from publisher.state.state import State, Successor
 
 PROBE: Final = timedelta(minutes=1)
+"""The width of a probe: a request for another window, which shows whether the API answers."""
 
 _OWN: Final = {
     Reason.TIMEOUT,
@@ -28,7 +29,7 @@ _OWN: Final = {
 
 
 def own(error: PublisherError) -> bool:
-    """Whether the window itself may have caused this; else it is us, the token or the server."""
+    """Whether the window itself may have caused the error. Else we, the token or the server did."""
     return error.stage is Stage.READ and error.reason in _OWN
 
 
@@ -37,23 +38,24 @@ class Next(Enum):
 
     ASK = auto()
     PROBE = auto()
-    """Ask for another one instead."""
+    """Ask for another window instead."""
     PARK = auto()
 
 
 @dataclass(slots=True)
 class FailingWindow:
-    """The window that fails at the moment."""
+    """The window that fails at present, and the evidence against it."""
 
     step: Read | None = None
     attempts: int = 0
-    """How often it has failed, and probes, which take their turns with it."""
+    """Failures of the window plus the probes, which alternate with it."""
     others_answer: bool = False
-    """Another window has been answered since it failed last."""
+    """Another window was answered since the last failure of this window."""
     proven: bool = False
+    """The window is at fault: it failed again after another window had been answered."""
 
     def failed(self, step: Read, error: PublisherError) -> None:
-        """Count a failure of that step."""
+        """Count a failure of the step."""
         if not own(error):
             self.others_answer = False  # what was proven may have changed
             return
@@ -64,7 +66,7 @@ class FailingWindow:
         self.proven = self.others_answer
 
     def answered(self, step: Read) -> None:
-        """Another window's answer is proof; its own acquits it."""
+        """Note an answer: of another window it is evidence, of this window it clears the window."""
         if self._is(step):
             self.clear()
         elif self.attempts >= 2:
@@ -74,16 +76,16 @@ class FailingWindow:
         self.step, self.attempts, self.others_answer, self.proven = None, 0, False, False
 
     def next(self, step: Read) -> Next:
-        """What to do about the step that is due: while a window fails it is its window again."""
+        """What to do with the step that is due. While a window fails, its step is due again."""
         if not self._is(step):
             return Next.ASK
         if self.proven:
             return Next.PARK
-        wanted = self.attempts >= 2 and self.attempts % 2 == 0 and not self.others_answer
-        return Next.PROBE if wanted else Next.ASK
+        probe_due = self.attempts >= 2 and self.attempts % 2 == 0 and not self.others_answer
+        return Next.PROBE if probe_due else Next.ASK
 
     def probe(self, step: Read, gaps: Gaps) -> Read:
-        """A minute before the window, clear of gaps; after one that failed, another one."""
+        """A probe: a minute before the window, outside all gaps. Each probe lies further back."""
         end = step.window.start - PROBE * (self.attempts // 2)
         for gap in reversed(gaps):
             if gap.start - PROBE < end and end - PROBE < gap.end + PROBE:
@@ -101,9 +103,9 @@ class FailingWindow:
 
 
 def parked(state: State, step: Read, now: Instant, horizon: timedelta) -> Successor:
-    """The state with the step's window among the gaps, and its pass behind it.
+    """Return the state with the step's window among the gaps, and its pass behind the window.
 
-    The journal tells of a window that covers nothing.
+    The journal gets an entry whose window covers no time.
     """
     start = step.window.start
     entry = Entry(

@@ -1,11 +1,11 @@
-"""How gaps are read again: piece by piece, and never longer than an hour apart.
+"""Repairs gaps: it reads them again piece by piece, at most an hour between two tries.
 
-A round begins with the gaps as they are, the widest first. Of a piece that fails
-the first half is next and the second half last, down to a second: so every few
-requests something comes out, or another place is tried, and a gap shrinks around
-what cannot be read. Failures cost tries (`attempts.py`); a piece that was read costs
-none. So whatever has failed for however long, the next try is near, and when the
-report recovers all pieces follow it at once. In memory only.
+A round begins with the whole gaps, the widest first. When a piece fails, its first half is
+next and its second half comes last, down to a second. So within a few requests either some
+rows are read or another place is tried, and a gap shrinks around what cannot be read.
+Failures cost tries (`attempts.py`); a piece that was read costs none. So the next try is
+always near, even after many failures, and all pieces follow at once when the report
+recovers. All of this is in memory only.
 """
 
 from dataclasses import dataclass, field
@@ -17,88 +17,93 @@ from publisher.schedule.attempts import Tries
 from publisher.state.gaps import Gaps
 
 FRUITLESS: Final = 48
-"""Failures in a row after which a round begins anew: the whole may be readable sooner."""
+"""Failures in a row after which a round begins anew. A whole gap may be readable sooner."""
 
 
 @dataclass(slots=True)
 class Repair:
-    """Where the round over the gaps is."""
+    """The state of the current round over the gaps."""
 
     settle: timedelta
-    """Younger time is not asked for: live's overlap will not read it again."""
+    """Time younger than this is not asked for: live's overlap will not read it again."""
     pause: timedelta
-    """After a piece that failed: a poll."""
+    """How long to wait after a piece that failed: a poll."""
     widest: timedelta
+    """The widest piece of a new round."""
     pieces: list[Window] = field(default_factory=list)
-    """Not asked for yet in this round."""
-    due: Instant | None = None
-    """Not before, after a round or a window that was parked."""
+    """The pieces of this round that are still to be read."""
+    due_at: Instant | None = None
+    """The earliest next request, after a round or a parked window."""
     tries: Tries = field(init=False)
-    fruitless: int = 0
+    fruitless_count: int = 0
     """Failures since a piece was read last."""
 
     def __post_init__(self) -> None:
         self.tries = Tries(self.pause)
 
     def next(self, gaps: Gaps, now: Instant) -> Window | Instant | None:
-        """The piece to ask for now, or when to look again; None without gaps."""
+        """Return the piece to ask for now, or when to call again. None without gaps."""
         if not gaps:
-            self.pieces, self.due = [], None
+            self.pieces, self.due_at = [], None
             return None
         wake = self._wake(now)
         if now < wake:
             return wake
         if not self.pieces:
-            self.pieces, self.fruitless = self._settled(gaps, now), 0
+            self.pieces, self.fruitless_count = self._settled(gaps, now), 0
         if not self.pieces:
             return min(gap.start + min(gap.width, self.pause) for gap in gaps) + self.settle
         return self.pieces[0]
 
     def _wake(self, now: Instant) -> Instant:
-        if self.due and self.due - now > max(self.pause, self.settle):
-            self.due = None  # the clock has gone back
-        return max(self.due or now, self.tries.wake(now))
+        if self.due_at and self.due_at - now > max(self.pause, self.settle):
+            self.due_at = None  # the clock has gone back
+        return max(self.due_at or now, self.tries.wake(now))
 
     def hurry(self) -> None:
-        """The API answers again after failures: bring the next try forward."""
-        self.due = None
+        """The API answers again after failures: allow the next try at once."""
+        self.due_at = None
         self.tries.hurry()
 
     def answered(self, piece: Window, now: Instant) -> None:
-        """The piece was published: go on with the next one at once."""
-        self.fruitless, self.due = 0, None
+        """The piece was published: continue with the next piece at once."""
+        self.fruitless_count, self.due_at = 0, None
         self.tries.answered()
         self._take(piece)
         if not self.pieces:
-            self.due = now + self.pause
+            self.due_at = now + self.pause
 
     def failed(self, piece: Window, now: Instant, *, halve: bool) -> None:
-        """Go on after a pause: with halves, unless the failure says nothing about the piece."""
+        """Continue after a pause. `halve`: the failure may be due to the piece, so split it."""
         self.tries.failed(now)
         if not halve:
             return
-        self.fruitless += 1
+        self.fruitless_count += 1
         self._take(piece)
         if piece.width > SECOND:
             middle = piece.start + piece.width / 2
             self.pieces = [
                 Window(piece.start, middle), *self.pieces, Window(middle, piece.end)
             ]  # fmt: skip
-        if self.fruitless >= FRUITLESS:
+        if self.fruitless_count >= FRUITLESS:
             self.pieces = []
 
     def _take(self, piece: Window) -> None:
-        """It was asked; where it was cut to one request only the first part of what `next` said."""
-        left = []
-        for other in self.pieces:
-            if other.start != piece.start:
-                left.append(other)
-            elif piece.end < other.end:
-                left.append(Window(piece.end, other.end))
-        self.pieces = left
+        """Remove a piece that was asked for.
+
+        It may be only the first part of what `next` returned, where that was cut to fit into one
+        request. Then the rest stays.
+        """
+        remaining = []
+        for listed in self.pieces:
+            if listed.start != piece.start:
+                remaining.append(listed)
+            elif piece.end < listed.end:
+                remaining.append(Window(piece.end, listed.end))
+        self.pieces = remaining
 
     def _settled(self, gaps: Gaps, now: Instant) -> list[Window]:
-        """What of the gaps may be asked for; no slivers of one that is still too young."""
+        """The parts of the gaps that may be asked for, without slivers of a gap still too young."""
         pieces = []
         for gap in gaps:
             end = min(gap.end, now - self.settle)

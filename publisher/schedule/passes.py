@@ -1,16 +1,16 @@
-"""When to ask, and for which window: the passes over the timeline.
+"""Decides when to ask and for which window: the passes over the timeline.
 
 Rules of this file:
-- A pass is a cursor that walks the timeline at a distance behind now. `live` and
-  the re-reads are the same code with other numbers.
-- A step takes the most urgent pass that is due; nothing here sleeps. After each round of live
-  the others have one turn, due or not is live: an API that takes as long as the poll starves
-  nobody.
-- No pass asks for what lies in a recorded gap: `repair` does, when nothing else is due.
-- "Now" is the server's clock. Window width and the position inside a round are
-  not state: a restart begins with them anew and reads a little twice.
-- Only time read later than `settle` after it happened is settled: the cursor
-  stops there, and the next round reads the rest again.
+- A pass is a cursor that walks the timeline at a distance behind now. `live` and the
+  re-reads are the same code with other numbers.
+- The next step belongs to the most urgent pass that is due. Nothing here sleeps. After a
+  round of live the other passes get one turn, even if live is due again. So they are
+  served even where an answer takes as long as the poll.
+- No pass asks for time in a recorded gap. `repair` asks for it when nothing else is due.
+- "Now" is the server's clock. Window width and the position inside a round are not part of
+  the state: a restart begins both anew and reads a little time twice.
+- Time is settled only if it was read later than `settle` after it happened. The cursor stops
+  at the end of settled time, and the next round reads the rest again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,30 +27,30 @@ from publisher.wolkvox import request
 from publisher.wolkvox.timezone import Zone
 
 TARGET_ROWS: Final = 10_000
-"""Rows an answer should have at most: bounds memory and the length of a transaction."""
+"""An answer should have at most so many rows. This bounds memory and the transaction."""
 QUICK: Final = 15.0
-"""Seconds below which an answer is quick enough to ask for twice as much."""
+"""After an answer within so many seconds the next window may be twice as wide."""
 NARROWEST: Final = SECOND
 SPARING: Final = timedelta(hours=12)
-"""So seldom does each re-read ask while the daily quota is nearly spent: 2 rounds a day."""
+"""The cadence of every re-read while the daily quota is nearly spent: 2 rounds a day."""
 REREAD: Final = "reread"
 """The label of all re-reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One walker over the timeline."""
+    """A reader that walks over the timeline."""
 
     name: str
     """Its key in the checkpoint."""
     label: str
     """Its name in metrics, logs and headers: a closed set."""
     delay: timedelta
-    """Distance behind now."""
+    """The distance that it keeps behind now; 0 = live."""
     cadence: timedelta
-    """How much time must have passed unread before a new round begins."""
+    """A new round begins when so much time is unread."""
     settle: timedelta
-    """Time younger than this when it is read is read again."""
+    """Time that was younger than this when it was read is read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,12 @@ class Read:
     pass_: Pass
     window: Window
     ends_round: bool
+    """The round of the pass ends with this window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing is due before."""
+    """Nothing is due before `until`."""
 
     until: Instant
 
@@ -82,46 +83,47 @@ def passes_of(settings: PublisherSettings) -> tuple[Pass, ...]:
 
 
 def rereads_of(settings: PublisherSettings) -> list[timedelta]:
-    """The ages at which everything is read again, youngest first.
+    """The ages at which all time is read again, youngest first.
 
-    Those within the overlap are left out: live reads such time again at every poll.
+    Ages within the overlap are left out, because live reads such time again at every poll.
     """
     return sorted(age for age in settings.rereads if age > settings.overlap)
 
 
 REPAIRING: Final = Pass(REPAIR, REPAIR, timedelta(), timedelta(), timedelta())
-"""Reads what lies in gaps, hence without a cursor of its own."""
+"""Reads the time in gaps. It has no cursor of its own."""
 
 
 @dataclass(slots=True)
 class Pace:
-    """How fast and where in the current rounds: in memory only."""
+    """The window width, and the position of every pass in its round; in memory only."""
 
     width: timedelta
+    """The width of the next window."""
     widest: timedelta
     repair: Repair
     positions: dict[str, Instant] = field(default_factory=dict)
-    """Where the round of a pass goes on; passes between two rounds are not in here."""
+    """Where the round of a pass continues. Passes between two rounds are missing."""
     last_read: Instant | None = None
     """The server's time at the last answer for live."""
     passed: dict[str, Instant] = field(default_factory=dict)
-    """How far re-reads have passed over time without a request."""
+    """Up to where re-reads have passed over time without a request."""
     others_turn: bool = False
-    """Live has just ended a round: one step of another pass comes before its next one."""
+    """Live has just ended a round. Another pass gets one step before the next step of live."""
 
     @classmethod
     def starting(cls, settings: PublisherSettings) -> "Pace":
-        """Begin narrow: nobody knows yet how dense the messages are."""
+        """Begin with narrow windows, because the density of messages is still unknown."""
         width = min(settings.poll_every, settings.max_window)
         repair = Repair(settings.overlap, settings.poll_every, settings.max_window)
         return cls(width, settings.max_window, repair)
 
     def begin(self, live_cursor: Instant) -> None:
-        """After a restore: a live round at once, however short ago the last one was."""
+        """After a restore, begin a round of live at once, even right after its last round."""
         self.positions, self.passed = {LIVE: live_cursor}, {}
 
     def seen(self, progress: Mapping[str, Progress]) -> dict[str, Progress]:
-        """The progress with what needed no request, for whoever asks how far behind we are."""
+        """The progress, including time that needed no request. It serves to report the lag."""
         return {
             name: replace(
                 done, covered_until=max(done.covered_until, self.passed.get(name, done.cursor))
@@ -130,11 +132,14 @@ class Pace:
         }
 
     def narrow(self, window: Window) -> None:
-        """The window was too much: half of it next time."""
+        """The window was too large: ask for half of it next time."""
         self.width = max(window.width / 2, NARROWEST)
 
     def answered(self, step: Read, now: Instant, rows: int, took: float) -> None:
-        """The window was published: go on behind it, wider when it was small and quick."""
+        """The window was published: continue behind it, wider when it was small and quick.
+
+        `took` is the duration of the request in seconds.
+        """
         if step.pass_ is REPAIRING:
             self.repair.answered(step.window, now)
             return
@@ -145,11 +150,11 @@ class Pace:
             self.width = min(self.width * 2, self.widest)
 
     def parked(self, step: Read, now: Instant) -> None:
-        """The window was set aside: go on behind it, narrower in case it was the width."""
+        """The window was parked: continue behind it, narrower in case the width was the cause."""
         self._go_on(step, now)
         self.narrow(step.window)
         if not self.repair.pieces:
-            self.repair.due = now + self.repair.settle
+            self.repair.due_at = now + self.repair.settle
 
     def _go_on(self, step: Read, now: Instant) -> None:
         if not step.pass_.delay:
@@ -171,13 +176,13 @@ def next_step(
     *,
     quota_low: bool = False,
 ) -> Step:
-    """The most urgent window that is due, or how long there is none.
+    """Return the most urgent window that is due, or until when none is due.
 
-    `read_until(instant, age)` answers how far from there on everything was read
-    when it was at least that old, or is parked: a re-read passes over it without a request.
-    `frugal`: the daily quota is nearly spent, so re-reads ask seldom and repair does not.
+    `read_until(instant, age)` returns the end of the time from `instant` on that either was read
+    at this age or later, or is parked. A re-read passes over such time without a request.
+    `quota_low`: the daily quota is nearly spent, so re-reads ask seldom and repair does not ask.
     """
-    wakes: list[Instant] = []
+    due_times: list[Instant] = []
     for pass_ in passes:
         cadence = max(pass_.cadence, SPARING) if quota_low and pass_.delay else pass_.cadence
         done = progress[pass_.name]
@@ -186,13 +191,13 @@ def next_step(
         if position is None:
             due = done.covered_until + pass_.delay + cadence
             if not pass_.delay:
-                due = _rhythm(due, pace.last_read, pass_.cadence, now)
+                due = _live_due(due, pace.last_read, pass_.cadence, now)
             if now >= due and pass_.delay:
-                # Time that was read at that age already does not count as unread.
+                # Time that was already read at that age does not count as unread.
                 position = pace.passed[pass_.name] = read_until(done.cursor, pass_.delay)
                 due = position + pass_.delay + cadence
             if now < due:
-                wakes.append(due)
+                due_times.append(due)
                 continue
             position = position or done.cursor
         elif pass_.delay:
@@ -203,10 +208,10 @@ def next_step(
             return Read(pass_, Window(position, end), ends_round=end == target)
         if pass_.delay:
             pace.positions.pop(pass_.name, None)
-            wakes.append(position + pass_.delay + cadence)
+            due_times.append(position + pass_.delay + cadence)
             continue
-        # The clock is behind what was read: ask for the last stretch before it again, the
-        # answer's date tells whose clock is wrong.
+        # The clock is behind what was read. Ask again for the last stretch before it: the answer's
+        # date shows whose clock is wrong.
         end = next((gap.start for gap in gaps if gap.start < now <= gap.end), now)
         last = end - min(pass_.cadence, LAST_STRETCH)
         start = max([last, *(gap.end for gap in gaps if gap.end < end)])
@@ -214,26 +219,27 @@ def next_step(
     match None if quota_low else pace.repair.next(gaps, now):
         case Window() as piece:
             return Read(REPAIRING, piece, ends_round=True)
-        case Instant() as wake:
-            wakes.append(wake)
-    return Wait(min(wakes, default=now))
+        case Instant() as due:
+            due_times.append(due)
+    return Wait(min(due_times, default=now))
 
 
-def _rhythm(due: Instant, read: Instant | None, cadence: timedelta, now: Instant) -> Instant:
-    """When live is due that was last read at `read`.
+def _live_due(due: Instant, read_at: Instant | None, cadence: timedelta, now: Instant) -> Instant:
+    """When live is due. It was last read at `read_at`; `due` is when its unread time is enough.
 
-    At once where a clock has gone back, which must not silence live for days. But a poll after
-    an answer that covered little: its date has whole seconds, or is missing.
+    It is due at once where a clock has gone back, which must not silence live for days. It is
+    due a poll later where the last answer covered little, because its date has whole seconds
+    or is missing.
     """
-    if read is None or read > now:
+    if read_at is None or read_at > now:
         return min(due, now)
-    if due <= read:
-        return read + cadence
-    return max(min(due, read + cadence), read + min(cadence, SECOND))
+    if due <= read_at:
+        return read_at + cadence
+    return max(min(due, read_at + cadence), read_at + min(cadence, SECOND))
 
 
 def askable(step: Read, zone: Zone, longest: timedelta) -> Read:
-    """The step, or the first part of it that one request can ask for."""
+    """Return the step, or the first part of it that fits into one request."""
     window = request.askable(step.window, zone, longest)
     return step if window == step.window else replace(step, window=window, ends_round=False)
 
@@ -245,16 +251,16 @@ def advanced(
     now: Instant,
     gaps: Gaps = (),
 ) -> dict[str, Progress]:
-    """The progress of all passes once the step's window is committed.
+    """Return the progress of all passes after the step's window is committed.
 
-    `covered_until` is the window's end or the answer's date, whichever is
-    earlier; `now` the server's time when the request was sent.
+    `covered_until` is the window's end or the answer's date, whichever is earlier. `now` is the
+    server's time when the request was sent.
     """
     if step.pass_.name not in progress:
-        return dict(progress)  # repair and backfill have their cursors elsewhere, if any
+        return dict(progress)  # repair and backfill keep their cursors elsewhere, if they have any
     old = progress[step.pass_.name]
     settled = min(covered_until, now - step.pass_.settle)
-    # A window inside the unsettled stretch settles nothing before itself.
+    # A window inside unsettled time does not settle the time before it.
     joins = step.window.start <= beyond(gaps, old.cursor)
     cursor = settled if joins or step.pass_.delay else old.cursor
     return {
@@ -272,16 +278,16 @@ def with_passes(
     start: Instant,
     forgotten: Gaps = (),
 ) -> dict[str, Progress]:
-    """The progress of exactly these passes; a re-read that is new begins 1.5 ages ago.
+    """Return the progress of exactly these passes. A new re-read begins 1.5 times its age ago.
 
-    Ago = before what live has covered: at a start nobody knows yet whether our clock is
-    right, and a cursor that begins too late passes over what it should find. It begins behind
-    all forgotten time, however old it is to be.
+    "Ago" means before the end of what live has covered: at a start our clock may be wrong, and a
+    cursor that begins too late misses messages. A new re-read always begins behind all
+    forgotten time.
     """
-    covered = progress[LIVE].covered_until
+    covered_until = progress[LIVE].covered_until
     start = max([start, *(window.end + NEAR for window in forgotten)])
-    of_passes = {}
+    progress_of = {}
     for pass_ in passes:
-        begin = max(start, covered - pass_.delay * 1.5)
-        of_passes[pass_.name] = progress.get(pass_.name, Progress(begin, begin))
-    return of_passes
+        begin = max(start, covered_until - pass_.delay * 1.5)
+        progress_of[pass_.name] = progress.get(pass_.name, Progress(begin, begin))
+    return progress_of

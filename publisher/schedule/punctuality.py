@@ -1,8 +1,8 @@
-"""Whether messages come with dates near the server's clock, as they do in the right zone.
+"""Checks whether new messages have dates near the server's clock, as in the right time zone.
 
-A zone that is too far east asks for times that are still to come: live finds nothing,
-and only re-reads find messages, hours old. One too far west, where the report filters by
-another column than `date`, finds messages of the future.
+A configured zone too far east asks for times in the future: live finds nothing, and only
+re-reads find messages, which are then hours old. A zone too far west finds messages of the
+future, if the report filters by another column than `date`.
 """
 
 from collections.abc import Iterable
@@ -14,31 +14,32 @@ from publisher.model import Instant
 
 NEAR: Final = timedelta(hours=1)
 WINDOWS: Final = 6
-"""So many windows with new messages, over at least `LONG`, and not one of them was near."""
+"""A warning is due after so many windows, over at least `LONG`, whose messages were all far off."""
 NEVER_POLLS: Final = 24
-"""An operation that has shown no row at all for so many polls (2 h at 5 minutes) is told of."""
+"""A hint is due after so many polls (2 h at 5 minutes) of an operation that never showed a row."""
 FIRST_WINDOWS: Final = 3
 FIRST_LONG: Final = timedelta(hours=3)
-"""Sooner where no message was ever near since the start: so a wrong zone looks from the first."""
+"""These apply while no message was near since the start, as in an operation with a wrong zone."""
 LONG: Final = timedelta(days=1)
-"""A night or a free afternoon may bring nothing but late messages."""
+"""A night or a free afternoon may bring only late messages."""
 
 
 @dataclass(slots=True)
 class Punctuality:
-    """The windows in a row whose new messages were all far off the server's clock."""
+    """Counts windows in a row whose new messages were all far off the server's clock."""
 
-    since: Instant | None = None
-    windows: int = 0
-    ever: bool = False
-    """A new message was near once: then a day decides, else the first windows do."""
+    far_since: Instant | None = None
+    window_count: int = 0
+    ever_near: bool = False
+    """A new message was near once. Then `LONG` and `WINDOWS` apply, else the `FIRST_...` limits."""
     rowless_since: Instant | None = None
     hinted: bool = False
+    """The hint was given, or is not needed because rows have come."""
 
     def never_a_row(self, now: Instant, poll_every: timedelta, *, seen: bool) -> Instant | None:
-        """Since when an operation that never showed a row has shown none; told once, when long.
+        """Return since when an operation that never showed a row has been read, if a hint is due.
 
-        `seen`: an answer holds rows, or some are remembered.
+        This happens once. `seen`: the answer holds rows, or earlier rows are remembered.
         """
         if seen:
             self.rowless_since, self.hinted = None, True
@@ -52,10 +53,12 @@ class Punctuality:
     def notice(
         self, occurred: Iterable[str], now: Instant, covered_until: Instant
     ) -> timedelta | None:
-        """Look at when a window's new messages occurred; how far off the nearest is, if steadily.
+        """Check when a window's new messages occurred (RFC 3339).
 
-        Negative = in the past. After that it begins anew, so it is told again while it lasts.
-        `covered_until` is live's: while it catches up, all may be far off.
+        If a warning is due, it returns the offset of the message nearest to `now`. A negative
+        offset lies in the past. After a warning the count begins anew, so the warning repeats
+        while the fault lasts. `covered_until` belongs to live: while live catches up, all
+        messages may be far off, and nothing is counted.
         """
         if now - covered_until >= NEAR:
             return None
@@ -64,11 +67,12 @@ class Punctuality:
             return None
         nearest = min(offsets, key=abs)
         if abs(nearest) < NEAR:
-            self.since, self.windows, self.ever = None, 0, True
+            self.far_since, self.window_count, self.ever_near = None, 0, True
             return None
-        self.since, self.windows = self.since or now, self.windows + 1
-        long = LONG if self.ever else FIRST_LONG
-        if self.windows < (WINDOWS if self.ever else FIRST_WINDOWS) or now - self.since < long:
+        self.far_since, self.window_count = self.far_since or now, self.window_count + 1
+        least_count = WINDOWS if self.ever_near else FIRST_WINDOWS
+        warn_after = LONG if self.ever_near else FIRST_LONG
+        if self.window_count < least_count or now - self.far_since < warn_after:
             return None
-        self.since, self.windows = None, 0
+        self.far_since, self.window_count = None, 0
         return nearest

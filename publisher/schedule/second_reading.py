@@ -1,10 +1,10 @@
-"""What was read late, and only once: when it is read a second time.
+"""Decides when time that was read late, and only once, is read a second time.
 
 Rules of this file:
-- Late is what no re-read will come by any more: it was too old for the longest one when it
-  was read. The report may have hidden rows at that moment.
-- It is read again some hours later, and not sooner: a silent gap takes minutes.
-- Whoever reads it again, that will do. What is being confirmed is not late once more.
+- Time is read late if no re-read will cover it any more: when it was read, it was already too
+  old for the longest re-read. The report may have hidden rows at that moment.
+- It is read again some hours later, and not sooner, because a silent gap lasts minutes.
+- A reading by any pass counts as the second reading. That reading is not late again.
 - It takes a step only where the loop would otherwise wait.
 """
 
@@ -22,38 +22,42 @@ from publisher.state.gaps import NEAR, Gaps, added, clear_of, removed
 
 LONGEST_WAIT: Final = timedelta(hours=6)
 LATE: Final = Pass(f"{REREAD}-late", REREAD, timedelta(), timedelta(), timedelta())
-"""Reads what is unconfirmed, hence without a cursor of its own."""
+"""Reads what is unconfirmed. It has no cursor of its own."""
 _PARTS: Final = 3
-"""Instants at which something becomes due, within a wait: they are few, so stretches are few."""
+"""Due times are rounded up to so many instants within a wait. So few stretches are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confirming:
-    """What counts as late, and how long it waits."""
+    """What counts as late, and how long the second reading waits."""
 
     longest: str = ""
-    """The pass that reads everything last, and may read as late as it wants; empty = no re-reads,
-    so nothing is read twice."""
+    """The pass with the longest delay. What it reads needs no second reading, however late it is.
+    Empty = there are no re-reads, so nothing is read a second time."""
     late_from: timedelta = timedelta()
-    """Time at least so old when it is read is unconfirmed."""
+    """Time is unconfirmed if it is at least so old when it is read."""
     wait: timedelta = timedelta()
+    """How long to wait at least until the second reading."""
 
     @classmethod
     def of(cls, settings: PublisherSettings) -> "Confirming":
-        """A wait before the longest re-read, so that this comes by later than that."""
+        """Time is late from a wait before the longest re-read on.
+
+        So the longest re-read of younger time comes after more than a wait.
+        """
         *_, longest = passes_of(settings)
         if not longest.delay:
             return cls()
         wait = min(LONGEST_WAIT, max(longest.delay / 4, settings.poll_every * 3))
         # What live reads at every poll is not late, however short the re-reads are.
-        usual = settings.overlap + settings.poll_every * 2
-        return cls(longest.name, max(longest.delay - wait, usual), wait)
+        live_reach = settings.overlap + settings.poll_every * 2
+        return cls(longest.name, max(longest.delay - wait, live_reach), wait)
 
     def due(self, read_at: Instant) -> Instant:
-        """When what was read then is read again, at the earliest."""
+        """The earliest second reading of what was read at `read_at`."""
         part = self.wait / _PARTS
-        begin = datetime(2000, 1, 1, tzinfo=UTC)
-        return begin + -((begin - read_at - self.wait) // part) * part
+        epoch = datetime(2000, 1, 1, tzinfo=UTC)
+        return epoch + -((epoch - read_at - self.wait) // part) * part
 
 
 def confirmed(
@@ -62,41 +66,46 @@ def confirmed(
     confirming: Confirming,
     latest: Instant | None = None,
 ) -> tuple[Unconfirmed, ...]:
-    """What is unconfirmed once a window was read, at `latest` at the latest.
+    """Return what is unconfirmed after a window was read.
 
-    `read_at` is the earliest that it can have been. The wait begins with the latest: a clock that
-    was behind must not let both readings fall into one silent gap.
+    `entry` is the window's entry in the journal. Its `read_at` is the earliest time at which the
+    window can have been read, `latest` the latest. The wait begins at the latest: otherwise a
+    clock that was behind might let both readings fall into the same silent gap.
     """
-    left: list[Unconfirmed] = []
+    remaining: list[Unconfirmed] = []
     for stretch in unconfirmed:
-        read = entry.start < entry.end and stretch.due <= entry.read_at
-        pieces = removed([stretch.window], entry.start, entry.end) if read else (stretch.window,)
-        left += [Unconfirmed(piece, stretch.due) for piece in pieces]
+        confirms = entry.start < entry.end and stretch.due <= entry.read_at
+        pieces = (
+            removed([stretch.window], entry.start, entry.end) if confirms else (stretch.window,)
+        )
+        remaining += [Unconfirmed(piece, stretch.due) for piece in pieces]
     end = min(entry.end, entry.read_at - confirming.late_from)
     if (
         not confirming.longest
         or entry.pass_name in (confirming.longest, LATE.name, REPLAY)
         or entry.start >= end
     ):
-        return tuple(left)
+        return tuple(remaining)
     fresh = clear_of(
         [stretch.window for stretch in unconfirmed], [Window(entry.start, end)], timedelta()
     )
     due = confirming.due(max(entry.read_at, latest or entry.read_at))
-    windows = tuple(stretch.window for stretch in left if stretch.due == due)
+    windows = tuple(stretch.window for stretch in remaining if stretch.due == due)
     for window in fresh:
         windows = added(windows, window)
-    left = [stretch for stretch in left if stretch.due != due]
-    return tuple(sorted((*left, *(Unconfirmed(window, due) for window in windows)), key=_start))
+    remaining = [stretch for stretch in remaining if stretch.due != due]
+    return tuple(
+        sorted((*remaining, *(Unconfirmed(window, due) for window in windows)), key=_start)
+    )
 
 
 def resumed(
     checkpoint: Checkpoint, journal: Iterable[Entry], settings: PublisherSettings
 ) -> Checkpoint:
-    """The checkpoint with the passes of the settings.
+    """Return the checkpoint with the passes of the settings.
 
-    Where these are others than before, the journal tells what is unconfirmed: none of them
-    may come by any more where one of before would have.
+    Where the passes have changed, what is unconfirmed is computed anew from the journal: a former
+    pass would have read some time again that no present pass reads again.
     """
     passes = with_passes(
         checkpoint.passes, passes_of(settings), checkpoint.start, checkpoint.forgotten
@@ -113,7 +122,7 @@ def resumed(
 def remembered(
     unconfirmed: Iterable[Unconfirmed], forgotten: Gaps, distance: timedelta
 ) -> tuple[Unconfirmed, ...]:
-    """As much of it as lies so far from forgotten time."""
+    """The parts of the unconfirmed time that are at least `distance` from forgotten time."""
     return tuple(
         Unconfirmed(window, stretch.due)
         for stretch in unconfirmed
@@ -123,21 +132,21 @@ def remembered(
 
 @dataclass(slots=True)
 class Second:
-    """How fast and where it reads a second time: in memory only."""
+    """The position and the request limits of second readings; in memory only."""
 
     stride: Stride
     behind: Instant | None = None
-    """What failed ends here: first comes what lies behind it."""
+    """The end of the last window that failed. What lies behind it is read first."""
 
     @classmethod
     def starting(cls, settings: PublisherSettings, backfills: Stride) -> "Second":
-        """With the daily budget of the backfills."""
+        """Begin; the daily budget is shared with the backfills."""
         stride = Stride.starting(settings)
         stride.budget = backfills.budget
         return cls(stride)
 
     def failed(self, window: Window, now: Instant, *, halve: bool) -> None:
-        """Try something else later, with half the width unless that says nothing about it."""
+        """Try another window later. `halve`: the window may be the cause, so halve the width."""
         self.behind = window.end
         self.stride.failed(window, now, halve=halve)
 
@@ -145,14 +154,14 @@ class Second:
 def meanwhile(
     step: Step, unconfirmed: Iterable[Unconfirmed], second: Second, now: Instant, gaps: Gaps
 ) -> Step:
-    """The step, or a window to be read a second time where it would be a wait."""
+    """Return the step, or a window to read a second time where the step would be a wait."""
     stride = second.stride
     if not isinstance(step, Wait):
         return step
     wake = stride.wake(now)
     if wake is None or now < wake:
         return step
-    # What lies in a gap is left to repair.
+    # Time in a gap is left to repair.
     due = [stretch.window for stretch in unconfirmed if stretch.due <= now]
     pieces = clear_of(gaps, due, timedelta())
     if not pieces:

@@ -1,8 +1,8 @@
-"""When rows come back after implausibly long without any: what is then read once more.
+"""Decides what to read again when rows come back after an implausibly long silence.
 
-A server that has lost the report answers like one where nobody writes. So what was read
-in such a run is not known to be empty. The journal tells the run: nothing of it is
-remembered elsewhere, and it outlives restarts.
+A server that has lost the report answers like a server where nobody writes. So the windows
+read in such a run may not have been empty. The journal alone shows the run, and the journal
+survives restarts.
 """
 
 from collections.abc import Iterable
@@ -16,33 +16,33 @@ from publisher.state.checkpoint import REPLAY, Entry
 from publisher.state.gaps import Gaps, added, clear_of
 
 SILENT_POLLS: Final = 288
-"""So many polls without a row are implausibly long: a day, at 5 minutes."""
+"""So many polls without a row are implausible: a day, at 5 minutes."""
 NIGHT: Final = timedelta(days=1)
-"""Shorter than this is a night, however often it was asked about."""
+"""A shorter silence may be a night, at any number of polls."""
 
 
 def implausible(poll_every: timedelta) -> timedelta:
-    """From how long without a row on what was read meanwhile is in doubt."""
+    """How long a silence must last until the windows read during it are in doubt."""
     return max(poll_every * SILENT_POLLS, NIGHT)
 
 
-def silent_run(newest_first: Iterable[Entry], least: timedelta) -> list[Entry]:
-    """The reads since the last that showed a row, newest first, if they took at least so long.
+def silent_run(newest_first: Iterable[Entry], silent_after: timedelta) -> list[Entry]:
+    """The reads since the last read with a row, newest first, if they span `silent_after`.
 
-    A parked window was not read, and a replay asks nobody: they neither end a run nor
-    belong to it.
+    `newest_first` is the journal. A parked window was not read, and a replay sends no
+    request: neither ends a run nor belongs to it.
     """
     silent = takewhile(lambda entry: not entry.rows or entry.pass_name == REPLAY, newest_first)
     run = [entry for entry in silent if entry.start < entry.end]
-    return run if run and run[0].read_at - run[-1].read_at >= least else []
+    return run if run and run[0].read_at - run[-1].read_at >= silent_after else []
 
 
 def doubted(
     gaps: Gaps, run: Iterable[Entry], forgotten: Gaps
 ) -> tuple[tuple[Window, ...], Instant | None]:
-    """The gaps with what was read in the run, and when the run began.
+    """Add the windows of the run to the gaps. Return these, and when the run began.
 
-    Nothing is read again of forgotten time, or near it: it would be published twice.
+    Forgotten time and the time near it stay out, because they would be published twice.
     """
     since = None
     for entry in run:
@@ -53,7 +53,7 @@ def doubted(
 
 
 def rows_again(operation: str, since: Instant) -> HintGiven:
-    """What to tell when a silence has ended."""
+    """The hint to give when a silence has ended."""
     return HintGiven(
         f"operation {operation} shows rows again, after none since {iso(since)}: what was read"
         " meanwhile is read once more",

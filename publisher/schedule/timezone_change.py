@@ -1,8 +1,8 @@
-"""A corrected time zone: what was asked for under the wrong one is asked for again.
+"""Corrects the time zone of an operation: what was read under the wrong zone is read again.
 
-Under a wrong zone every window asked for another stretch of time than it says, as far
-off as the two zones are apart. Which messages are published already is known by their
-`date` text, which no zone changes: they keep their ids, and none comes twice.
+Under a wrong zone every request covered other time than its window says, shifted by the
+difference between the two zones. Published messages are recognised by their `date` text,
+which does not depend on the zone. So they keep their ids, and none is published twice.
 """
 
 from dataclasses import replace
@@ -15,19 +15,23 @@ from publisher.state.state import Successor
 
 
 def rezoned(checkpoint: Checkpoint, zone: str) -> Successor:
-    """The state under its new zone, with what must be read again among the gaps.
+    """Return the state under its new zone. Its gaps hold everything that must be read again.
 
-    That is all that was read up to the live cursor, but for time near which the state has
-    forgotten what was published: up to 26 h away, as far apart as zones are. No re-read goes
-    there either; live goes on from its cursor.
+    This is all time up to the live cursor, except forgotten time (where the state no longer
+    knows what was published) and the time up to `FAR` around it: 26 h, as far apart as two
+    zones can be, and a margin. No re-read goes there either. Live goes on from its cursor.
     """
     live, gaps = checkpoint.live.cursor, checkpoint.gaps
     if checkpoint.start < live:
         for window in clear_of(checkpoint.forgotten, [Window(checkpoint.start, live)], FAR):
             gaps = added(gaps, window)
-    since = min(live, checkpoint.forgotten[-1].end + FAR) if checkpoint.forgotten else None
+    clear_from = min(live, checkpoint.forgotten[-1].end + FAR) if checkpoint.forgotten else None
     passes = {
-        name: Progress(max(done.cursor, since), max(done.covered_until, since)) if since else done
+        name: (
+            Progress(max(done.cursor, clear_from), max(done.covered_until, clear_from))
+            if clear_from
+            else done
+        )
         for name, done in checkpoint.passes.items()
     }
     corrected = replace(

@@ -1,13 +1,12 @@
 """All settings: read once, checked together, frozen.
 
-Sources, the first counts: environment variables, then the TOML file that
-`PUBLISHER_CONFIG` names (tables `[kafka]` and `[publisher]` with the same names
-in lower case without the prefix, and `[[operations]]`). Secrets may stand in
-files of their own (`*_FILE`). Every problem is reported, one line each; no line
-repeats a value that may be secret.
+A setting comes from an environment variable, or else from the TOML file that `PUBLISHER_CONFIG`
+names. The file has the tables `[kafka]`, `[publisher]` and `[[operations]]`; its names are those
+of the variables, in lower case without the prefix. A secret may stand in a file of its own
+(`*_FILE`). Every problem is reported in its own line. No line repeats a value that may be secret.
 
-`values` says what one setting may be, `groups` which there are and how they are
-read, `sources` reads the file; here is what they mean together.
+`values` defines what a setting may be. `groups` defines which settings exist and how they are
+read. `sources` reads the file. This module checks what the settings mean together.
 """
 
 import os
@@ -46,13 +45,13 @@ __all__ = [
 ]
 
 NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
-"""What an operation may be called."""
+"""The names that an operation may have."""
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation as the service uses it, complete."""
+    """An operation as the service uses it, with all defaults filled in."""
 
     name: str
     url: str
@@ -63,14 +62,14 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything the service was told, checked."""
+    """All settings of the service, after all checks."""
 
     operations: tuple[Operation, ...]
     kafka: KafkaSettings
     publisher: PublisherSettings
     sasl_password: str | None = field(repr=False)
     hints: tuple[str, ...] = ()
-    """What looks like a mistake but stops nothing, one line each."""
+    """What looks like a mistake but stops nothing, a line per hint."""
 
     def messages_topic(self, operation: str) -> str:
         return self.publisher.messages_topic.replace("{operation}", operation)
@@ -79,36 +78,37 @@ class Settings:
         return self.publisher.dead_letters_topic.replace("{operation}", operation)
 
     def revisions_topic(self, operation: str) -> str:
-        """Empty where changed messages are not told of."""
+        """Return the topic for changed messages; empty = changes are not published."""
         return self.publisher.revisions_topic.replace("{operation}", operation)
 
 
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
-    """All settings, from the environment and the file it names.
+    """Read all settings, from the environment and the file that it names.
 
-    Raises SettingsError with every problem found.
+    Raises SettingsError with all problems.
     """
     problems: list[str] = []
     file = sources.read_file(environment, problems)
     tables = file or {}
-    single = OperationSettings.read(environment, {}, problems)
+    from_environment = OperationSettings.read(environment, {}, problems)
     kafka = KafkaSettings.read(environment, tables.get("kafka", {}), problems)
     publisher = PublisherSettings.read(environment, tables.get("publisher", {}), problems)
-    several = []
+    from_file = []
     for number, entry in enumerate(tables.get("operations", []), start=1):
         say: Say = f"operations[{number}].{{}}".format
         values = {
-            "timezone": single.timezone,
-            "timezone_replaces": single.timezone_replaces,
+            "timezone": from_environment.timezone,
+            "timezone_replaces": from_environment.timezone_replaces,
             **entry,
         }
-        several.append((OperationSettings.checked(values, say, problems), say))
+        from_file.append((OperationSettings.checked(values, say, problems), say))
     if file is None:
-        # What seems to be missing or contradictory may be right with the rest of the file.
+        # Without the file, settings may seem to be missing or contradictory that are right.
         raise SettingsError(problems)
-    # What a refused value would have been is not known: it lacks and contradicts nothing.
+    # The right value of a refused setting is unknown. So it counts neither as missing nor as
+    # contradictory.
     refused = {problem.partition(" ")[0] for problem in problems}
-    if several and single.model_dump(
+    if from_file and from_environment.model_dump(
         exclude={"timezone", "timezone_replaces", "name"}, exclude_none=True
     ):
         problems.append(
@@ -118,12 +118,12 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     password = _secret(kafka, "sasl_password", kafka.variable, problems)
     operations = [
         _operation(operation, say, refused, problems)
-        for operation, say in several or [(single, single.variable)]
+        for operation, say in from_file or [(from_environment, from_environment.variable)]
     ]
-    for what in ("name", "token"):
-        set_values = [value for operation in operations if (value := getattr(operation, what))]
-        if len(set(set_values)) < len(set_values):
-            problems.append(f"operations: two of them have equal {what}s: each needs its own")
+    for field_name in ("name", "token"):
+        in_use = [value for operation in operations if (value := getattr(operation, field_name))]
+        if len(set(in_use)) < len(in_use):
+            problems.append(f"operations: two of them have equal {field_name}s: each needs its own")
     problems += (
         problem
         for problem in _contradictions(publisher, kafka, password)
@@ -143,9 +143,12 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
 def _operation(
     group: OperationSettings, say: Say, refused: set[str], problems: list[str]
 ) -> Operation:
-    """One operation; its name is empty when it is not known which."""
-    own = f"wv{group.server}"
-    name = group.name or own
+    """Return the operation of a group. Its name is empty if the settings do not determine it.
+
+    `say` returns how the settings call a field; `refused` holds what they call the refused fields.
+    """
+    server_name = f"wv{group.server}"
+    name = group.name or server_name
     if refused & {say("server"), say("url"), say("name")}:
         name = ""
     elif not group.server and not (group.url and group.name):
@@ -159,14 +162,14 @@ def _operation(
         problems.append(f"{say('token')} is missing: set it or {say('token_file')}")
     elif token and not _TOKEN.fullmatch(token):
         problems.append(f"{say('token')} must be printable ASCII without spaces")
-    url = group.url or f"https://{own}.wolkvox.com"
+    url = group.url or f"https://{server_name}.wolkvox.com"
     return Operation(name, url, token or "", group.timezone, group.timezone_replaces)
 
 
 def _secret(group: Group, name: str, say: Say, problems: list[str]) -> str | None:
-    """A secret from its setting or from its file, without surrounding white space.
+    """Return a secret from its setting or from its file, without surrounding white space.
 
-    None when neither says anything, "" when `problems` tells why it cannot be used.
+    None = neither is set. "" = it cannot be used, and `problems` says why.
     """
     value: SecretStr | None = getattr(group, name)
     path: Path | None = getattr(group, f"{name}_file")
@@ -192,11 +195,11 @@ def _secret(group: Group, name: str, say: Say, problems: list[str]) -> str | Non
 def _contradictions(
     publisher: PublisherSettings, kafka: KafkaSettings, password: str | None
 ) -> Iterator[str]:
-    """What is valid one by one and cannot be meant together."""
-    needed = max(publisher.rereads, default=timedelta()) * 1.5 + publisher.max_window
-    if publisher.horizon < needed:
+    """Yield the problems of settings that are valid alone but contradict each other."""
+    min_horizon = max(publisher.rereads, default=timedelta()) * 1.5 + publisher.max_window
+    if publisher.horizon < min_horizon:
         yield (
-            f"PUBLISHER_HORIZON must be at least {duration_text(needed)} (1.5 x the longest of"
+            f"PUBLISHER_HORIZON must be at least {duration_text(min_horizon)} (1.5 x the longest of"
             " PUBLISHER_REREADS + PUBLISHER_MAX_WINDOW), or a re-read would publish twice"
         )
     if any(age <= timedelta() for age in publisher.rereads):
@@ -228,10 +231,10 @@ def _contradictions(
         yield "KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE go together: set both or none"
     for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
         path: Path | None = getattr(kafka, name)
-        if path is not None and not os.path.isfile(path):  # noqa: PTH113 - forgives what is no path
+        if path is not None and not os.path.isfile(path):  # noqa: PTH113 - accepts what is no path
             yield f"{kafka.variable(name)}: there is no file {_shown(path)}"
 
 
 def _shown(path: Path) -> str:
-    """The path for a log; what does not look like one may be the secret itself."""
+    """Return the path for a log. What does not look like a path may be the secret itself."""
     return str(path) if path.is_absolute() and len(str(path)) <= 200 else "of that name"

@@ -1,7 +1,8 @@
-"""The settings there are, in three groups, with their defaults.
+"""The settings that exist, in three groups, with their defaults.
 
-`server` of the group `wolkvox` is `WOLKVOX_SERVER` in the environment and `server`
-in the file's tables; `docs/reference/settings.md` lists them all.
+A group knows how its settings are named. For example, `server` of the group `wolkvox` is
+`WOLKVOX_SERVER` in the environment and `server` in the tables of the file.
+`docs/reference/settings.md` lists all settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,9 +29,9 @@ from publisher.settings.values import (
 )
 
 Say: TypeAlias = Callable[[str], str]
-"""How a setting is called where it was told: `WOLKVOX_TOKEN`, `operations[2].token`."""
+"""Returns how the source of a field calls it: `WOLKVOX_TOKEN`, or `operations[2].token`."""
 
-# What pydantic finds by itself, in our words; what our own types refuse says it all.
+# Our texts for the errors of pydantic. The errors of our own types have their texts already.
 _TEXTS: Final = {
     "literal_error": "must be one of {expected}",
     "greater_than_equal": "must be at least {ge}",
@@ -42,21 +43,21 @@ _TEXTS: Final = {
 
 
 class Group(BaseModel):
-    """Settings that stand together. No error repeats a value: it may be secret."""
+    """Settings with a common prefix. No error repeats a value, because it may be secret."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
     prefix: ClassVar[str]
 
     @classmethod
     def variable(cls, name: str) -> str:
-        """The environment variable of a setting."""
+        """Return the environment variable of a setting."""
         return f"{cls.prefix}_{name}".upper()
 
     @classmethod
     def read(
         cls, environment: Mapping[str, str], table: Mapping[str, Any], problems: list[str]
     ) -> Self:
-        """What the environment says, then what the file's table does."""
+        """Read the group from the environment, and what is not there from the table of the file."""
         variables = {
             name: environment[variable]
             for name in cls.model_fields
@@ -66,9 +67,10 @@ class Group(BaseModel):
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], say: Say, problems: list[str]) -> Self:
-        """The group, with the default wherever `problems` tells that a value is refused.
+        """Return the group, with the default in place of every refused value.
 
-        So all other problems are still found.
+        `problems` gets a line per refused value, in which `say` names the setting. Because the
+        default stands in, later checks can still report all other problems.
         """
         try:
             return cls(**values)
@@ -80,6 +82,7 @@ class Group(BaseModel):
 
 
 def _text(mistake: ErrorDetails) -> str:
+    """Return what to write instead, without the name of the setting."""
     kind = mistake["type"]
     if kind == "value_error":
         return mistake["msg"].removeprefix("Value error, ")
@@ -90,19 +93,19 @@ def _text(mistake: ErrorDetails) -> str:
 
 
 class OperationSettings(Group):
-    """One operation: one server and one token."""
+    """An operation: a server and a token."""
 
     prefix = "wolkvox"
     name: str = ""
-    """Becomes `source` in events and part of their ids; `state rename` changes it. Default `wv` +
-    server."""
+    """Becomes `source` in events, and a part of their ids. The default is `wv` + server. The
+    command `state rename` changes it."""
     server: Server | None = None
     url: Url | None = None
     token: SecretStr | None = None
     token_file: Path | None = None
     timezone: Zone = "America/Bogota"
     timezone_replaces: str = ""
-    """Confirms that `timezone` replaces this one, which was wrong; holds for that change only."""
+    """Confirms that `timezone` replaces this wrong time zone. It holds for that change only."""
 
 
 class KafkaSettings(Group):
@@ -147,7 +150,7 @@ class PublisherSettings(Group):
     state_topic: Topic = "wolkvox.publisher.state"
     commands_topic: Topic = "wolkvox.publisher.commands"
     revisions_topic: TopicOrNone = ""
-    """Empty = nobody is told of changed messages."""
+    """Empty = changes of messages are not published."""
     transactional_id: Text = "wolkvox-publisher"
     max_event_bytes: Annotated[int, Field(ge=1_000, le=100_000_000)] = 1_000_000
     max_response_bytes: Annotated[int, Field(ge=1_000, le=268_435_456)] = 16_777_216

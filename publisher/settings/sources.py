@@ -1,6 +1,6 @@
-"""The file that the environment names, and what the environment seems to misspell.
+"""Reads the file that the environment names, and finds misspelt environment variables.
 
-No line of text repeats a value or a line of the file.
+No text of a problem or a hint repeats a value or a line of the file.
 """
 
 import re
@@ -21,18 +21,18 @@ _CONFIG: Final = "PUBLISHER_CONFIG"
 
 
 def hints(environment: Mapping[str, str]) -> Iterator[str]:
-    """Variables that look like misspelt settings (others belong to somebody else)."""
+    """Yield hints at variables that look like misspelt settings. Other programs own the rest."""
     names = {_CONFIG} | {
         group.variable(name) for group in _TABLES.values() for name in group.model_fields
     }
     for name in sorted(environment):
         if name.startswith(("WOLKVOX_", "KAFKA_", "PUBLISHER_")) and name not in names:
-            for meant in get_close_matches(name, names, n=1, cutoff=0.85):
-                yield f"{name} is not a setting and is ignored: did you mean {meant}?"
+            for similar_name in get_close_matches(name, names, n=1, cutoff=0.85):
+                yield f"{name} is not a setting and is ignored: did you mean {similar_name}?"
 
 
 def read_file(environment: Mapping[str, str], problems: list[str]) -> dict[str, Any] | None:
-    """The known tables of the file, or None when it cannot be read."""
+    """Return the tables of the file that exist in `_TABLES`; None = the file cannot be used."""
     path = environment.get(_CONFIG)
     if not path:
         return {}
@@ -50,10 +50,10 @@ def read_file(environment: Mapping[str, str], problems: list[str]) -> dict[str, 
             names = "[kafka], [publisher] and [[operations]]"
             problems.append(f"{_CONFIG}: unknown table [{table}]: there are {names}")
             continue
-        several = table == "operations"
-        entries = content if several else [content]
+        is_list = table == "operations"
+        entries = content if is_list else [content]
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            wanted = "[[operations]], once for each of them" if several else f"[{table}]"
+            wanted = "[[operations]], once for each of them" if is_list else f"[{table}]"
             problems.append(f"{_CONFIG}: {table} must be written as {wanted}")
             continue
         tables_read[table] = content
@@ -63,11 +63,11 @@ def read_file(environment: Mapping[str, str], problems: list[str]) -> dict[str, 
             for entry in entries
             for name in sorted(entry.keys() - fields)
         )
-    # Operations that cannot be used were meant all the same: none by environment is missed.
+    # A refused table of operations was still meant. So the environment need not name an operation.
     return None if "operations" in tables and "operations" not in tables_read else tables_read
 
 
 def _place(error: Exception) -> str:
-    """Where the file is broken: the error names a place, or a character; never a line of it."""
+    """Return where the file is broken, as far as the error says. It never quotes a line of it."""
     match = re.search(r"\(at line \d+, column \d+\)|\(at end of document\)", str(error))
     return match[0].strip("()") if match else "see its first lines"

@@ -1,8 +1,8 @@
-"""What a single setting may be; each text says what to write instead.
+"""The types of the settings: what the value of a single setting may be.
 
 Rules of this file:
-- A refused value raises ValueError with a text that continues "NAME ...".
-- No text repeats the value: it may be secret.
+- A refused value raises ValueError. Its text continues "NAME ..." and says what to write instead.
+- No text repeats the value, because it may be secret.
 """
 
 import re
@@ -20,7 +20,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 
 
 def duration(text: object) -> timedelta:
-    """A duration with its unit: `30s`, `5m`, `1h`, `3d`, `1h30m`."""
+    """Return the duration of a text with units: `30s`, `5m`, `1h`, `3d`, `1h30m`."""
     if isinstance(text, timedelta):
         return text
     if isinstance(text, str):
@@ -35,7 +35,7 @@ def duration(text: object) -> timedelta:
 
 
 def duration_text(value: timedelta) -> str:
-    """The shortest text that `duration` reads back: `1h`, `90s`."""
+    """Return the shortest text that `duration` reads back: `1h`, `90s`."""
     for unit in ("d", "h", "m", "s"):
         count = value / timedelta(seconds=_UNITS[unit])
         if count >= 1 and count.is_integer():
@@ -44,7 +44,7 @@ def duration_text(value: timedelta) -> str:
 
 
 def start_instant(text: str, now: datetime) -> datetime:
-    """What `PUBLISHER_START` means at `now` (UTC); raises ValueError for anything else."""
+    """Return what `PUBLISHER_START` means at `now` (UTC). Raises ValueError for anything else."""
     if text == "now":
         return now
     if text.startswith("-"):
@@ -70,7 +70,7 @@ def _ages(text: object) -> tuple[timedelta, ...]:
 
 
 def _start(text: object) -> str:
-    """`now`, `-24h`, or an instant with offset; kept as text until the first start."""
+    """Check `now`, `-24h`, or an instant with offset. It stays text until the first start."""
     if isinstance(text, datetime):
         text = text.isoformat()
     if isinstance(text, str):
@@ -103,7 +103,7 @@ def _zone(value: str) -> str:
 
 
 def base_url(value: str) -> str:
-    """An address to which paths are appended; raises ValueError for anything else."""
+    """Check an address to which paths are appended. Raises ValueError for anything else."""
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -126,6 +126,7 @@ def _server(value: object) -> str:
 
 
 def _spelt(convert: Callable[[str], str]) -> BeforeValidator:
+    """Convert text before it is checked. Other values are checked as they are."""
     return BeforeValidator(lambda value: convert(value) if isinstance(value, str) else value)
 
 

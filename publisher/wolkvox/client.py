@@ -1,12 +1,12 @@
-"""The way to the reports API: one GET, one answer, no decisions.
+"""The HTTP client of the reports API: it sends one GET, returns one answer and decides nothing.
 
 Rules of this file:
-- One request in flight per token, on the wire and not only in our minds: nothing
-  here or below sends a request twice.
-- What the server says, whatever its status, is an Answer. Everything that keeps
-  an answer from being whole is a Transient.
-- No text repeats an exception, a header or a body: they may hold the token, the
-  password of a proxy, or what people wrote to each other.
+- At most one request per token is on the wire. Neither this file nor aiohttp below it
+  sends a request twice.
+- Whatever the server answers is an Answer, with any status. Whatever keeps an answer
+  from being complete is a Transient.
+- No text repeats an exception, a header or a body. They may hold the token, the
+  password of a proxy, or private messages.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ from publisher.model import Answer, Instant, Request
 from publisher.wolkvox.responses import SERVER_LIMIT
 
 CONNECT_LIMIT: Final = 10.0
-"""Seconds for name, TCP and TLS together."""
+"""Seconds for the DNS lookup, TCP and TLS together."""
 TOTAL_LIMIT: Final = SERVER_LIMIT.total_seconds()
-"""Seconds from sending to the last byte: the server ends a call after as many."""
+"""Seconds from sending to the last byte. The server ends a call after the same time."""
 
 _REPORTS: Final = "/api/v2/reports_manager.php"
 _INFORMATION: Final = "/api/v2/information.php"
 _INFORMATION_BYTES: Final = 65_536
-"""Three numbers; more is something else."""
+"""The answer holds three numbers. A longer body is something else."""
 _ADDRESS: Final = "check WOLKVOX_SERVER or WOLKVOX_URL"
 _ALLOW_LIST: Final = (
     "check WOLKVOX_SERVER or WOLKVOX_URL, and that the vendor's allow-list of client addresses"
@@ -48,23 +48,24 @@ def open_session(
     connect_limit: float = CONNECT_LIMIT,
     connected: Callable[[], None] | None = None,
 ) -> aiohttp.ClientSession:
-    """Everything that requests share, for `async with`; limits in seconds.
+    """Return the session that all requests share, for `async with`.
 
-    Proxies come from the usual environment variables (HTTPS_PROXY, NO_PROXY).
-    `connected` is called once a connection stands, TLS included.
+    Both limits are in seconds. Proxies come from the usual environment variables
+    (HTTPS_PROXY, NO_PROXY). The session calls `connected` each time a connection is
+    established, TLS included.
     """
     traces = []
     if connected:
         trace = aiohttp.TraceConfig()
 
-        async def stands(*_: object) -> None:
+        async def connection_stands(*_: object) -> None:
             connected()
 
-        trace.on_connection_create_end.append(stands)
+        trace.on_connection_create_end.append(connection_stands)
         traces.append(trace)
     return aiohttp.ClientSession(
-        # The server closes idle connections after 5 s and we come every 5 minutes: a kept
-        # connection would always be a dead one.
+        # The server closes idle connections after 5 s and we poll every 5 minutes: a kept
+        # connection would always be dead.
         connector=aiohttp.TCPConnector(force_close=True, limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept": "application/json", "Accept-Encoding": "gzip"},
@@ -76,7 +77,7 @@ def open_session(
 
 
 class HttpSource:
-    """The report of one operation; fits `context.Source`."""
+    """Reads the report of one operation. It implements `context.Source`."""
 
     def __init__(
         self,
@@ -93,16 +94,16 @@ class HttpSource:
         self._in_flight = asyncio.Lock()
 
     async def read(self, request: Request) -> Answer:
-        """Ask once; a second caller waits until the first has its answer.
+        """Send the request once. A second caller waits until the first has its answer.
 
-        Raises Transient when there is no whole answer. Cancelled, it closes the
-        connection; the server may then be busy with the question for a while.
+        Raises Transient when no complete answer arrives. When it is cancelled, it closes
+        the connection; the server may then still be busy with the request for a while.
         """
         params = {"api": "chat_2", "date_ini": request.date_ini, "date_end": request.date_end}
         return await self._get(_REPORTS, params, request.max_bytes)
 
     async def token_info(self) -> Answer:
-        """Ask for the daily quota, likewise; never beside another request."""
+        """Ask for the daily quota, in the same way and never beside another request."""
         return await self._get(_INFORMATION, {"api": "token_info"}, _INFORMATION_BYTES)
 
     async def _get(self, path: str, params: dict[str, str], max_bytes: int) -> Answer:
@@ -110,11 +111,11 @@ class HttpSource:
             try:
                 return await self._ask(path, params, max_bytes)
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                # `from None`, because tracebacks print the text of causes.
+                # `from None`, because a traceback prints the text of the cause.
                 raise transient(error, self._where) from None
 
     async def _ask(self, path: str, params: dict[str, str], max_bytes: int) -> Answer:
-        sent_at, began = self._now(), time.monotonic()
+        sent_at, began_at = self._now(), time.monotonic()
         async with self._session.get(
             self._url + path, params=params, headers=self._headers, allow_redirects=False
         ) as response:
@@ -126,36 +127,36 @@ class HttpSource:
                 body=b"" if body is None else body,
                 sent_at=sent_at,
                 received_at=received_at,
-                took=time.monotonic() - began,
+                took=time.monotonic() - began_at,
                 oversized=body is None,
             )
 
 
-_TURN: Final = 1024 * 1024
-"""Bytes of an answer that are taken before others get their turn."""
+_TURN_BYTES: Final = 1024 * 1024
+"""After so many bytes of an answer the other tasks get a turn."""
 
 
 async def _read(content: aiohttp.StreamReader, max_bytes: int) -> bytes | None:
     """Return the decompressed body, or None when it is longer than `max_bytes`.
 
-    Too long a body is still read to its end: only then is the server done with
-    us, and may be asked for less. aiohttp inflates at most a buffer's worth ahead
-    of the reader, so whatever a few bytes blow up to is never in memory at once.
+    A longer body is still read to its end. Only then has the server finished the
+    request, and only then we may ask for less. aiohttp inflates at most one buffer ahead
+    of the reader, so a decompression bomb is never in memory at once.
     """
-    kept = BytesIO()  # its getvalue() does not copy; joining parts would
-    size = yielded_at = 0
+    body = BytesIO()  # its getvalue() does not copy; joining parts would
+    read_bytes = yielded_bytes = 0
     while chunk := await content.readany():
-        size += len(chunk)
-        if size > max_bytes:
-            kept.close()
+        read_bytes += len(chunk)
+        if read_bytes > max_bytes:
+            body.close()
         else:
-            kept.write(chunk)
-        # While there is more to inflate, readany() returns without letting others run: a bomb of
-        # 1 GB held up the loop for 0.8 s at once.
-        if size - yielded_at > _TURN:
-            yielded_at = size
+            body.write(chunk)
+        # While there is more to inflate, readany() returns without letting other tasks run: a bomb
+        # of 1 GB blocked the loop for 0.8 s.
+        if read_bytes - yielded_bytes > _TURN_BYTES:
+            yielded_bytes = read_bytes
             await asyncio.sleep(0)
-    return None if size > max_bytes else kept.getvalue()
+    return None if read_bytes > max_bytes else body.getvalue()
 
 
 class _AnswerLostError(aiohttp.ClientError):
@@ -167,20 +168,21 @@ async def _send_once(
 ) -> aiohttp.ClientResponse:
     """Keep aiohttp from sending a GET again by itself.
 
-    It does so, without a word, when a connection ends before the answer, even a
-    fresh one. The server may be busy with the first request all the while, and
-    two at once are what it refuses. An error of another class is passed on.
+    aiohttp silently repeats a GET when the connection, even a fresh connection, ends
+    before the answer. The server may still be busy with the first request, and it
+    refuses two at once. An error that aiohttp does not retry passes through unchanged;
+    an error that it would retry becomes `_AnswerLostError`.
     """
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
-        raise  # nothing was sent, and aiohttp leaves it at that
+        raise  # nothing was sent, and aiohttp does not retry it
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
         raise _AnswerLostError from None
 
 
 def transient(error: Exception, where: str) -> Transient:
-    """Say what an error of aiohttp or the system means; `where` is the server's host:port."""
+    """Translate an error of aiohttp or the system. `where` is the server's host:port."""
     match error:
         case aiohttp.ClientProxyConnectionError():
             return _unreachable(
@@ -209,7 +211,7 @@ def transient(error: Exception, where: str) -> Transient:
             return _unreachable(f"cannot trust {where}: another certificate; {_ADDRESS}")
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | UnicodeError():
             return _unreachable(f"cannot reach {where}: no address that can be asked; {_ADDRESS}")
-        case TimeoutError() if error.errno is None:  # with a number it is the system's
+        case TimeoutError() if error.errno is None:  # with a number it comes from the system
             return Transient(
                 Stage.READ,
                 Reason.TIMEOUT,
@@ -244,8 +246,8 @@ def _lost(text: str) -> Transient:
 
 
 def _cause(error: OSError) -> str:
-    """In the words of the system's table; an exception's own text may say more than it should."""
-    if isinstance(error, TimeoutError):  # the system's, or ours
+    """Name the cause in the system's words. The exception's own text might reveal secrets."""
+    if isinstance(error, TimeoutError):  # from the system, or from our own limit
         return "no connection in time"
     match error.errno:
         case errno.ECONNREFUSED:
@@ -257,7 +259,7 @@ def _cause(error: OSError) -> str:
 
 
 def _certificate(error: Exception) -> str:
-    """OpenSSL's own words: of its table, with at most a host name in them."""
+    """Name the fault in OpenSSL's words. They come from its table and hold at most a host name."""
     words = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else ""
     return f"its certificate is refused ({words})" if words else "its certificate is refused"
 

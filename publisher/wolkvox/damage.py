@@ -1,10 +1,10 @@
-"""What in an answer that no strict decoder takes may have been damaged on its way.
+"""Finds the rows that may have been damaged in transit, in an answer that is not strict JSON.
 
 Rules of this file:
-- A damaged row is believed only once it came twice in the same form: a fault of the wire does
-  not strike twice alike, a broken text in the report is as broken the next time.
-- Rows are compared, not bodies: between two answers to one question new rows appear.
-- Of a body only digests are kept.
+- A damaged row is believed only after it came twice in the same form. A fault of the wire
+  does not repeat itself exactly; a text that is broken in the report does.
+- Rows are compared, not bodies, because new rows appear between two answers to the same request.
+- Only digests of a body are kept.
 """
 
 import re
@@ -17,31 +17,31 @@ from publisher.wolkvox.responses import Classification, Verdict, classify
 from publisher.wolkvox.schema import canonical
 
 _DAMAGE: Final = re.compile(rb"\xef\xbf\xbd|\\u00|\\[bf]|\x7f")
-"""U+FFFD, which stands for what was damaged, or a control character; a line has its end."""
+"""U+FFFD, which replaces damaged bytes, or a control character (no tab, LF or CR)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What a forgiving decoder makes of an answer that the strict one has refused."""
+    """What the forgiving decoder reads in an answer that the strict decoder refused."""
 
     classification: Classification
     digest: bytes
     damaged: frozenset[bytes]
-    """Digests of rows, each with the fields of its conversation, that may be damaged."""
+    """Digests of the rows that may be damaged. A digest covers the conversation's fields, too."""
 
     @property
     def readable(self) -> bool:
         return self.classification.verdict is not Verdict.NOT_UNDERSTOOD
 
     def confirms(self, first: "Examined") -> bool:
-        """Whether all that may be damaged here came in the same form before."""
+        """Whether all that may be damaged here came in the same form in the `first` answer."""
         if self.readable and first.readable:
             return self.damaged <= first.damaged
         return self.digest == first.digest
 
 
 def examine(answer: Answer) -> Examined | None:
-    """None where there is nothing to examine: no body, or the status says enough."""
+    """Examine an answer. None when it has no body or when its status already says enough."""
     if answer.status != 200 or not answer.body.strip():
         return None
     classification = classify(answer, lenient=True)

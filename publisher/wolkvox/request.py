@@ -1,6 +1,6 @@
-"""How a window is asked for, and how much of it one request may ask.
+"""Turns a window into a request, and limits how much time one request covers.
 
-Every reader goes through here: live, re-reads, repair, backfills and the commands.
+Every reader uses it: live, re-reads, repair, backfills and the commands.
 """
 
 from datetime import timedelta
@@ -11,25 +11,27 @@ from publisher.wolkvox.timezone import Zone
 
 PADDING: Final = 5 * SECOND
 LONGEST_REQUEST: Final = timedelta(days=31)
-"""The vendor's limit, in local time. What an answer beyond it looks like, nobody knows: likely
-as if there were no rows."""
+"""The vendor's limit, in local time. The answer beyond it is unknown: probably it looks like
+an answer without rows."""
 SURE_REQUEST: Final = timedelta(days=28)
-"""Nothing in more than this may be a refusal, too: the shortest that a month can be."""
+"""The length of the shortest month. An empty answer to a longer request may be a refusal."""
 
 
 def request_for(window: Window, zone: Zone, max_bytes: int, now: Instant) -> Request:
-    """How the window is asked for at the server's time `now`.
+    """Return the request for the window, sent at the server's time `now`.
 
-    Padded on both sides by min(5 s, its width), but not beyond `now`.
+    It is padded on both sides by 5 s, or by the window's width (at least 1 s) where that
+    is less, but not beyond `now`. `max_bytes` limits the body of the answer.
     """
     date_ini, date_end = zone.bounds(window, _padding(window), now)
     return Request(date_ini=date_ini, date_end=date_end, max_bytes=max_bytes)
 
 
 def askable(window: Window, zone: Zone, longest: timedelta) -> Window:
-    """The window, or the first part of it that one request can ask for.
+    """Return the window, or the first part of it that fits into one request.
 
-    Its padding, its rounding and the hours that are repeated or skipped inside it count.
+    `longest` limits the local time of the request. The padding, the rounding and the hours
+    that are repeated or skipped inside the window count.
     """
     window = zone.cut(window)
     while (excess := zone.span(window, _padding(window)) - longest) > timedelta():
@@ -38,7 +40,7 @@ def askable(window: Window, zone: Zone, longest: timedelta) -> Window:
 
 
 def reaches_beyond(window: Window, now: Instant, date: Instant) -> bool:
-    """Whether the request made at `now` asks for what lies after `date`."""
+    """Whether the request sent at `now` asks for time after `date`."""
     end = min(window.end + _padding(window), now.replace(microsecond=0))
     return end > date
 

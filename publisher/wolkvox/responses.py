@@ -1,16 +1,14 @@
-"""The language of the Wolkvox reports API, all of it in one table.
+"""Judges the answers of the Wolkvox reports API, by one table of all its errors.
 
 Rules of this file:
-- Only a 200 with rows, a 200 whose `data` is `[]`, and the one JSON 404 that
-  means "no rows" are answers that were understood. Everything else leaves the
-  cursor where it is.
-- The words of the body win over the HTTP status: servers of this kind answer
-  200 with an error inside.
-- No text made here repeats what a body said, except an error `msg` in capital
-  letters without digits: bodies hold personal data.
+- Only three answers are understood: a 200 with rows, a 200 whose `data` is `[]`, and the
+  single JSON 404 that means "no rows". Any other answer leaves the cursor where it is.
+- The body wins over the HTTP status: servers of this kind answer 200 with an error inside.
+- No text made here repeats a body, because bodies hold personal data. The exception is
+  an error `msg` in capital letters without digits.
 
-Sources: the vendor's page of `chat_2` and what integrators report; what nobody
-knows is decided towards "not understood".
+Sources: the vendor's page of `chat_2` and the reports of integrators. What is undocumented
+counts as "not understood".
 """
 
 import json
@@ -28,14 +26,14 @@ from publisher.wolkvox import schema
 from publisher.wolkvox.schema import Chat, Counted
 
 ROW_CAP: Final = 59_000
-"""The vendor caps a report at 60,000 records without saying of what; integrators
+"""The vendor caps a report at 60,000 records and does not say what a record is. Integrators
 treat 59,000 as cut already."""
 
 MAX_BYTES: Final = 256 * 1024 * 1024
 """The vendor's largest result."""
 
 SERVER_LIMIT: Final = timedelta(seconds=60)
-"""The vendor ends a call after this long; until then it may still be busy."""
+"""The vendor ends a call after this time. Until then the server may still be busy."""
 
 LONGEST_RETRY_AFTER: Final = timedelta(hours=1)
 
@@ -53,7 +51,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The verdict on one answer, with what goes with it."""
+    """The verdict on an answer, with its reason and the data."""
 
     verdict: Verdict
     reason: Reason | None = None
@@ -62,16 +60,16 @@ class Classification:
     retry_after: float | None = None
     """Seconds the server asked us to wait."""
     data: list[Any] = field(default_factory=list)
-    """Conversations: as `Chat` where the answer is as documented, else as they came."""
+    """Conversations: `Chat` objects where the answer is as documented, else plain JSON."""
     lenient: bool = False
-    """Decoded only by replacing what no strict decoder accepts."""
+    """Only the forgiving decoder could read the body: it replaced what is not strict JSON."""
     not_found: bool = False
-    """Empty because of a 404, which is also what a server without the report says."""
+    """Empty because of a 404. A server without the report gives the same answer."""
     counted: Counted | None = field(default=None, compare=False)
-    """Where the answer says how much it found, and nothing else speaks against it."""
+    """Set where the answer says how many records it found, and has no other fault."""
 
 
-# (status, what `msg` contains in lower case, verdict, reason, text). First match counts.
+# (status, what `msg` contains in lower case, verdict, reason, text). The first match counts.
 _V, _R = Verdict, Reason
 _TABLE: Final = (
     (400, "does not exist", _V.HOLD, _R.BAD_REQUEST,
@@ -103,7 +101,7 @@ _RECORDS_FOUND = re.compile(r"\s*(\d{1,9}) record", re.IGNORECASE | re.ASCII)
 
 
 def classify(answer: Answer, *, lenient: bool = False) -> Classification:
-    """What the answer means. With `lenient`, also what only a forgiving decoder can read."""
+    """Judge an answer. `lenient` also reads a body that only the forgiving decoder accepts."""
     if answer.oversized:
         return Classification(
             Verdict.TOO_LARGE, Reason.TOO_LARGE, "the answer is larger than the memory budget"
@@ -123,11 +121,11 @@ def classify(answer: Answer, *, lenient: bool = False) -> Classification:
 
 
 def server_time(answer: Answer) -> Instant | None:
-    """The answer's `Date` header (GMT, whole seconds, rounded down), if it has a usable one."""
+    """The answer's `Date` header (GMT, whole seconds, rounded down); None if it is not usable."""
     return _http_date(answer.headers.get("date"))
 
 
-def _judge_rows(envelope: Any, size: int, *, lenient: bool) -> Classification:
+def _judge_rows(envelope: Any, size_bytes: int, *, lenient: bool) -> Classification:
     if not isinstance(envelope, dict):
         return _not_understood("the answer is not the JSON object that the report sends")
     data, msg = envelope.get("data"), envelope.get("msg")
@@ -137,13 +135,13 @@ def _judge_rows(envelope: Any, size: int, *, lenient: bool) -> Classification:
         return _not_understood("the answer says 200 and an error at once")
     rows = _rows(data)
     capped = max(len(data), rows) >= ROW_CAP
-    said = _RECORDS_FOUND.match(msg) if isinstance(msg, str) and not capped else None
-    counted = Counted(len(data), rows, size, int(said[1])) if said else None
-    more = counted is not None and counted.excess > 0
-    if not data and more:
+    claim = _RECORDS_FOUND.match(msg) if isinstance(msg, str) and not capped else None
+    counted = Counted(len(data), rows, size_bytes, int(claim[1])) if claim else None
+    claims_more = counted is not None and counted.excess > 0
+    if not data and claims_more:
         text = "the answer says that it found records and holds none"
         return Classification(Verdict.NOT_UNDERSTOOD, Reason.NOT_UNDERSTOOD, text, counted=counted)
-    if capped or more:
+    if capped or claims_more:
         text = "the answer reaches the report's row cap"
         return Classification(
             Verdict.TOO_LARGE, Reason.TOO_LARGE, text, data=data, lenient=lenient, counted=counted
@@ -169,8 +167,8 @@ def _judge_error(status: int | None, envelope: Any, answer: Answer) -> Classific
                 if fields.get("data"):
                     return _not_understood("the answer says that there are no rows and holds some")
                 return Classification(Verdict.EMPTY, not_found=True)
-            said = f' - it says "{msg}"' if _SPEAKABLE.fullmatch(msg) else ""
-            return Classification(verdict, reason, f"{text}{said}", retry_after)
+            quote = f' - it says "{msg}"' if _SPEAKABLE.fullmatch(msg) else ""
+            return Classification(verdict, reason, f"{text}{quote}", retry_after)
     if status >= 500:
         text = f"the server has a problem of its own (status {status})"
         return Classification(Verdict.WAIT, Reason.SERVER_ERROR, text, retry_after)
@@ -182,18 +180,21 @@ def _not_understood(text: str) -> Classification:
 
 
 def _status(http: int, envelope: Any) -> int | None:
-    """The status that counts: in an HTTP 200 the body's `code` (200 or "200"), else HTTP's."""
+    """The effective status: in an HTTP 200 the body's `code` (200 or "200"), else `http`.
+
+    None = there is no body, or its `code` is no status.
+    """
     if http != 200:
         return http
     if envelope is None:
         return None
     code = envelope.get("code", 200) if isinstance(envelope, dict) else 200
-    # Three digits and nothing else: any other number may come from a person's data.
+    # Three digits and nothing else: any other number may be personal data.
     return int(code) if type(code) in (int, str) and _CODE.fullmatch(str(code)) else None
 
 
 def _decode(body: bytes, *, lenient: bool) -> tuple[Any, bool]:
-    """(value, leniently) of a JSON body; the value is None where there is none."""
+    """Decode a body: its value, and whether only the forgiving decoder read it. None = no JSON."""
     documented = schema.decode(body)
     if documented is not None:
         return documented, False
@@ -204,12 +205,12 @@ def _decode(body: bytes, *, lenient: bool) -> tuple[Any, bool]:
 
 
 def decode_leniently(body: bytes) -> Any:
-    """The JSON object in a body that a strict decoder refuses, or None.
+    """Return the JSON object in a body that the strict decoder refuses, or None.
 
-    Forgives: a byte order mark, invalid UTF-8, control characters, lone
-    surrogates (all become U+FFFD where they stand in text), NaN and Infinity
-    (become null), and PHP warnings before the object. Never a cut object, nor
-    an object inside another one.
+    It forgives a byte order mark, invalid UTF-8, control characters and lone surrogates
+    (all become U+FFFD where they stand in text), NaN and Infinity (they become null), and
+    PHP warnings before the object. It never accepts a cut object, nor an object inside
+    another object.
     """
     text = body.decode("utf-8", errors="replace")
     start = object_start(text)
@@ -224,7 +225,7 @@ def decode_leniently(body: bytes) -> Any:
 
 
 def object_start(text: str) -> int | None:
-    """Where the first JSON object in a text begins: warnings may hold braces, too."""
+    """The index of the first JSON object in a text. A warning before it may hold braces, too."""
     match = _OBJECT.search(text)
     return match.start() if match else None
 
@@ -251,17 +252,17 @@ def _without_surrogates(value: Any) -> Any:
 
 
 def _retry_after(headers: Mapping[str, str], now: Instant) -> float | None:
-    """Seconds asked for by `Retry-After`, at most an hour; it is a number or a date (RFC 9110)."""
+    """Seconds that `Retry-After` asks for, at most an hour. It is a number or a date (RFC 9110)."""
     text = headers.get("retry-after", "").strip()
     if not text:
         return None
     if text.isdecimal() and text.isascii():
         seconds = float(text[:9])
     else:
-        until = _http_date(text)
-        if until is None:
+        retry_at = _http_date(text)
+        if retry_at is None:
             return None
-        seconds = (until - (_http_date(headers.get("date")) or now)).total_seconds()
+        seconds = (retry_at - (_http_date(headers.get("date")) or now)).total_seconds()
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER.total_seconds())
 
 
@@ -276,8 +277,8 @@ def _http_date(text: str | None) -> datetime | None:
 
 
 def _rows(data: list[Any]) -> int:
-    """Messages in all conversations."""
-    if data and type(data[0]) is Chat:  # then all are
+    """Count the messages in all conversations."""
+    if data and type(data[0]) is Chat:  # then all elements are
         return sum([len(chat.conversation) for chat in data])
     return sum(map(_messages, data))
 

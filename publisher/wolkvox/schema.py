@@ -1,14 +1,15 @@
-"""The report's data as types: conversations and messages, field by field.
+"""The types of the report's data: conversations and messages, field by field.
 
 Rules of this file:
-- An answer that holds what the vendor documents and nothing else is decoded straight
-  into these types: half the time and half the memory of plain JSON.
-- Anything else (a new field, a number where a text belongs) is decoded as plain
-  JSON and converted here. Both ways give equal objects.
-- No answer can set a field of ours: it would be an unknown one.
+- An answer that holds exactly what the vendor documents is decoded directly into these
+  types. This takes half the time and half the memory of plain JSON.
+- Any other answer (a new field, a number in place of a text) is decoded as plain JSON and
+  converted here. Both ways give equal objects.
+- No answer can set a field that we add: in an answer it counts as an undocumented field.
 - A number keeps its digits as they came: 1e3 is not 1000.0, and no float holds 20 digits.
 
-Sources of the fields: the vendor's page of `chat_2`; `customer_phone` from other years' pages.
+Sources of the fields: the vendor's page of `chat_2`; `customer_phone` from that page in other
+years.
 """
 
 import json
@@ -22,17 +23,17 @@ import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 Text: TypeAlias = str | UnsetType | None
-"""As documented, or null, or left out. What was converted may be any JSON value."""
+"""A text as documented, or null, or left out. A converted object may hold any JSON value."""
 
 if TYPE_CHECKING:
     Ours: TypeAlias = Any
 else:
     Ours = Annotated[str, Meta(pattern="(?!)")] | UnsetType
-    """Never in an answer: no text matches."""
+    """A field that we add. No answer can set it, because no text matches the pattern."""
 
 
 class Number:
-    """A number that no integer of 64 bits holds, by its digits as they came."""
+    """A number that no 64-bit integer holds exactly. It keeps the digits as they came."""
 
     __slots__ = ("digits",)
 
@@ -54,7 +55,7 @@ class Number:
 
 
 class Message(Struct, forbid_unknown_fields=True, gc=False):
-    """One row, its fields in the order in which events carry them."""
+    """One row. Its fields have the order in which events carry them."""
 
     date: Text = UNSET
     occurred_at: Ours = UNSET
@@ -75,7 +76,7 @@ class Chat(Struct, forbid_unknown_fields=True, gc=False):
     """One element of `data`: a conversation and its messages."""
 
     conversation: list[Message]
-    """What was converted holds the rows as they came."""
+    """The messages. A converted chat holds the rows as plain JSON."""
     conn_id: Text = UNSET
     agent_name: Text = UNSET
     customer_name: Text = UNSET
@@ -94,7 +95,7 @@ _OURS: Final = frozenset({"occurred_at", "occurred_at_ambiguous", "extra"})
 
 
 def _fields(shape: type[Struct]) -> dict[str, str]:
-    """The API's name of each field, and the attribute that holds it."""
+    """Map the API's name of every field to the attribute that holds it."""
     return {
         info.encode_name: info.name
         for info in msgspec.structs.fields(shape)
@@ -107,7 +108,7 @@ CHAT_FIELDS: Final = _fields(Chat)
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 _PLAIN: Final = msgspec.json.Decoder(float_hook=Number)
 _NO_INTEGER: Final = re.compile(rb"\d{19}|-0[^\d.eE]")
-"""Where there may be a whole number that is read otherwise than it is written; or a text."""
+"""Matches where a whole number may lose its digits when it is read. A text may match, too."""
 
 
 def _digits(number: Any) -> bytes:
@@ -118,21 +119,21 @@ def _digits(number: Any) -> bytes:
 
 encode: Final = msgspec.json.Encoder(enc_hook=lambda value: msgspec.Raw(_digits(value))).encode
 dumps: Final = partial(orjson.dumps, default=lambda value: orjson.Fragment(_digits(value)))
-"""Of what `loads` has read: the same digits."""
+"""Encode what `loads` has read, with the same digits."""
 
 
 def decode(body: bytes) -> dict[str, Any] | None:
-    """The envelope of an answer that is as documented, its `data` a list of `Chat`; else None."""
+    """Decode an answer that is as documented; its `data` is a list of `Chat`. Else None."""
     try:
         envelope = _ENVELOPE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    named = {name: getattr(envelope, name) for name in ("code", "error", "msg", "data")}
-    return {name: value for name, value in named.items() if value is not UNSET}
+    values = {name: getattr(envelope, name) for name in ("code", "error", "msg", "data")}
+    return {name: value for name, value in values.items() if value is not UNSET}
 
 
 def loads(body: bytes) -> Any:
-    """Any JSON, its numbers as they came. Raises ValueError where a strict decoder refuses it."""
+    """Decode any JSON; numbers keep their digits. Raises ValueError where it is not strict JSON."""
     try:
         value = _PLAIN.decode(body)
         return _EXACT(body.decode()) if _NO_INTEGER.search(body) else value
@@ -141,7 +142,7 @@ def loads(body: bytes) -> Any:
 
 
 def number(digits: str) -> int | Number:
-    """A whole number: an integer where that is written as the digits came."""
+    """Read a whole number: an int where it is written with the same digits, else a Number."""
     if len(digits) <= 20 and -(1 << 63) <= (value := int(digits)) < 1 << 64 and digits != "-0":
         return value
     return Number(digits)
@@ -151,7 +152,7 @@ _EXACT: Final = json.JSONDecoder(parse_int=number, parse_float=Number).decode
 
 
 def chat_of(element: Any) -> Chat | None:
-    """The conversation in an element of `data` that was decoded as plain JSON, if it is one."""
+    """Convert an element of `data` from plain JSON. None if it is no conversation."""
     if not isinstance(element, dict) or not isinstance(element.get("conversation"), list):
         return None
     chat = Chat(element["conversation"])
@@ -159,13 +160,16 @@ def chat_of(element: Any) -> Chat | None:
 
 
 def message_of(row: Any) -> Message | None:
-    """The message in a row that was decoded as plain JSON, if it is one."""
+    """Convert a row from plain JSON. None if it is no message."""
     message = Message()
     return message if isinstance(row, dict) and _fill(message, MESSAGE_FIELDS, row) else None
 
 
 def _fill(shape: Chat | Message, fields: dict[str, str], row: dict[str, Any]) -> bool:
-    """Set what was told; False where that is nested too deep to be written into an event."""
+    """Set the fields of `shape` from a row, by `fields`; the others go into its `extra`.
+
+    False where a value is nested too deep to be written into an event.
+    """
     extra = {}
     for name, value in row.items():
         if name == "conversation":
@@ -183,14 +187,14 @@ def _fill(shape: Chat | Message, fields: dict[str, str], row: dict[str, Any]) ->
 
 
 def told_by(message: Message) -> dict[str, Any]:
-    """The fields of a message as the API named them, without those it left out."""
+    """The fields that the API sent for a message, under the API's names."""
     sent = {name: getattr(message, attribute) for name, attribute in MESSAGE_FIELDS.items()}
     sent = {name: value for name, value in sent.items() if value is not UNSET}
     return sent if message.extra is UNSET else sent | message.extra
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with sorted keys; nothing for what is nested too deep to be written again.
+    """Encode as JSON with sorted keys. Empty where the value is nested too deep to be written.
 
     orjson reads 1,024 levels and writes 254.
     """
@@ -202,22 +206,33 @@ def canonical(value: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What an answer shows, and how much it says that it found."""
+    """How much an answer shows, and how many records it says that it found."""
 
-    elements: int
-    rows: int
-    size: int
-    """Bytes."""
-    said: int
+    element_count: int
+    row_count: int
+    size_bytes: int
+    claimed_count: int
 
     @property
     def excess(self) -> int:
-        """By how much it says more than it shows; nobody knows whether it counts rows."""
-        if self.said <= self.elements or self.said == self.rows:
+        """How many records it claims beyond those it shows; 0 = none.
+
+        The vendor does not say whether it counts rows or conversations.
+        """
+        if self.claimed_count <= self.element_count or self.claimed_count == self.row_count:
             return 0
-        return self.said - (self.rows if self.said > self.rows else self.elements)
+        return self.claimed_count - (
+            self.row_count if self.claimed_count > self.row_count else self.element_count
+        )
 
     def clearly_less_than(self, other: "Counted") -> bool:
-        """It reached no limit that the other one did not reach, of whatever a report limits."""
-        elements = self.elements < other.elements or self.elements <= 1
-        return elements and self.rows < other.rows and self.size * 10 <= other.size * 9
+        """Whether it lies below `other` in everything that a report may limit.
+
+        Then it reached no limit that `other` did not reach.
+        """
+        fewer_elements = self.element_count < other.element_count or self.element_count <= 1
+        return (
+            fewer_elements
+            and self.row_count < other.row_count
+            and self.size_bytes * 10 <= other.size_bytes * 9
+        )

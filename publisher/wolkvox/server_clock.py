@@ -1,4 +1,8 @@
-"""The server's clock, as far as its answers tell."""
+"""Estimates the server's clock from the `Date` headers of its answers.
+
+The schedule runs by the server's time. A wrong clock, on either side, must cost a few polls
+at most, and never a message.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,14 +12,14 @@ from typing import Final
 from publisher.model import DAY, Instant
 
 LARGEST: Final = timedelta(hours=1)
-"""A larger skew is a wrong clock or a wrong server, not a drift: the operation is held."""
+"""A larger skew means a wrong clock or a wrong server, not a drift. It holds the operation."""
 
 RESOLUTION: Final = timedelta(seconds=2)
-"""Skews that differ by less are the same one."""
+"""Skews that differ by no more than this count as equal."""
 
 
 def too_large(skew: timedelta) -> str:
-    """What to say of a skew beyond `LARGEST`."""
+    """The error text for a skew beyond `LARGEST`."""
     side = "ahead of" if skew > timedelta() else "behind"
     return (
         f"the server's clock is {abs(skew.total_seconds()):.0f} s {side} ours: correct the"
@@ -24,78 +28,85 @@ def too_large(skew: timedelta) -> str:
 
 
 UNDATED_POLLS: Final = 12
-"""So many polls without a usable date (an hour, at 5 minutes) are told of."""
+"""After so many polls without a usable date (an hour, at 5 minutes) a warning is due."""
 
 
 @dataclass(slots=True)
 class ServerClock:
-    """Our clock plus the measured skew; before the first answer, simply our clock."""
+    """Our clock plus the measured skew. Before the first answer it is our clock."""
 
     skew: timedelta = timedelta()
-    """The server's clock minus ours, by the last answer that was believed."""
-    before: tuple[timedelta, timedelta] = (timedelta(), timedelta())
-    """The same by the two answers before it; by no answer, our clock is right."""
+    """The server's clock minus ours, by the last answer that was accepted."""
+    earlier_skews: tuple[timedelta, timedelta] = (timedelta(), timedelta())
+    """The skews by the two answers before it. Without an answer our clock counts as right."""
 
     undated_since: Instant | None = None
-    """When the first answer in a row came that had no usable date, by our clock."""
+    """When the current run of answers without a usable date began, by our clock."""
 
     warned_at: Instant | None = None
-    newest: Instant | None = None
-    """When the newest message occurred: the server has lived through that, whatever our clock."""
+    newest_message_at: Instant | None = None
+    """When the newest message occurred. The server is past this time, whatever our clock says."""
 
     @property
     def start_skew(self) -> timedelta:
-        """By how much a start told by our clock may be wrong: a day, where no answer is dated."""
+        """How wrong a start by our clock may be: the skew, or a day where answers have no date."""
         return self.skew if self.undated_since is None else -DAY
 
     def saw(self, occurred: Iterable[str]) -> None:
-        """Messages of these seconds have come (RFC 3339)."""
+        """Note the times (RFC 3339) at which the messages of an answer occurred."""
         times = [datetime.fromisoformat(second) for second in occurred]
-        self.newest = max([*times, *([self.newest] if self.newest else [])], default=None)
+        self.newest_message_at = max(
+            [*times, *([self.newest_message_at] if self.newest_message_at else [])], default=None
+        )
 
     def lived_until(self, now: Instant, covered_until: Instant) -> Instant:
-        """What an answer without a date covers: `now` is our clock's word alone.
+        """Until when an answer without a date covers time; `now` rests on our clock alone.
 
-        Only up to the newest message, or to a day ago; never less than was covered before.
+        It covers time up to the newest message or up to a day ago, whichever is later. It never
+        covers less than `covered_until`, what was covered before, nor more than `now`.
         """
-        return min(now, max(now - DAY, covered_until, self.newest or covered_until))
+        return min(now, max(now - DAY, covered_until, self.newest_message_at or covered_until))
 
-    def undated(self, ours: Instant, *, usable: bool, patience: timedelta) -> Instant | None:
-        """Remember whether an answer had a usable date; since when none has, every `patience`."""
+    def undated(self, our_now: Instant, *, usable: bool, patience: timedelta) -> Instant | None:
+        """Note whether an answer had a `usable` date.
+
+        When a warning is due, which is once in every `patience`, it returns since when no answer
+        has had one.
+        """
         if usable:
             self.undated_since = self.warned_at = None
             return None
-        self.undated_since = self.undated_since or ours
-        if ours - (self.warned_at or self.undated_since) < patience:
+        self.undated_since = self.undated_since or our_now
+        if our_now - (self.warned_at or self.undated_since) < patience:
             return None
-        self.warned_at = ours
+        self.warned_at = our_now
         return self.undated_since
 
-    def now(self, ours: Instant) -> Instant:
-        """The server's time at our time `ours`; never ahead of the truth by design.
+    def now(self, our_now: Instant) -> Instant:
+        """The server's time at our time `our_now`. By design it is never ahead of the truth.
 
-        The smallest skew counts: two wrong answers may cost a poll or two, but must not
-        settle time too early.
+        The smallest of the last three skews counts. So two wrong answers may cost a poll or
+        two, but do not settle time too early.
         """
-        return ours + min(self.skew, *self.before)
+        return our_now + min(self.skew, *self.earlier_skews)
 
     def correct(self, date: Instant, received_at: Instant) -> None:
-        """An answer's `Date` was earlier than what we had asked for: it counts at once."""
+        """Apply at once the `Date` of an answer that is earlier than the time we had asked for."""
         self.skew = min(self.skew, date - received_at)
 
     def observe(self, date: Instant, received_at: Instant) -> timedelta:
-        """Learn from an answer's `Date`; returns the skew.
+        """Learn from an answer's `Date`, and return the skew.
 
-        `Date` is rounded down to a second and arrives late, so a single answer
-        shows too small a skew: within that resolution the largest one counts,
-        which keeps the server's time from jumping back and forth.
-        Beyond `LARGEST` the operation is held: of a server that far ahead nothing is learned,
-        of one that far behind that it is not later than that.
+        `Date` is rounded down to a second and arrives late, so a single answer shows too small
+        a skew. Among skews within `RESOLUTION` the largest counts, which keeps the server's
+        time from jumping back and forth.
+        Beyond `LARGEST` the caller holds the operation. A server that far ahead changes nothing
+        here; a server that far behind still sets the skew.
         """
-        seen = date - received_at
-        if seen > LARGEST:
-            return seen
-        self.before = self.skew, self.before[0]
-        close = abs(seen - self.skew) <= RESOLUTION
-        self.skew = max(self.skew, seen) if close else seen
+        measured_skew = date - received_at
+        if measured_skew > LARGEST:
+            return measured_skew
+        self.earlier_skews = self.skew, self.earlier_skews[0]
+        close = abs(measured_skew - self.skew) <= RESOLUTION
+        self.skew = max(self.skew, measured_skew) if close else measured_skew
         return self.skew
