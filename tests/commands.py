@@ -18,11 +18,19 @@ class Ended(NamedTuple):
 async def command(
     settings: Mapping[str, str], *words: str, kill_after: float | None = None
 ) -> Ended:
-    """Run it with these settings and nothing else; it may complain, and never crashes.
+    """See `run`; what it has printed as text."""
+    code, out, problems = await run(settings, *words, kill_after=kill_after)
+    return Ended(code, out.decode(), problems)
 
-    Killed hard where it takes longer than `kill_after` seconds.
+
+async def run(
+    settings: Mapping[str, str], *words: str, kill_after: float | None = None
+) -> tuple[int, bytes, str]:
+    """Run a command with these settings and nothing else; it may complain, and never crashes.
+
+    Exit code, standard output and standard error. It is killed hard after `kill_after` seconds.
     """
     env = {"PATH": os.environ["PATH"], **settings}
     code, out, problems = await forked(words, env, kill_after)
     assert b"Traceback" not in problems, problems
-    return Ended(code, out.decode(), problems.decode())
+    return code, out, problems.decode()

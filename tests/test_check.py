@@ -89,10 +89,11 @@ async def command(
     needed = {} if bare else needed
     began = time.monotonic()
     env = {**needed, **environment}
-    if program:
-        code, out, err = await _interpreted(program, env, name, *arguments)
-    else:
-        code, out, err = await forked((name, *arguments), env, kill_after=40)
+    async with asyncio.timeout(40):
+        if program:
+            code, out, err = await _interpreted(program, env, name, *arguments)
+        else:
+            code, out, err = await forked((name, *arguments), env)
     told = Outcome(code, out.decode(), err.decode(), time.monotonic() - began)
     for secret in (TOKEN, WRONG_PASSWORD, *USERS.values()):
         assert secret not in told.out + told.err
@@ -110,7 +111,12 @@ async def _interpreted(program: str, env: Env, *arguments: str) -> tuple[int, by
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await process.communicate()
+    try:
+        out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode is not None
     return process.returncode, out, err
 

@@ -1,6 +1,5 @@
 """`dead-letters` as a process, beside the real service, on a real Kafka."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -21,9 +20,9 @@ from publisher.state.state import first
 from sandbox.kafka import Broker
 from sandbox.processes import until
 from tests import kafka_tools
+from tests.commands import run
 from tests.fakes import seen
 from tests.harness import Fields, Rig, gather, rig, tell
-from tests.prepared import forked
 
 SECRET: Final = "okapi"
 """Stands in every text of the letters."""
@@ -51,10 +50,8 @@ async def command(
     kill_after: float | None = None,
 ) -> Ended:
     """Run `dead-letters` in a process of its own; killed hard where it takes longer."""
-    environment = {"PATH": os.environ["PATH"], **settings, **(env or {})}
-    code, out, err = await forked(("dead-letters", *words), environment, kill_after)
-    assert b"Traceback" not in err, err
-    return Ended(code, out, err.decode())
+    given = {**settings, **(env or {})}
+    return Ended(*await run(given, "dead-letters", *words, kill_after=kill_after))
 
 
 def conversation(number: int, *names: str) -> Fields:
