@@ -9,7 +9,7 @@ import click
 import orjson
 
 from publisher.commands.dead_letters.header_reader import headers
-from publisher.commands.lateness import estimate as rules
+from publisher.commands.lateness import estimate
 from publisher.commands.lateness.estimate import Ages, Measured
 from publisher.commands.runner import complain_all, run, span
 from publisher.kafka.clients import Clients
@@ -79,7 +79,7 @@ async def _measured(
 
 def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
     """For a person, line by line."""
-    settings, proposed = measured.settings, rules.proposal(measured)
+    settings, proposed = measured.settings, estimate.proposal(measured)
     yield (
         f"{measured.messages:,} messages of the last"
         f" {duration_text(last)}, read over {_duration(measured.span)}"
@@ -97,9 +97,10 @@ def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
     yield ""
     if proposed is None:
         yield (
-            f"Too little for a proposal: it takes {rules.ENOUGH:,} messages that live found in its"
-            f" rhythm or a re-read found (here {measured.telling:,}), read over"
-            f" {_duration(rules.span_needed(settings))} or more (here {_duration(measured.span)})."
+            f"Too little for a proposal: it takes {estimate.ENOUGH:,} messages that live found in"
+            f" its rhythm or a re-read found (here {measured.telling:,}), read over"
+            f" {_duration(estimate.span_needed(settings))} or more (here"
+            f" {_duration(measured.span)})."
         )
         yield "Let the service run on, or look further back with --last."
         return
@@ -111,7 +112,7 @@ def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
         yield f"  {name}={then}" + ("   as it is" if now == then else f"   (now {now})")
     if proposed.horizon > settings.horizon:
         yield f"  PUBLISHER_HORIZON={duration_text(proposed.horizon)}   (needed by the longest)"
-    before = rules.requests_a_day(settings, rereads_of(settings))
+    before = estimate.requests_a_day(settings, rereads_of(settings))
     yield (
         f"  costs about {proposed.requests:,.0f} requests a day (now {before:,.0f}), of {QUOTA:,}"
         " for each licence"
@@ -120,7 +121,7 @@ def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
 
 def described(measured: Measured) -> dict[str, Any]:
     """For a program; ages and lengths are seconds."""
-    settings, proposed = measured.settings, rules.proposal(measured)
+    settings, proposed = measured.settings, estimate.proposal(measured)
     return {
         "messages": measured.messages,
         "telling": measured.telling,
@@ -133,7 +134,7 @@ def described(measured: Measured) -> dict[str, Any]:
             {"age": duration_text(age), "found": measured.found_by_rereads[age]}
             for age in rereads_of(settings)
         ],
-        "requests_a_day": round(rules.requests_a_day(settings, rereads_of(settings)), 1),
+        "requests_a_day": round(estimate.requests_a_day(settings, rereads_of(settings)), 1),
         "quota_of_a_licence": QUOTA,
         "proposal": None
         if proposed is None
