@@ -1,8 +1,9 @@
-"""Whether the report is there and takes our token, and how late its rows are.
+"""Checks whether the API answers, accepts the token, and shows rows that fit the time zone.
 
-One request, from an hour ago to 26 hours ahead: so a row shows in whatever zone it was dated.
-A second one where that shows none: the last 26 hours. Each costs one of the operation's quota;
-while the token is in use, by the running service for example, each is sent up to three times.
+The first request asks for the time from an hour ago to 26 hours ahead: it shows the newest rows
+in whatever zone they are dated. If it shows no rows, a second request asks for the last 26 hours.
+Every request costs one of the operation's quota. While somebody else uses the token, such as the
+running service, a request is sent up to three times.
 """
 
 import asyncio
@@ -32,12 +33,16 @@ from publisher.wolkvox.schema import Chat, Message, chat_of, message_of
 from publisher.wolkvox.timezone import Zone
 
 Asked: TypeAlias = tuple[Answer, Classification]
+"""An answer of the API, and what it means."""
 
 ANSWER_SECONDS: Final = 9.0
+"""Longest wait for an answer."""
 CONNECT_SECONDS: Final = 3.0
+"""Longest wait for a connection."""
 BUSY_PAUSES: Final = (1.0, 2.0)
 """Seconds between two requests while somebody else uses the token."""
-SKEW_TOLD: Final = timedelta(seconds=60)
+SKEW_HINT_ABOVE: Final = timedelta(seconds=60)
+"""A larger difference between the clocks gives a hint."""
 
 _MORE: Final = {
     Reason.TOKEN_BUSY: (
@@ -54,7 +59,7 @@ _MORE: Final = {
     ),
     Reason.RATE_LIMITED: "; try again in some minutes: who else asks this server?",
 }
-"""What to do, where the service itself would simply wait."""
+"""What to do about a problem. The service itself would simply wait."""
 _WAITED: Final = (
     f" ({ANSWER_SECONDS:g} s here; the service waits for {TOTAL_LIMIT:g} s): try again in some"
     " minutes, and ask the vendor when it lasts"
@@ -62,7 +67,7 @@ _WAITED: Final = (
 
 
 async def check(settings: Settings, operation: Operation, checklist: Checklist) -> None:
-    """Fill in the lines of one operation."""
+    """Fill in the checks of an operation's API."""
     secure = operation.url.startswith("https:")
     checks = checklist.add(
         f"API of {operation.name}, {operation.url}",
@@ -82,6 +87,7 @@ async def check(settings: Settings, operation: Operation, checklist: Checklist) 
 
 
 async def _reach(url: str, checks: dict[str, Check]) -> None:
+    """Check that the host has an address and accepts connections. Raises GiveUpError."""
     where = host_and_port(url)
     host, _, port = where.rpartition(":")
     host = host.strip("[]")
@@ -110,7 +116,10 @@ async def _reach(url: str, checks: dict[str, Check]) -> None:
 async def _ask(
     settings: Settings, operation: Operation, checks: dict[str, Check]
 ) -> tuple[Asked, Asked | None]:
-    """What was answered, and to the second question where one was needed."""
+    """The answer to the first request, and the answer to the second one if it was sent.
+
+    Fills in the checks `TLS`, `report` and `clock`. Raises GiveUpError.
+    """
     tls, report = checks.get("TLS"), checks["report"]
     connections: list[None] = []
     session = open_session(
@@ -135,7 +144,7 @@ async def _ask(
         if problem:
             report.failed(f"{problem}{_WAITED if problem.reason is Reason.TIMEOUT else ''}")
             raise GiveUpError
-        # Also an answer that refuses tells the time.
+        # A refusal has a Date header, too.
         _look_at_clock(checks["clock"], first[0])
         _judge(report, *first)
     return first, second
@@ -144,7 +153,7 @@ async def _ask(
 async def ask_for_newest(
     source: HttpSource, settings: Settings, operation: Operation
 ) -> tuple[Asked, Asked | None]:
-    """The one question, and a second one where it is needed."""
+    """The answer to the first request, and the answer to the second one if that was needed."""
     first = await _patiently(source, settings, operation, LOOK_BACK, LOOK_AHEAD)
     return first, await _again(source, settings, operation, first)
 
@@ -152,9 +161,11 @@ async def ask_for_newest(
 async def _again(
     source: HttpSource, settings: Settings, operation: Operation, first: Asked
 ) -> Asked | None:
-    """The last day, where the first question showed no row; the last hour, where it was too much.
+    """Send the second request, if the first answer has no rows; None = not needed, or it failed.
 
-    No row: nobody writes, the zone lies too far east, or the server refuses ends in the future.
+    If the first answer was empty, it asks for the last 26 hours: nobody writes, the zone lies too
+    far east, or the server refuses ends in the future. If it was too large, it asks for the last
+    hour.
     """
     verdict = first[1].verdict
     if first[1].data or verdict not in (Verdict.EMPTY, Verdict.TOO_LARGE):
@@ -162,14 +173,17 @@ async def _again(
     back = LOOK_AHEAD if verdict is Verdict.EMPTY else LOOK_BACK
     try:
         return await _patiently(source, settings, operation, back, timedelta())
-    except StepError:  # the first answer has told what matters
+    except StepError:  # the first answer says what matters
         return None
 
 
 async def _patiently(
     source: HttpSource, settings: Settings, operation: Operation, back: timedelta, ahead: timedelta
 ) -> Asked:
-    """The answer; while somebody else uses the token it is asked for again."""
+    """Ask for the time from `back` before now to `ahead` after it, and return the answer.
+
+    While somebody else uses the token, it asks again.
+    """
     zone = Zone(operation.timezone)
     for pause in (*BUSY_PAUSES, None):
         now = datetime.now(UTC)
@@ -184,6 +198,7 @@ async def _patiently(
 
 
 def _judge(report: Check, answer: Answer, classification: Classification) -> None:
+    """Report what the answer says about the token, the rows and the server."""
     took = f"in {answer.took:.1f} s"
     match classification.verdict:
         case Verdict.USE:
@@ -207,6 +222,7 @@ def _judge(report: Check, answer: Answer, classification: Classification) -> Non
 
 
 def _look_at_clock(check: Check, answer: Answer) -> None:
+    """Compare the clock of the server with that of this machine."""
     date = responses.server_time(answer)
     if date is None:
         check.hint("the answer has no Date header: the skew of the clocks is not known")
@@ -216,7 +232,7 @@ def _look_at_clock(check: Check, answer: Answer) -> None:
     seconds = abs(skew.total_seconds())
     if abs(skew) > server_clock.LARGEST:
         check.failed(server_clock.too_large(skew))
-    elif abs(skew) > SKEW_TOLD:
+    elif abs(skew) > SKEW_HINT_ABOVE:
         check.hint(f"the server is {seconds:.0f} s {ahead} this machine: does NTP run here?")
     else:
         check.ok(f"the server's and ours differ by {max(0.0, seconds - 1):.0f} s")
@@ -228,7 +244,10 @@ def _look_at_rows(check: Check, operation: Operation, first: Asked, second: Aske
 
 
 def newest_row(zone: Zone, first: Asked, second: Asked | None) -> tuple[bool, str]:
-    """Whether the newest row fits the zone, and what to say of it."""
+    """Whether the newest row fits the zone, and what to report about it.
+
+    `first` and `second` are the answers of `ask_for_newest`.
+    """
     answer, classification = first if first[1].data or second is None else second
     date = newest(_dates(classification.data), zone)
     if first[1].verdict is Verdict.TOO_LARGE and classification.verdict is not Verdict.TOO_LARGE:
@@ -256,7 +275,7 @@ def newest_row(zone: Zone, first: Asked, second: Asked | None) -> tuple[bool, st
 
 
 def _dates(data: list[Any]) -> Iterator[str]:
-    """The dates of all rows, as they stand."""
+    """The dates of all rows, unparsed; empty for a row without a readable date."""
     for element in data:
         chat = element if isinstance(element, Chat) else chat_of(element)
         for row in chat.conversation if chat else []:

@@ -1,4 +1,7 @@
-"""The checklist: what is looked at, and what came out. Knows neither how nor for whom."""
+"""The checklist: the checks of one run and their results.
+
+This module knows neither how a check finds its result nor who reads it.
+"""
 
 import traceback
 from collections.abc import Iterator
@@ -10,18 +13,18 @@ from publisher.errors import SettingsError, StepError
 
 
 class State(StrEnum):
-    """How a check ended; part of the JSON."""
+    """How a check ended. The values are part of the JSON."""
 
     OK = "ok"
     HINT = "hint"
-    """Works, but somebody may want to know."""
+    """It works, but the text tells something worth knowing."""
     FAILED = "failed"
     NOT_TRIED = "not_tried"
-    """Another check failed before it could be tried."""
+    """The check was not reached, because another check failed before it."""
 
 
 class GiveUpError(Exception):
-    """A check failed on which those behind it depend."""
+    """A check has failed, and the checks after it depend on it."""
 
 
 @dataclass(slots=True)
@@ -32,12 +35,13 @@ class Check:
     name: str
     state: State = State.NOT_TRIED
     text: str = ""
-    """What was found; for a failure with what to do."""
+    """The result of the check. For a failure it also says what to do."""
     command: str = ""
-    """A command that would cure it."""
+    """A command that would solve the problem."""
     trying: bool = False
+    """Whether the check is running now."""
     optional: bool = False
-    """The service can do without what it looks at."""
+    """Whether the service can run without the thing that is checked."""
 
     def ok(self, text: str) -> None:
         self._ended(State.OK, text)
@@ -49,7 +53,7 @@ class Check:
         self._ended(State.FAILED, text, command)
 
     def wrong(self, text: str, command: str = "") -> None:
-        """What is looked at is not as it must be; where it is optional, that is a hint."""
+        """The checked thing is not as it must be: a failure, or a hint where it is optional."""
         self._ended(State.HINT if self.optional else State.FAILED, text, command)
 
     def _ended(self, state: State, text: str, command: str = "") -> None:
@@ -58,18 +62,21 @@ class Check:
 
 @dataclass(slots=True)
 class Checklist:
-    """All checks of one run, in the order in which they are shown."""
+    """All checks of a run, in the order in which they are shown."""
 
     checks: list[Check] = field(default_factory=list)
 
     def add(self, group: str, *names: str, optional: bool = False) -> dict[str, Check]:
-        """Say what will be looked at; until then it counts as not tried."""
+        """Add a check for each name under the heading `group`, and return the checks by name.
+
+        A check counts as not tried until it gets a result.
+        """
         new = {name: Check(group, name, optional=optional) for name in names}
         self.checks += new.values()
         return new
 
     def end(self, seconds: float) -> None:
-        """The time is over: what was being tried has failed."""
+        """The time of `seconds` is over: mark the checks that are still running as failed."""
         for check in self.checks:
             if check.trying:
                 check.failed(
@@ -78,13 +85,16 @@ class Checklist:
 
     @property
     def exit_code(self) -> int:
-        """1 when something failed; settings that cannot work are known to whoever calls."""
+        """1 if a check has failed, else 0. For unusable settings the caller uses 2 instead."""
         return int(any(check.state is State.FAILED for check in self.checks))
 
 
 @contextmanager
 def trying(check: Check) -> Iterator[Check]:
-    """Try one check: our own errors are its finding. Raises GiveUpError when it fails."""
+    """Run the block as this check: an error in the block becomes the result of the check.
+
+    Raises GiveUpError if the check fails, and SettingsError as the block does.
+    """
     check.trying = True
     try:
         yield check
@@ -95,7 +105,7 @@ def trying(check: Check) -> Iterator[Check]:
     except SettingsError as error:
         check.failed("; ".join(error.problems))
         raise
-    except Exception as error:  # a mistake of ours: its text may hold anything
+    except Exception as error:  # an error of our own code: its text may hold private data
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
         check.failed(f"unexpected {type(error).__name__} at {place}: please report it")

@@ -1,4 +1,4 @@
-"""Whether Kafka can be reached, lets us in, and allows there what the service does.
+"""Checks whether Kafka can be reached, accepts our login, and allows what the service does.
 
 Nothing here begins a transaction or opens a producer: see `kafka/probe.py`.
 """
@@ -32,7 +32,7 @@ NAMES: Final = {
 
 
 async def check(settings: Settings, clients: Clients, checklist: Checklist) -> None:
-    """Fill in all lines about Kafka."""
+    """Fill in all checks of Kafka."""
     wanted: dict[str, Wanted] = {}
     for operation in settings.operations:
         wanted |= wanted_topics(settings, operation.name)
@@ -79,7 +79,11 @@ async def check(settings: Settings, clients: Clients, checklist: Checklist) -> N
 async def _enter(
     settings: Settings, clients: Clients, checks: dict[str, Check], doors: Sequence[ConnectStage]
 ) -> Any:
-    """A connection to one of the servers, or why none of them lets us in."""
+    """A connection to a server, with the login done.
+
+    `doors` are the stages of a login; every stage has its check in `checks`. If no server accepts
+    us, the server that got furthest gives the reason. Raises GiveUpError.
+    """
     checks[NAMES[ConnectStage.CONNECTION]].trying = True
     results = await _enter_each(clients, clients.servers)
     closed = [result for result in results if isinstance(result, ClosedError)]
@@ -104,12 +108,13 @@ async def _enter(
 
 
 async def _enter_each(clients: Clients, servers: Iterable[str]) -> list[Any]:
-    """For each server a connection, or the ClosedError that says why there is none."""
+    """The connection to every server, or the ClosedError that says why there is none."""
     entering = (kafka_probe.enter(clients, server) for server in servers)
     return await asyncio.gather(*entering, return_exceptions=True)
 
 
 def _passed(door: ConnectStage, settings: Settings, clients: Clients) -> str:
+    """The result of the check of this stage, when it has succeeded."""
     match door:
         case ConnectStage.CONNECTION:
             return f"{', '.join(clients.servers)} accepts connections"
@@ -128,7 +133,10 @@ async def _look_around(
     connection: Any,
     wanted: dict[str, Wanted],
 ) -> Inside:
-    """Which brokers there are; each must be reachable under the name it gives itself."""
+    """Find the brokers, and check that each is reachable under the address that it advertises.
+
+    `wanted` are the topics that the service uses. Raises GiveUpError if there are no brokers.
+    """
     cluster: Cluster | None = None
     connections: dict[int, Any] = {}
     brokers: set[int] = set()
@@ -138,7 +146,7 @@ async def _look_around(
         except StepError as error:
             if error.reason is not Reason.KAFKA_UNREACHABLE:
                 raise
-            # It hung up: on a port for SASL the first question is one too many.
+            # The broker hung up: a port for SASL does so at the first request without a login.
             raise no_broker(clients.servers) from None
         if not cluster.brokers:
             raise no_broker(clients.servers)
@@ -166,8 +174,8 @@ async def _look_around(
             check.ok(f"{addresses}: each as it names itself")
     if cluster is None or not cluster.brokers:
         raise GiveUpError
-    reached = [*connections.values()] or [connection]
-    await _versions(checks["version"], reached, alone=len(brokers) == 1)
+    reached_connections = [*connections.values()] or [connection]
+    await _versions(checks["version"], reached_connections, alone=len(brokers) == 1)
     controller = connections.pop(cluster.controller, connection)
     for spare in connections.values():
         spare.close()
@@ -176,7 +184,10 @@ async def _look_around(
 
 
 async def _versions(check: Check, connections: Iterable[Any], *, alone: bool) -> None:
-    """Which release each broker is of that could be reached."""
+    """Report the releases of the brokers that could be reached.
+
+    `alone` = the cluster has a single broker: some releases of it can leave transactions hanging.
+    """
     with suppress(GiveUpError), trying(check):
         levels = await asyncio.gather(*map(kafka_probe.level_of, connections))
         hints = [hint for hint in map(hanging_hint, levels) if hint and alone]
@@ -187,6 +198,7 @@ async def _versions(check: Check, connections: Iterable[Any], *, alone: bool) ->
 
 
 async def _transactions(inside: Inside, checks: dict[str, Check]) -> None:
+    """Check that we may write transactions, and that the brokers allow them to last long enough."""
     settings = inside.settings
     prefix = settings.publisher.transactional_id
     partitions = sorted({partition_of(operation.name) for operation in settings.operations})
@@ -202,17 +214,17 @@ async def _transactions(inside: Inside, checks: dict[str, Check]) -> None:
             check.ok(f"we may write as {', '.join(ids)}")
     with suppress(GiveUpError), trying(checks["transaction time"]) as check:
         node = next(iter(inside.cluster.brokers))
-        longest = await kafka_probe.longest_transaction_ms(inside.connection, node)
+        longest_ms = await kafka_probe.longest_transaction_ms(inside.connection, node)
         needed = TRANSACTION_MS // 1000
-        if longest is None:
+        if longest_ms is None:
             check.hint(
                 f"cannot be seen without DESCRIBE_CONFIGS on the cluster; {needed} s are needed,"
                 " Kafka allows 900 s unless it was told otherwise"
             )
-        elif longest < TRANSACTION_MS:
+        elif longest_ms < TRANSACTION_MS:
             check.failed(
-                f"the brokers allow transactions of {longest / 1000:g} s, {needed} s are needed:"
+                f"the brokers allow transactions of {longest_ms / 1000:g} s, {needed} s are needed:"
                 f" raise their transaction.max.timeout.ms to at least {TRANSACTION_MS}"
             )
         else:
-            check.ok(f"the brokers allow {longest / 1000:g} s, {needed} s are needed")
+            check.ok(f"the brokers allow {longest_ms / 1000:g} s, {needed} s are needed")

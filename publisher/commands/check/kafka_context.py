@@ -1,4 +1,7 @@
-"""What the checks of Kafka share: what is known of it, and the command that grants a right."""
+"""What the checks of Kafka share.
+
+It is the information about the cluster, and the command that grants a right.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,25 +13,26 @@ from publisher.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """What is known once a broker lets us in."""
+    """The information about the cluster, and the connections to it, after a successful login."""
 
     settings: Settings
     wanted: dict[str, Wanted]
     cluster: Cluster
     connection: Any
     controller: Any
-    """A connection to the controller, where one could be made."""
+    """The connection to the controller, or else to another broker."""
     replicas: int
-    """Those of a new topic."""
+    """The number of replicas that a new topic gets."""
     brokers: int
-    """How many there are, up or down, as far as the cluster tells."""
+    """The number of brokers, up or down, as far as the cluster reports them."""
 
     def is_commands(self, topic: str) -> bool:
+        """Whether it is the commands topic."""
         return topic == self.settings.publisher.commands_topic
 
 
 def acl(settings: Settings, operations: list[str], where: str) -> str:
-    """The command that grants it."""
+    """The command that grants us these operations on `where`, the resource as options."""
     kafka = settings.kafka
     user = kafka.sasl_username if kafka.security_protocol.startswith("SASL") else None
     server = kafka.bootstrap_servers.partition(",")[0].strip()

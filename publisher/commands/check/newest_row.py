@@ -1,8 +1,8 @@
-"""What the newest row says of the time zone.
+"""Compares the newest row of the report with the time zone of the settings.
 
-The report's dates carry no offset. The newest row was written at most now: so the operation's
-offset is the row's date minus UTC, or more. Where people write often it is the next offset
-that any zone has.
+The dates of the report carry no offset. The newest row was written now or earlier. So the
+offset of the operation is the row's date minus the current UTC time, or more. If people write
+often, it is the next larger offset that any zone has.
 """
 
 from collections.abc import Iterable
@@ -17,15 +17,15 @@ from publisher.wolkvox.timezone import Zone
 
 LOOK_BACK: Final = timedelta(hours=1)
 LOOK_AHEAD: Final = timedelta(hours=26)
-"""So far apart are the clocks of any two zones."""
+"""The largest difference between the clocks of two zones."""
 FUTURE: Final = timedelta(minutes=5)
-"""A row further ahead was written by another clock."""
+"""A row that is further in the future was dated by another clock: that of another zone."""
 ROUNDED: Final = timedelta(minutes=1)
-"""A row may be that much ahead of a `Date`, which is rounded down."""
+"""How far a row may be ahead of the `Date` header, which is rounded down."""
 FRESH: Final = timedelta(minutes=25)
-"""A younger newest row fits the zone; zones differ by half an hour and more, but for few."""
+"""A newest row below this age fits the zone. Most zones differ by half an hour or more."""
 QUIET: Final = timedelta(minutes=55)
-"""An older newest row fits no zone by itself: nobody may have written since."""
+"""A newest row above this age proves no zone: perhaps nobody has written since."""
 NO_OTHER: Final = "no other zone fits better"
 USUAL: Final = (
     "America/Bogota", "America/Lima", "America/Mexico_City", "America/Santiago",
@@ -33,22 +33,22 @@ USUAL: Final = (
     "America/Guatemala", "America/Panama", "America/New_York", "America/Chicago",
     "America/Denver", "America/Los_Angeles", "Europe/Madrid", "Europe/London", "UTC",
 )  # fmt: skip
-"""Named first where several zones fit."""
+"""Zones that are proposed first if several fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How the newest row stands to the zone of the settings."""
+    """Whether the newest row fits the zone of the settings."""
 
     age: timedelta
-    """By that zone; negative = in the future."""
+    """The age of the row by that zone; negative = in the future."""
     fits: bool
     doubt: str
-    """What else it may be, where it does not fit."""
+    """What a row that does not fit points to: another zone, or none."""
 
 
 def newest(dates: Iterable[str], zone: Zone) -> str | None:
-    """The latest of the dates that can be read; None = there is none."""
+    """The latest of the valid dates; None = no date is valid."""
     for date in sorted(set(dates), reverse=True):
         try:
             zone.occurred_at(date)
@@ -59,14 +59,15 @@ def newest(dates: Iterable[str], zone: Zone) -> str | None:
 
 
 def fit(date: str, zone: Zone, now: Instant) -> Fit:
-    """Compare the newest row's date with the server's clock."""
+    """Compare the date of the newest row with `now`, which is the time of the server."""
     occurred_at, _ = zone.occurred_at(date)
     age = now - datetime.fromisoformat(occurred_at)
     if -FUTURE <= age <= FRESH:
         return Fit(age, True, "")
-    apparent = datetime.fromisoformat(date) - now.replace(tzinfo=None)
+    apparent_offset = datetime.fromisoformat(date) - now.replace(tzinfo=None)
     offset = min(
-        (offset_ for offset_ in _offsets(now) if offset_ >= apparent - ROUNDED), default=None
+        (candidate for candidate in _offsets(now) if candidate >= apparent_offset - ROUNDED),
+        default=None,
     )
     if offset is None or (offset == _offset(zone.name, now) and age <= QUIET):
         return Fit(age, age >= -FUTURE, NO_OTHER)
@@ -87,17 +88,19 @@ def _offset(zone: str, now: Instant) -> timedelta:
 
 
 def _zone(offset: timedelta, now: Instant) -> str:
+    """The name of a zone that has this offset now."""
     names = (*USUAL, *_places())
     return next(name for name in names if _offset(name, now) == offset)
 
 
 def _offsets(now: Instant) -> set[timedelta]:
-    """Every offset that some place has now."""
+    """All offsets that are in use now."""
     return {_offset(name, now) for name in (*USUAL, *_places())}
 
 
 @cache
 def _places() -> tuple[str, ...]:
+    """The names of the zones that are places, and not abbreviations or fixed offsets."""
     areas = (
         "Africa/",
         "America/",

@@ -1,4 +1,4 @@
-"""The checklist as a person reads it, and as a machine does."""
+"""Prints the checklist: as text for people, or as JSON for programs."""
 
 import json
 import shutil
@@ -21,13 +21,13 @@ _MARK_WIDTH: Final = 9
 
 
 def begin(*, as_json: bool) -> None:
-    """Say on a terminal that it takes a moment."""
+    """Tell a person at a terminal that the checks take a moment."""
     if not as_json and sys.stdout.isatty():
         click.echo(click.style("Checking, at most 15 seconds ...", dim=True), nl=False)
 
 
 def everything(checklist: Checklist, code: int, *, as_json: bool) -> None:
-    """Write all of it to standard output."""
+    """Print the checklist to standard output. `code` is the exit code of the command."""
     if as_json:
         click.echo(json.dumps(as_data(checklist, code), ensure_ascii=False, indent=2))
         return
@@ -36,21 +36,25 @@ def everything(checklist: Checklist, code: int, *, as_json: bool) -> None:
     width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
     for group, checks in groupby(checklist.checks, key=lambda check: check.group):
         click.secho(group, bold=True)
-        several = list(checks)
-        tried = [check for check in several if check.state is not State.NOT_TRIED]
+        group_checks = list(checks)
+        tried = [check for check in group_checks if check.state is not State.NOT_TRIED]
         column = max((len(check.name) for check in tried), default=0)
         for check in tried:
             _line(check, column, width)
-        # They come last in their group, and nobody has to read them one by one.
-        if left := [check.name for check in several if check.state is State.NOT_TRIED]:
+        # Untried checks come last in their group and share a line: nobody needs their details.
+        if untried_names := [
+            check.name for check in group_checks if check.state is State.NOT_TRIED
+        ]:
             mark, style = _MARKS[State.NOT_TRIED]
-            click.echo(f"  {click.style(f'{mark:{_MARK_WIDTH}}', **style)}  {', '.join(left)}")
+            click.echo(
+                f"  {click.style(f'{mark:{_MARK_WIDTH}}', **style)}  {', '.join(untried_names)}"
+            )
         click.echo()
     _verdict(checklist)
 
 
 def as_data(checklist: Checklist, code: int) -> dict[str, Any]:
-    """For machines; its names are kept."""
+    """The JSON document. Its keys never change, because programs rely on them."""
     return {
         "ok": code == 0,
         "exit_code": code,
@@ -68,6 +72,7 @@ def as_data(checklist: Checklist, code: int) -> dict[str, Any]:
 
 
 def _line(check: Check, column: int, width: int) -> None:
+    """Print a check. `column` is the width of the names, `width` that of the whole line."""
     mark, style = _MARKS[check.state]
     head = f"  {click.style(f'{mark:{_MARK_WIDTH}}', **style)}  {check.name:{column}}"
     indent = " " * (_MARK_WIDTH + 4)
@@ -77,10 +82,10 @@ def _line(check: Check, column: int, width: int) -> None:
         for line in rest:
             click.echo(f"{indent}{' ' * column}  {line}")
         return
-    # What needs reading gets lines of its own.
+    # Hints and failures need attention, so their text gets lines of its own.
     click.echo(head.rstrip())
     for problem in check.text.splitlines():
-        # Names and addresses stay in one piece: people copy them.
+        # Names and addresses are not broken, so that people can copy them.
         for line in textwrap.wrap(
             problem, width - len(indent), break_long_words=False, break_on_hyphens=False
         ):

@@ -1,6 +1,7 @@
-"""Whether the service could go on from the state of each operation: judged as the service does.
+"""Checks whether the service could continue from the state of every operation.
 
-It takes over nothing. What holds the service is said here in the same words.
+The check uses the rules of the service and reports a problem in the words of the service. It
+takes over nothing.
 """
 
 import asyncio
@@ -15,18 +16,18 @@ from publisher.settings import Operation, Settings
 from publisher.state.restored import events_gone, refuse_unconfirmed_zone, state_to_go_on_from
 
 BLOCKED_SECONDS: Final = 3.0
-"""Longest wait for the end of a transaction that hides the end: all checks share 12 s."""
+"""Longest wait for an open transaction that hides the end of a topic: all checks share 12 s."""
 
 _AT_ONCE: Final = 4
-"""So many operations are read at the same time."""
+"""How many states are read at the same time."""
 
 
 async def check(settings: Settings, checks: dict[str, Check]) -> None:
-    """Fill in one line for each operation."""
-    turn = asyncio.Semaphore(_AT_ONCE)
+    """Fill in the check of every operation; `checks` has them by the operation's name."""
+    slots = asyncio.Semaphore(_AT_ONCE)
 
     async def check_next(operation: Operation) -> None:
-        async with turn:
+        async with slots:
             with suppress(GiveUpError), trying(checks[operation.name]) as line:
                 await _check(settings, operation, line)
 
@@ -34,10 +35,10 @@ async def check(settings: Settings, checks: dict[str, Check]) -> None:
 
 
 async def _check(settings: Settings, operation: Operation, line: Check) -> None:
-    name, topics = operation.name, settings.publisher
+    name, publisher_settings = operation.name, settings.publisher
     restored = await restored_of(settings, name, BLOCKED_SECONDS)
-    revisions = bool(topics.revisions_topic)
-    state = state_to_go_on_from(name, restored, topics.state_topic, revisions=revisions)
+    revisions = bool(publisher_settings.revisions_topic)
+    state = state_to_go_on_from(name, restored, publisher_settings.state_topic, revisions=revisions)
     if state is None:
         line.ok("none yet; the first start will create it")
         return

@@ -1,7 +1,7 @@
-"""Whether each topic is there, or could be created, with our rights on it and the right settings.
+"""Checks every topic: its existence, or whether we could create it, our rights and its settings.
 
-The service only reads the commands topic; who orders backfills writes, and makes it the first
-time. The service can do without it, so its lines are optional.
+The service only reads the commands topic. The command that orders backfills writes to it, and
+creates it the first time. The service can run without it, so its checks are optional.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ CHECKS: Final = ("rights", "settings")
 
 
 async def check(inside: Inside, topic: str, checks: dict[str, Check]) -> None:
-    """Fill in the lines of one topic."""
+    """Fill in the checks of a topic; `checks` has them by the names in `CHECKS`."""
     with suppress(GiveUpError):
         with trying(checks["rights"]) as line:
             await _rights(inside, topic, line)
@@ -42,6 +42,7 @@ async def check(inside: Inside, topic: str, checks: dict[str, Check]) -> None:
 
 
 async def _rights(inside: Inside, topic: str, line: Check) -> None:
+    """Check that we have the rights that we need, or that we could create a missing topic."""
     seen = inside.cluster.topics[topic]
     backfill_requests = inside.is_commands(topic)
     if forbidden := _forbidden(inside, topic):
@@ -69,29 +70,31 @@ async def _rights(inside: Inside, topic: str, line: Check) -> None:
 
 
 def _needed(inside: Inside, topic: str) -> list[str]:
+    """The rights that the service needs on the topic."""
     if inside.is_commands(topic):
         return ["Read"]
     return ["Write", "Read"] if topic == inside.settings.publisher.state_topic else ["Write"]
 
 
 def _forbidden(inside: Inside, topic: str) -> list[str]:
-    """What we need there and may not do."""
+    """The rights that we need on the topic and do not have."""
     seen, needed = inside.cluster.topics[topic], _needed(inside, topic)
     if seen.code == AUTHORIZATION:
-        return needed  # who may not even see it may do nothing at all there
+        return needed  # without the right to see the topic we have no other right on it
     if seen.rights is None or (seen.code and inside.is_commands(topic)):
         return []
     return [right for right in needed if right not in seen.rights]
 
 
 async def _creation(inside: Inside, topic: str, line: Check) -> None:
+    """Check that the missing topic could be created."""
     wanted = inside.wanted[topic]
-    up = len(inside.cluster.brokers)
-    if up < inside.replicas:
-        line.wrong(str(too_few_brokers(topic, up, inside.replicas)))
+    brokers_up_count = len(inside.cluster.brokers)
+    if brokers_up_count < inside.replicas:
+        line.wrong(str(too_few_brokers(topic, brokers_up_count, inside.replicas)))
         return
-    [new] = new_topics({topic: wanted}, inside.replicas)
-    code = await kafka_probe.could_create(inside.controller, new)
+    [new_topic] = new_topics({topic: wanted}, inside.replicas)
+    code = await kafka_probe.could_create(inside.controller, new_topic)
     if code == kafka_probe.NOT_CONTROLLER:
         line.hint("missing; whether we may create it only the controller knows")
     elif code and inside.is_commands(topic):
@@ -101,17 +104,17 @@ async def _creation(inside: Inside, topic: str, line: Check) -> None:
     elif inside.is_commands(topic):
         line.ok(
             "missing, so nothing was ordered; the first backfill will create it"
-            f" (partitions {new.num_partitions}, replicas {new.replication_factor})"
+            f" (partitions {new_topic.num_partitions}, replicas {new_topic.replication_factor})"
         )
     else:
         line.ok(
             "missing; the service will create it at its first start"
-            f" (partitions {new.num_partitions}, replicas {new.replication_factor})"
+            f" (partitions {new_topic.num_partitions}, replicas {new_topic.replication_factor})"
         )
 
 
 async def check_transaction_log(inside: Inside, check: Check) -> None:
-    """Whether Kafka's own topic keeps which transactions were committed."""
+    """Check that Kafka's own topic keeps safely which transactions were committed."""
     topic = inside.cluster.topics[TRANSACTIONS]
     with suppress(GiveUpError), trying(check):
         config = await kafka_probe.settings_of(inside.connection, TRANSACTIONS)
@@ -131,6 +134,7 @@ async def check_transaction_log(inside: Inside, check: Check) -> None:
 
 
 async def _settings(inside: Inside, topic: str, line: Check) -> None:
+    """Check the settings, the partitions and the replicas of the topic."""
     topic_settings = await kafka_probe.settings_of(inside.connection, topic)
     copies = Copies(topic, inside.cluster.topics[topic].replicas, topic_settings)
     dangers = copies.dangers(inside.brokers)
@@ -148,7 +152,7 @@ async def _settings(inside: Inside, topic: str, line: Check) -> None:
 
 
 def _problems(inside: Inside, topic: str, topic_settings: Mapping[str, str] | None) -> list[str]:
-    """What cannot work there; the number of partitions may be seen without the settings."""
+    """The settings that cannot work. The partition count is visible even without the settings."""
     partitions = inside.cluster.topics[topic].partitions
     if inside.is_commands(topic):
         return [*wrong_commands(topic, partitions, topic_settings or {})]

@@ -1,4 +1,8 @@
-"""`wolkvox-publisher gaps` and `coverage`: which minutes were read, when, and which are missing."""
+"""`wolkvox-publisher gaps` and `coverage`: show which time was read, when, and which is missing.
+
+Both only read the state topic. `gaps` lists the missing stretches; `coverage` draws every day as
+a strip of characters. `coverage_map` holds the rules.
+"""
 
 import os
 import shutil
@@ -25,10 +29,10 @@ from publisher.state.state import State
 WHAT: Final = "the coverage"
 WEEK: Final = "-7d"
 CELL_MINUTES: Final = (5, 6, 10, 12, 15, 20, 30, 60, 120, 180, 240)
-"""How much a cell may stand for: divisors of a day, the finest that fits is taken."""
+"""The possible widths of a cell, all divisors of a day. The finest that fits is used."""
 DATE_WIDTH: Final = len("2026-11-20  ")
 LONGEST: Final = 400
-"""Days that a strip shows at most."""
+"""The most days that a strip shows."""
 
 WORDS: Final = {
     Kind.PARKED: "parked: it failed while others answered, repair reads it again",
@@ -47,18 +51,19 @@ COLORS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is known of one operation in a range."""
+    """The coverage of an operation in a range of time."""
 
     name: str
     state: State
     window: Window | None
-    """None = nothing lies in the range."""
+    """The range; None = it is empty."""
     stretches: Sequence[Stretch]
     ages: Sequence[timedelta]
+    """The ages that the strip distinguishes: the overlap and the ages of the re-reads."""
 
 
 def gaps(since: str | None, until: str | None, operation: str | None, *, as_json: bool) -> int:
-    """Print what is missing; 1 where something is."""
+    """Print the missing stretches. Return the exit code: 1 if something is missing."""
 
     async def doing(settings: Settings) -> int:
         looks = await _look(settings, operation, since, until)
@@ -77,7 +82,7 @@ def gaps(since: str | None, until: str | None, operation: str | None, *, as_json
 
 
 def calendar(since: str | None, until: str | None, operation: str | None, *, as_json: bool) -> int:
-    """Print the strip; 1 where something is missing."""
+    """Print the strips. Return the exit code: 1 if something is missing."""
 
     async def doing(settings: Settings) -> int:
         zones = dict(map(_zone_of, settings.operations))
@@ -101,7 +106,10 @@ async def _look(
     settings: Settings, operation: str | None, since: str | None, until: str | None,
     default: str | None = None,
 ) -> list[Look]:  # fmt: skip
-    """Of each operation the range; `default` is where it begins at the earliest unless told."""
+    """The coverage of the range from `since` to `until` for every chosen operation.
+
+    Without `since` the range begins at the start of the operation, but not before `default`.
+    """
     now = datetime.now(UTC)
     end = start_instant(until, now) if until else now
     publisher = settings.publisher
@@ -136,15 +144,16 @@ def _look_at(
 
 
 def _gaps(look: Look, missing: Sequence[Stretch]) -> Iterator[str]:
+    """The lines about the missing stretches, for a person."""
     covered = look.state.checkpoint.live.covered_until
     if look.window is None:
         yield f"{look.name}: nothing lies between --from and --to"
         return
-    begins, ends = look.window.start, min(look.window.end, covered)
+    start, end = look.window.start, min(look.window.end, covered)
     total = sum(stretch.seconds for stretch in missing)
     what = f"{_span(total)} missing" if missing else "nothing is missing"
     yield click.style(
-        f"{look.name}: {what} between {_moment(begins)} and {_moment(max(begins, ends))} (UTC)",
+        f"{look.name}: {what} between {_moment(start)} and {_moment(max(start, end))} (UTC)",
         bold=True,
     )
     for stretch in missing:
@@ -155,13 +164,17 @@ def _gaps(look: Look, missing: Sequence[Stretch]) -> Iterator[str]:
 
 
 def strip(look: Look, zone: ZoneInfo) -> Iterator[str]:
-    """A line per day of the operation's zone, a cell per some minutes, and what the cells mean."""
+    """The lines of the strip and of its legend, for a person.
+
+    A line is a day of the operation's zone, and a character stands for some minutes of it.
+    """
     if look.window is None:
         yield f"{look.name}: nothing lies between --from and --to"
         return
-    room = shutil.get_terminal_size().columns - DATE_WIDTH
+    room_columns = shutil.get_terminal_size().columns - DATE_WIDTH
     minutes = next(
-        (candidate for candidate in CELL_MINUTES if 1440 // candidate <= room), CELL_MINUTES[-1]
+        (candidate for candidate in CELL_MINUTES if 1440 // candidate <= room_columns),
+        CELL_MINUTES[-1],
     )
     signs = _Signs(look.ages)
     yield click.style(
@@ -170,11 +183,11 @@ def strip(look: Look, zone: ZoneInfo) -> Iterator[str]:
     )
     yield " " * DATE_WIDTH + _hours(minutes)
     day = look.window.start.astimezone(zone).date()
-    last = (look.window.end - timedelta(microseconds=1)).astimezone(zone).date()
-    if (last - day).days >= LONGEST:
+    last_day = (look.window.end - timedelta(microseconds=1)).astimezone(zone).date()
+    if (last_day - day).days >= LONGEST:
         raise RefusedError(f"more than {LONGEST} days: choose a later --from")
     seen: set[str] = set()
-    while day <= last:
+    while day <= last_day:
         slots = _slots(datetime.combine(day, time(), zone), minutes)
         row = ""
         for cell in coverage_map.cells(look.stretches, slots):
@@ -188,21 +201,26 @@ def strip(look: Look, zone: ZoneInfo) -> Iterator[str]:
 
 
 def _slots(midnight: datetime, minutes: int) -> list[Window]:
-    """The cells of a day, by the clock on the wall: its 24 hours, whatever their number."""
+    """The cells of a day by local time.
+
+    They are always those of 24 hours, although a day of a time change has 23 or 25.
+    """
     naive = midnight.replace(tzinfo=None)
     edges = [
         (naive + timedelta(minutes=at)).replace(tzinfo=midnight.tzinfo).astimezone(UTC)
         for at in range(0, 1441, minutes)
     ]
     for at in range(len(edges) - 2, -1, -1):
-        edges[at] = min(edges[at], edges[at + 1])  # a skipped time is the moment of the jump
-    # A skipped hour has no length: a moment stands for it.
-    moment = timedelta(microseconds=1)
-    return [Window(start, max(end, start + moment)) for start, end in pairwise(edges)]
+        edges[at] = min(
+            edges[at], edges[at + 1]
+        )  # a skipped local time becomes the instant of the jump
+    # A skipped hour has no length, so its cells get the shortest one.
+    tick = timedelta(microseconds=1)
+    return [Window(start, max(end, start + tick)) for start, end in pairwise(edges)]
 
 
 def _hours(minutes: int) -> str:
-    """The hours above their cells, as many as there is room for."""
+    """The line with the hours above their cells. It has as many hours as fit."""
     line = ""
     for hour in range(24):
         place = hour * 60 // minutes
@@ -212,7 +230,10 @@ def _hours(minutes: int) -> str:
 
 
 class _Signs:
-    """One character for each thing that can be known; plain ones where others cannot be shown."""
+    """The characters of the strip: one for every kind of stretch, and for every age of a read one.
+
+    A terminal that cannot show block characters gets ASCII.
+    """
 
     def __init__(self, ages: Sequence[timedelta]) -> None:
         fancy = sys.stdout.isatty() and "utf" in (sys.stdout.encoding or "").lower()
@@ -230,14 +251,14 @@ class _Signs:
         }
 
     def of(self, cell: Stretch | None) -> tuple[str, str | None]:
-        """The character, and its colour on a terminal."""
+        """The character of the cell, and its colour on a terminal; None = no colour."""
         if cell is None:
             return " ", None
         sign = self._read[cell.age] if cell.kind is Kind.READ else self._kinds[cell.kind]
         return sign, COLORS.get(cell.kind)
 
     def legend(self, seen: set[str]) -> Iterator[str]:
-        """What the characters that stand there mean."""
+        """The lines that explain the characters that were `seen` in the strip."""
         by_sign: dict[str, timedelta] = {}
         for age, sign in self._read.items():
             by_sign.setdefault(sign, age)
@@ -251,6 +272,7 @@ class _Signs:
 
 
 def _everything(look: Look) -> dict[str, Any]:
+    """The stretches, and the windows that were read, as JSON."""
     range_ = look.window
     windows = coverage_map.asked(look.state, range_.start, range_.end) if range_ else []
     return {

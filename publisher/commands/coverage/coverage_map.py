@@ -1,12 +1,11 @@
-"""Which stretches of time were read, when, and which are missing.
+"""Computes from the state which stretches of time were read, when, and which are missing.
 
 Rules of this file:
-- The journal is the coverage ledger: nothing here is measured a second time.
-- An answer covers what lies before its window's end, and what it says of an instant
-  is as old as the instant was when the request was sent: the older, the less may still
-  appear late.
-- What the journal has forgotten by its horizon is neither read nor missing: the checkpoint
-  tells which time that is.
+- The journal is the only source: its entries are the windows that were read.
+- An answer covers its window up to the moment of the request. How old an instant was at the
+  request says how complete its rows are: the older it was, the fewer rows may still appear late.
+- Time that the journal has forgotten, because of its horizon, is neither read nor missing. The
+  checkpoint records which time that is.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,26 +20,26 @@ from publisher.state.checkpoint import Entry
 from publisher.state.state import State
 
 Stretches: TypeAlias = Sequence[tuple[Instant, Instant]]
-"""Half-open, sorted, none touching another."""
+"""Half-open ranges, sorted; no range touches another."""
 
 
 class Kind(StrEnum):
-    """What is known of a stretch, worst first."""
+    """What the state says of a stretch, worst first."""
 
     PARKED = "parked"
-    """Failed while others answered; `repair` reads it again."""
+    """Its request failed while other requests were answered; `repair` reads it again."""
     NEVER_ASKED = "never_asked"
-    """Lies behind what live has covered, and no answer covers it."""
+    """It lies before the end of what live has covered, but no answer covers it."""
     POSSIBLY_CUT = "possibly_cut"
-    """The answer reached the report's row cap in the narrowest window."""
+    """The answer reached the row cap of the report in the narrowest window."""
     NOT_YET = "not_yet"
-    """Lies ahead of what live has covered."""
+    """It lies after the end of what live has covered."""
     READ = "read"
-    """See `Stretch.age`."""
+    """An answer covers it; `Stretch.age` says how old it was then."""
     FORGOTTEN = "forgotten"
-    """Read longer ago than the journal remembers."""
+    """It was read longer ago than the journal remembers."""
     BEFORE_START = "before_start"
-    """The operation was never asked to cover it."""
+    """It lies before the start of the operation."""
 
 
 MISSING: Final = frozenset({Kind.PARKED, Kind.NEVER_ASKED})
@@ -48,13 +47,13 @@ MISSING: Final = frozenset({Kind.PARKED, Kind.NEVER_ASKED})
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A stretch of time of which one thing is known."""
+    """A stretch of time with the same kind and age throughout."""
 
     start: Instant
     end: Instant
     kind: Kind
     age: timedelta = timedelta()
-    """How old it was at least when it was read last; of the ages asked for the largest."""
+    """The largest of the given ages that it had reached when it was read last."""
 
     @property
     def seconds(self) -> float:
@@ -64,17 +63,17 @@ class Stretch:
 def coverage(
     state: State, start: Instant, end: Instant, ages: Iterable[timedelta]
 ) -> list[Stretch]:
-    """All of [start, end) in stretches, in order, neighbours differing.
+    """Split [start, end) into stretches, in order; neighbours differ in kind or age.
 
-    `ages` are those to tell apart, such as the overlap and the re-reads'.
+    `ages` are the ages to distinguish, such as the overlap and the ages of the re-reads.
     """
     if not start < end:
         return []
     checkpoint = state.checkpoint
     entries = asked(state, start, end)
-    begun, covered = checkpoint.start, checkpoint.live.covered_until
+    begun_at, covered_until = checkpoint.start, checkpoint.live.covered_until
     forgotten = ((window.start, window.end) for window in checkpoint.forgotten)
-    # Later layers lie over earlier ones.
+    # A later layer covers the earlier ones.
     layers: list[tuple[Kind, timedelta, Stretches]] = [
         (Kind.NEVER_ASKED, timedelta(), [(start, end)]),
         (Kind.FORGOTTEN, timedelta(), _clipped(_union(forgotten), start, end)),
@@ -87,8 +86,8 @@ def coverage(
     layers += [
         (Kind.POSSIBLY_CUT, timedelta(), _clipped(_union(cut), start, end)),
         (Kind.PARKED, timedelta(), _clipped(_union(parked), start, end)),
-        (Kind.NOT_YET, timedelta(), _clipped([(covered, end)], start, end)),
-        (Kind.BEFORE_START, timedelta(), _clipped([(start, begun)], start, end)),
+        (Kind.NOT_YET, timedelta(), _clipped([(covered_until, end)], start, end)),
+        (Kind.BEFORE_START, timedelta(), _clipped([(start, begun_at)], start, end)),
     ]
     return list(_flat(layers))
 
@@ -99,12 +98,12 @@ def asked(state: State, start: Instant, end: Instant) -> list[Entry]:
 
 
 def missing(stretches: Iterable[Stretch]) -> list[Stretch]:
-    """Those that hold rows nobody has read."""
+    """The stretches that are missing: they may hold rows that were never read."""
     return [stretch for stretch in stretches if stretch.kind in MISSING]
 
 
 def cells(stretches: Sequence[Stretch], slots: Sequence[Window]) -> list[Stretch | None]:
-    """Of each slot the worst stretch that it touches; None where there is none."""
+    """The worst stretch that touches each slot; None = no stretch touches it."""
     order = [*Kind]
     worst_by_slot: list[Stretch | None] = []
     first = 0
@@ -124,6 +123,7 @@ def cells(stretches: Sequence[Stretch], slots: Sequence[Window]) -> list[Stretch
 
 
 def _union(pairs: Iterable[tuple[Instant, Instant]]) -> Stretches:
+    """The ranges as sorted stretches; ranges that overlap or touch become a single stretch."""
     merged: list[tuple[Instant, Instant]] = []
     for start, end in sorted(pairs):
         if start >= end:
@@ -136,12 +136,16 @@ def _union(pairs: Iterable[tuple[Instant, Instant]]) -> Stretches:
 
 
 def _clipped(stretches: Stretches, start: Instant, end: Instant) -> Stretches:
+    """The parts of the stretches within [start, end)."""
     inside = ((max(first, start), min(last, end)) for first, last in stretches)
     return [(first, last) for first, last in inside if first < last]
 
 
 def _flat(layers: Sequence[tuple[Kind, timedelta, Stretches]]) -> Iterator[Stretch]:
-    """What lies on top, from one edge to the next."""
+    """Merge the layers into stretches: the topmost layer decides between every two edges.
+
+    A layer is a kind, an age, and the stretches that have them.
+    """
     edges = sorted({edge for _, _, stretches in layers for pair in stretches for edge in pair})
     places = [0] * len(layers)
     last: Stretch | None = None

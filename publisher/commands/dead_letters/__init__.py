@@ -1,4 +1,7 @@
-"""`wolkvox-publisher dead-letters list` and `show`: look, and change nothing."""
+"""`wolkvox-publisher dead-letters list` and `show`: print dead letters, and change nothing.
+
+The module also reads the index of all letters, which `replay` uses, too.
+"""
 
 import sys
 from collections.abc import (
@@ -24,10 +27,10 @@ from publisher.model import Instant, iso
 from publisher.settings import Operation, Settings
 
 _PRIVATE: Final = "conversation"
-"""The header that holds names."""
+"""The header that holds personal data, such as names."""
 WHAT: Final = "the dead letters"
 SHORT: Final = 12
-"""Digits of an id in a table."""
+"""How many digits of an id a table shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Index:
 
 
 def list_(operation: str | None, *, as_json: bool) -> int:
-    """Print the table; the exit code."""
+    """Print the table and return the exit code."""
 
     async def doing(settings: Settings) -> int:
         hidden: set[str] = set()
@@ -57,7 +60,10 @@ def list_(operation: str | None, *, as_json: bool) -> int:
 
 
 def show(id_: str, operation: str | None, *, show_text: bool) -> int:
-    """Print one letter; the exit code."""
+    """Print a letter and return the exit code.
+
+    `id_` may be the begin of an id. `show_text` also prints the bytes and the personal data.
+    """
 
     async def doing(settings: Settings) -> int:
         operations = chosen(settings, operation)
@@ -87,7 +93,7 @@ def show(id_: str, operation: str | None, *, show_text: bool) -> int:
 async def indexed(
     settings: Settings, operations: Iterable[Operation], hidden: set[str] | None = None
 ) -> Index:
-    """Read through the dead letters of these operations; `hidden` as in `topic_records`."""
+    """Read the topics of these operations into an index. For `hidden` see `topic_records`."""
     letter_list: list[Letter] = []
     replayed: dict[Key, Replayed] = {}
     async with aclosing(_all(settings, operations, hidden)) as stream:
@@ -105,14 +111,21 @@ async def _all(
     hidden: set[str] | None,
     wanted: Callable[[Letter], bool] = lambda _: False,
 ) -> AsyncGenerator[Letter | Replayed, None]:
-    names = await names_of(settings, [letter.name for letter in operations], hidden)
+    """The letters and replays in the topics of these operations, as `letters` yields them.
+
+    The letters that are `wanted` come with their bytes.
+    """
+    names = await names_of(settings, [operation.name for operation in operations], hidden)
     async with aclosing(letters(settings, names, wanted=wanted, hidden=hidden)) as stream:
         async for letter in stream:
             yield letter
 
 
 def matching(index: Index, id_: str) -> Letter:
-    """The letter of that id, or whose id begins so. Raises RefusedError."""
+    """The letter whose id is `id_` or begins with it.
+
+    Raises RefusedError if there is no such letter, or several.
+    """
     matches = {
         letter.key: letter for letter in index.letters if id_ and letter.id.startswith(id_.lower())
     }
@@ -130,6 +143,7 @@ def matching(index: Index, id_: str) -> Letter:
 
 
 def _described(index: Index) -> Iterator[dict[str, Any]]:
+    """The letters as JSON."""
     for letter in index.letters:
         done = index.replayed.get(letter.key)
         yield {
@@ -145,25 +159,27 @@ def _described(index: Index) -> Iterator[dict[str, Any]]:
             "size_bytes": letter.size,
             "parts": letter.parts,
             "missing_parts": letter.missing,
-            "replayed_at": iso(done.at) if done else None,
+            "replayed_at": iso(done.replayed_at) if done else None,
             "result": done.result if done else None,
         }
 
 
 def _parts(letter: Letter) -> str:
+    """How many parts there are, as a table shows it."""
     if letter.missing:
         return f"{letter.parts - letter.missing} of {letter.parts}"
     return str(letter.parts)
 
 
 def _table(index: Index) -> Iterator[str]:
+    """The lines of the table, for a person."""
     head = ("ID", "REASON", "OPERATION", "READ (UTC)", "WINDOW", "POSITION", "BYTES", "PARTS",
             "REPLAYED")  # fmt: skip
     rows = [
         (
             letter.id[:SHORT], letter.reason, letter.operation, _moment(letter.read_at),
             str(letter.window), letter.position, str(letter.size), _parts(letter),
-            f"{done.result}, {_moment(done.at)}"
+            f"{done.result}, {_moment(done.replayed_at)}"
             if (done := index.replayed.get(letter.key)) else "-",
         )
         for letter in index.letters
@@ -174,7 +190,7 @@ def _table(index: Index) -> Iterator[str]:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows of a table as lines."""
+    """The rows of a table as lines, with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

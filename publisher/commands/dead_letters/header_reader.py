@@ -1,4 +1,7 @@
-"""Reads the headers of published messages. Nothing here writes or takes over anything."""
+"""Reads the headers of published messages, for statistics.
+
+Nothing here writes to Kafka or takes over a transactional id.
+"""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -11,9 +14,10 @@ from publisher.model import Instant
 async def headers(
     clients: Clients, topics: set[str], since: Instant, hidden: set[str]
 ) -> AsyncGenerator[dict[str, bytes], None]:
-    """Those of each record that was written since, as far as it is decided.
+    """The headers of every committed record of these topics that was written after `since`.
 
-    For `hidden` see `topic_records`. Raises Transient or NeedsOperator.
+    It leaves out what is undecided: for `hidden` see `topic_records`. Raises Transient or
+    NeedsOperator.
     """
     async with aclosing(topic_records(clients, topics, since=since, hidden=hidden)) as pieces:
         async for records in pieces:

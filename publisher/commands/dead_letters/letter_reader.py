@@ -1,4 +1,7 @@
-"""Reads the dead letters back. Nothing here writes or takes over a transactional id."""
+"""Reads the dead letters from their topics.
+
+Nothing here writes to Kafka or takes over a transactional id.
+"""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -17,18 +20,19 @@ async def letters(
     wanted: Callable[[Letter], bool],
     hidden: set[str] | None = None,
 ) -> AsyncGenerator[Letter | Replayed, None]:
-    """All of these operations (see `Letters`), oldest first; with their bytes the wanted ones.
+    """The letters and replays of these operations, oldest first; incomplete letters come last.
 
-    For `hidden`, and what is raised, see `topic_records`.
+    `names` is that of `Letters`. The letters that are `wanted` come with their bytes. For `hidden`,
+    and for the errors raised, see `topic_records`.
     """
     topics = {settings.dead_letters_topic(name) for name in names}
-    assembled = Letters(names, wanted)
+    assembler = Letters(names, wanted)
     async with aclosing(topic_records(Clients(settings), topics, hidden=hidden)) as pieces:
         async for records in pieces:
             for record in records:
-                at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
-                letter = assembled.add(record.headers, record.value, at)
+                written_at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+                letter = assembler.add(record.headers, record.value, written_at)
                 if letter is not None:
                     yield letter
-    for incomplete in assembled.incomplete():
+    for incomplete in assembler.incomplete():
         yield incomplete

@@ -1,8 +1,8 @@
-"""`wolkvox-publisher dead-letters replay`: what can be read now is published, exactly once.
+"""`wolkvox-publisher dead-letters replay`: publishes exactly once what can be read now.
 
-Goes through the topic twice: what is there and what is done; then letter by letter, in
-transactions of one window and some megabytes each. What was committed stays done
-whatever happens next, so after any failure it is simply started again.
+The command reads the topic twice. First it reads which letters exist and which are done. Then it
+publishes letter by letter, in transactions of a single window and some megabytes. What is
+committed stays done. So after any failure the command can simply be started again.
 """
 
 from collections import Counter
@@ -39,8 +39,9 @@ from publisher.state.state import State, restore
 from publisher.wolkvox.timezone import Zone
 
 BATCH_BYTES: Final = 4 * 1024 * 1024
+"""The most bytes of letters in a transaction; a single letter may be larger."""
 BATCH_LETTERS: Final = 500
-"""Of one transaction; a single letter may be larger."""
+"""The most letters in a transaction."""
 
 
 def main(
@@ -53,7 +54,11 @@ def main(
     take_over: bool,
     as_json: bool,
 ) -> int:
-    """Replay, or say what would come of it; the exit code."""
+    """Replay the chosen letters and return the exit code.
+
+    The letters are chosen by `ids`, by `reason`, or with `all_`. `dry_run` only shows what would
+    happen. `take_over` replays although the service may be running.
+    """
 
     async def doing(settings: Settings) -> int:
         if bool(ids) + bool(reason) + all_ != 1:
@@ -84,7 +89,7 @@ def main(
 
 
 def _wanted(index: Index, ids: Iterable[str], reason: str | None) -> set[Key]:
-    """The letters that were asked for and are not done."""
+    """The keys of the chosen letters that are not done. Raises RefusedError for an unknown id."""
     if named := {matching(index, id_).key for id_ in ids}:
         return named - index.replayed.keys()
     keys = {letter.key for letter in index.letters if reason in (None, letter.reason)}
@@ -100,7 +105,10 @@ async def _replay(
     dry: bool,
     take_over: bool,
 ) -> None:
-    """Replay what is wanted, operation by operation; `results` tells of what is done."""
+    """Replay the wanted letters of these operations, and add what became of them to `results`.
+
+    `results` is filled step by step, so that it is right even if an error ends the replay.
+    """
     states = {
         operation.name: _begun(
             restore(operation.name, await records_of(settings, operation.name)),
@@ -117,13 +125,14 @@ async def _replay(
             if cluster:
                 restored = await cluster.log(operation.name).restore()
                 state = _begun(restored_state(operation.name, restored), operation.name)
-            # Once more: nobody else can have written since the takeover.
+            # Read the index again: since the takeover nobody else can write.
             index = await indexed(settings, [operation])
             todo = wanted - index.replayed.keys()
             await _operation(settings, state, todo, results, cluster)
 
 
 def _begun(state: State | None, operation: str) -> State:
+    """The state, if there is one. Raises RefusedError."""
     if state is None:
         raise RefusedError(
             f"operation {operation} has no state in the state topic: start the service first, or"
@@ -139,14 +148,17 @@ async def _operation(
     results: list[Result],
     cluster: Cluster | None,
 ) -> None:
-    """Replay the letters of one operation, batch by batch."""
+    """Replay the letters `todo` of an operation, batch by batch.
+
+    Removes what is done from `todo`. Without a `cluster` it only computes the results.
+    """
     publisher = settings.publisher
     operation = state.checkpoint.operation
     names = dict.fromkeys(state.checkpoint.names, operation)
     zone, limits = Zone(state.checkpoint.timezone), Limits.of(publisher)
     async with aclosing(_batches(settings, names, todo)) as batches:
         async for batch in batches:
-            # Of a letter that stands in the topic twice the first counts.
+            # If a letter is in the topic twice, the first counts.
             fresh = {letter.key: letter for letter in reversed(batch) if letter.key in todo}
             fresh_letters = [*reversed(fresh.values())]
             replay = replay_batch.prepare(state, fresh_letters, zone, limits, datetime.now(UTC))
@@ -164,7 +176,7 @@ async def _operation(
 async def _batches(
     settings: Settings, names: Mapping[str, str], todo: set[Key]
 ) -> AsyncGenerator[list[Letter], None]:
-    """The letters with their bytes, in the topic's order; those of one batch have one window."""
+    """The letters with their bytes, in the order of the topic. A batch has a single window."""
     batch: list[Letter] = []
     size = 0
     stream = letters(settings, names, wanted=lambda letter: letter.key in todo)
@@ -183,11 +195,13 @@ async def _batches(
 
 
 def _light(letter: Letter) -> Letter:
+    """The letter without its bytes, so that the results need little memory."""
     letter.pieces.clear()
     return letter
 
 
 def _tell(results: list[Result], *, dry_run: bool, as_json: bool) -> None:
+    """Print the results, as a table or as JSON."""
     counts = Counter(result.outcome.value for result in results)
     events = sum(result.events for result in results)
     if as_json:

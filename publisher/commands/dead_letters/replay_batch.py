@@ -1,12 +1,12 @@
-"""From dead letters to the one batch that publishes what can be read of them now.
+"""Makes from dead letters the batch that publishes what can be read of them now.
 
 Rules of this file:
-- A letter becomes the answer that it was cut out of, as far as it is known, and goes the
-  way of every answer: the same judgement, rows, ledger and encoder.
+- A letter becomes an answer again: the answer that it was cut out of, as far as the letter holds
+  it. This answer is handled like every other: the same classification, rows, ledger and encoder.
 - A row gets the id that it would have had in its answer.
-- What is still bad stays the dead letter that it is. Of a conversation or an answer that can
-  be read now, rows that still cannot become letters of their own.
-- A letter is done in the transaction that publishes it, by a record that says so.
+- A letter that still cannot be read stays the dead letter that it is. If a conversation or an
+  answer can be read now, but some of its rows cannot, these rows become letters of their own.
+- The transaction that publishes a letter also holds the record that says that the letter is done.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,33 +33,35 @@ from publisher.wolkvox.timezone import Zone
 
 
 class Outcome(StrEnum):
-    """What a replay makes of a letter; only the first two end it."""
+    """The result of a replay. Only the first two members mean that the letter is done."""
 
     PUBLISHED = "published"
     DUPLICATE = "duplicate"
-    """Its messages have been published before."""
+    """Its messages were published before."""
     STILL_BAD = "still_bad"
     INCOMPLETE = "incomplete"
-    """Parts are missing, or the fields of a row's conversation."""
+    """Parts of the letter are missing, or the fields of the row's conversation."""
     TOO_OLD = "too_old"
-    """Whether it was published meanwhile is no longer known."""
+    """The state no longer remembers whether its messages were published."""
 
 
 DONE: Final = frozenset({Outcome.PUBLISHED, Outcome.DUPLICATE})
+"""The outcomes after which a letter needs no other replay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one letter."""
+    """What became of a letter."""
 
     letter: Letter
     outcome: Outcome
     events: int = 0
+    """How many events it published."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What became of some letters, and the batch and the successor that make it so."""
+    """The results of some letters, the batch that publishes them, and the state after it."""
 
     results: Sequence[Result]
     batch: Batch | None
@@ -67,24 +69,27 @@ class Replay:
     successor: Successor | None
 
 
-class _Found(Addition):
-    """What a batch is made of, letter by letter."""
+class _LetterAddition(Addition):
+    """Collects the contents of the batch, letter by letter."""
 
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.out: set[bytes] = set()
-        """Digests of the rows that were dealt with."""
+        """The digests of the rows that this batch has handled."""
 
     def knows(self, row: Row) -> bool:
-        """Whether the row is remembered."""
+        """Whether the ledger remembers the row as published."""
         return self.state.ledger.knows(row[2].hour, id_of(row[1]))
 
     def knows_otherwise(self, row: Row, stranger: Stranger | None) -> bool:
-        """Whether the row was published with more or less told of its customer."""
+        """Whether the row was published with other fields of its customer.
+
+        An answer may say more or less of a customer than another answer did.
+        """
         return stranger is not None and stranger.is_known(self.state.ledger, row[2].hour)
 
     def dealt_with(self, row: Row, stranger: Stranger | None, *, revisions: bool) -> None:
-        """Remember that its event is published, unless that is remembered."""
+        """Note that the row is handled. Remember its event as published, if the ledger does not."""
         self.out.add(row[1])
         if stranger is not None and stranger.tells_more_than:
             self.ids[row[2].hour] |= stranger.tells_more_than
@@ -95,8 +100,11 @@ class _Found(Addition):
 def prepare(
     state: State, letters: Iterable[Letter], zone: Zone, limits: Limits, now: Instant
 ) -> Replay:
-    """What these letters, which are of one window, add to what the state knows."""
-    collected = _Found(state)
+    """Prepare the batch for these letters, which all have the same window.
+
+    Nothing is committed here. `now` becomes the time of the replay.
+    """
+    collected = _LetterAddition(state)
     results: list[Result] = []
     forgotten = not_remembered(state.checkpoint, limits.horizon)
     for letter in letters:
@@ -114,12 +122,12 @@ def prepare(
 
 
 def _replay(
-    letter: Letter, checkpoint: Checkpoint, collected: _Found, zone: Zone, limits: Limits
+    letter: Letter, checkpoint: Checkpoint, collected: _LetterAddition, zone: Zone, limits: Limits
 ) -> Result:
-    """Publish what can be read of one letter."""
+    """Add to `collected` what can be read of the letter."""
     event = letter.headers.get("event")
     if event in _PUBLISHED or (event is None and letter.reason == _TOO_LARGE):
-        # Also where an older version did not say: better nothing than a second event.
+        # An older version did not write `event`. Then rather publish nothing than an event twice.
         return Result(letter, Outcome.DUPLICATE)
     body = _answer(letter)
     if body is None:
@@ -163,26 +171,32 @@ _PUBLISHED: Final = (Event.WITHOUT_MESSAGE, Event.REVISION)
 
 
 def _is_row(letter: Letter) -> bool:
+    """Whether the letter is a single row, and not a conversation or an answer."""
     return ".conversation[" in letter.position
 
 
 def _answer(letter: Letter) -> bytes | None:
-    """An answer with what the letter holds; None where that is not known."""
+    """An answer that shows what the letter holds; None = the letter is not complete."""
     raw = letter.raw
     if raw is None or letter.position == "answer":
         return raw
     if _is_row(letter):
         if not letter.context:
             return None
-        # As many of its equals as stood before it: so it gets the number that it had.
+        # Equal rows are numbered. Repeat the row, so that the last copy gets its old number.
         rows = b",".join([raw] * letter.number)
         others = b"" if letter.context == b"{}" else letter.context[1:-1] + b","
         raw = b'{%b"conversation":[%b]}' % (others, rows)
     return b'{"code":200,"data":[%b]}' % raw
 
 
-def _write(letters: Sequence[DeadLetter], of: Letter, collected: _Found, limits: Limits) -> None:
-    """What still cannot be read of a conversation or an answer: letters of their own."""
+def _write(
+    letters: Sequence[DeadLetter], of: Letter, collected: _LetterAddition, limits: Limits
+) -> None:
+    """Add the parts that still cannot be read, as letters of their own.
+
+    `of` is the letter of the conversation or the answer that they were in.
+    """
     bucket = f"{REJECTED}{of.window.start:%Y-%m-%d}"
     origin = Origin(of.operation, REPLAY, of.window, of.read_at)
     for letter in dead_letter.unknown_to(collected.state.ledger, letters):

@@ -1,9 +1,9 @@
-"""Dead letters as the topic gives them back.
+"""Dead letters as they are read back from their topic.
 
 Rules of this file:
-- A letter may come in parts; it is whole when they came in order.
-- That a letter was replayed is told by a record of its own: the letter's key, no value.
-- What an older version has written stays readable: without `id` the bytes identify a letter.
+- A letter may be written in several parts. It is complete when all parts came in order.
+- A record with the key of a letter and without a value says that the letter was replayed.
+- Letters of older versions stay readable: without `id` the hash of the bytes identifies them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,7 @@ from publisher.events.dead_letter import keyed
 from publisher.model import Header, Instant, Record, Window, iso
 
 Key: TypeAlias = tuple[str, str]
-"""Operation and id: what a letter is known by."""
+"""The operation and the id, which together identify a letter."""
 
 _NEEDED: Final = {"reason", "operation", "position", "sha1"}
 _SHA1_BYTES: Final = 20
@@ -24,23 +24,24 @@ _SHA1_BYTES: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One dead letter, or what is there of it."""
+    """A dead letter, or the parts of it that exist."""
 
     headers: Mapping[str, str]
-    """Of its first part, without `part`."""
+    """The headers of its first part, without `part`."""
     window: Window
     read_at: Instant
     number: int
-    """Of a row among its equals."""
+    """The number of a row among equal rows, from 1."""
     parts: int
+    """How many parts it was written in."""
     written_at: Instant
-    """The record's timestamp."""
+    """The timestamp of its first record."""
     missing: int
-    """Parts that are not there."""
+    """How many parts are missing."""
     size: int = 0
-    """Bytes, of all parts that are there."""
+    """The size in bytes of the parts that exist."""
     pieces: list[bytes] = field(default_factory=list)
-    """The bytes, where somebody wants them."""
+    """The bytes, part by part; empty unless the caller wanted them."""
 
     @property
     def operation(self) -> str:
@@ -56,7 +57,7 @@ class Letter:
 
     @property
     def id(self) -> str:
-        """40 hexadecimal digits."""
+        """The id: 40 hexadecimal digits."""
         return self.headers.get("id", self.headers["sha1"])
 
     @property
@@ -65,25 +66,25 @@ class Letter:
 
     @property
     def context(self) -> bytes:
-        """The other fields of a row's conversation as JSON; empty where they are not known."""
+        """The other fields of the row's conversation, as JSON; empty = the letter has none."""
         return self.headers.get("conversation", "").encode()
 
     @property
     def raw(self) -> bytes | None:
-        """The bytes that the server sent; None where they are not whole."""
+        """The bytes as the server sent them; None = they are not complete."""
         raw = b"".join(self.pieces)
         return raw if sha1(raw).hexdigest() == self.headers["sha1"] else None  # noqa: S324 - compares
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A letter needs no replay any more."""
+    """The record that says that a letter was replayed, and needs no other replay."""
 
     operation: str
     id: str
-    at: Instant
+    replayed_at: Instant
     result: str
-    """A member of `replay.Outcome`."""
+    """A member of `replay_batch.Outcome`."""
 
     @property
     def key(self) -> Key:
@@ -91,31 +92,35 @@ class Replayed:
 
 
 class Letters:
-    """Puts the letters of some operations together from a topic's records, by partition."""
+    """Assembles the letters of some operations from records, read partition by partition."""
 
     def __init__(
         self, names: Mapping[str, str], wanted: Callable[[Letter], bool] = lambda _: False
     ) -> None:
-        """`names` says how an operation is called now, by every name that it has borne."""
+        """Start without letters.
+
+        `names` holds the current name of an operation by every name that it has had. The letters
+        that are `wanted` keep their bytes.
+        """
         self._names = names
         self._wanted = wanted
         self._open: dict[Key, Letter] = {}
 
     def add(
-        self, headers: Iterable[Header], value: bytes | None, at: Instant
+        self, headers: Iterable[Header], value: bytes | None, written_at: Instant
     ) -> Letter | Replayed | None:
-        """The letter that is whole with this record, or what tells of one; None = not yet.
+        """Add a record. Return the letter that it completes, the replay that it reports, or None.
 
-        Records of other operations are passed over, and what the publisher did not write.
+        Ignores records of other operations, and records that the publisher did not write.
         """
         fields = {name: (content or b"").decode("utf-8", "replace") for name, content in headers}
         try:
             fields["operation"] = self._names[fields["operation"]]
             if value is None:
-                when = _instant(fields["replayed_at"])
-                return Replayed(fields["operation"], fields["id"], when, fields["result"])
+                replayed_at = _instant(fields["replayed_at"])
+                return Replayed(fields["operation"], fields["id"], replayed_at, fields["result"])
             part = int(fields["part"])
-            letter = _first(fields, at) if part == 0 else self._open.pop(_key(fields), None)
+            letter = _first(fields, written_at) if part == 0 else self._open.pop(_key(fields), None)
         except (KeyError, ValueError):
             return None
         if letter is None or letter.parts - letter.missing != part:
@@ -129,16 +134,17 @@ class Letters:
         return None
 
     def incomplete(self) -> list[Letter]:
-        """Those whose last parts did not come."""
+        """The letters whose last parts did not come."""
         return list(self._open.values())
 
 
 def _key(fields: Mapping[str, str]) -> Key:
+    """The key of the letter with these headers."""
     return fields["operation"], fields.get("id", fields["sha1"])
 
 
-def _first(fields: Mapping[str, str], at: Instant) -> Letter:
-    """The letter that begins with a record of these headers."""
+def _first(fields: Mapping[str, str], written_at: Instant) -> Letter:
+    """The letter that begins with a record of these headers. Raises KeyError or ValueError."""
     if not fields.keys() >= _NEEDED:
         raise KeyError
     start, _, end = fields["window"].partition("/")
@@ -152,12 +158,13 @@ def _first(fields: Mapping[str, str], at: Instant) -> Letter:
         read_at=_instant(fields["read_at"]),
         number=int(fields.get("number", "1")),
         parts=parts,
-        written_at=at,
+        written_at=written_at,
         missing=parts,
     )
 
 
 def _instant(text: str) -> Instant:
+    """The instant in the text. Raises ValueError if it is none, or has no offset."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError
@@ -165,7 +172,7 @@ def _instant(text: str) -> Instant:
 
 
 def replayed(letter: Letter, result: str, at: Instant) -> Record:
-    """The record that says that a letter was replayed."""
+    """The record that says that the letter was replayed, with this result."""
     return keyed(
         bytes.fromhex(letter.headers["sha1"]),
         None,

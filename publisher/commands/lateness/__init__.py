@@ -1,4 +1,7 @@
-"""`wolkvox-publisher lateness`: how late rows come, and which settings that calls for."""
+"""`wolkvox-publisher lateness`: shows how late rows come, and proposes settings for that.
+
+The command only reads the headers of the published messages. `estimate` holds the rules.
+"""
 
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -17,13 +20,13 @@ from publisher.schedule.passes import rereads_of
 from publisher.settings import Settings, duration_text
 
 SHARES: Final = {"50 %": 0.5, "99 %": 0.99, "99.9 %": 0.999, "ALL": 1.0}
-"""As many as a line of 80 characters has room for."""
+"""The shares of the messages that get a column: as many as fit into 80 characters."""
 QUOTA: Final = 1000
-"""Requests a day of one licence."""
+"""The requests that a licence allows a day."""
 
 
 def main(last: timedelta, *, as_json: bool) -> int:
-    """Print what was measured and what it calls for; returns the exit code."""
+    """Print the measured ages of the `last` time, and the proposal. Return the exit code."""
 
     async def doing(settings: Settings) -> int:
         hidden: set[str] = set()
@@ -52,7 +55,10 @@ def main(last: timedelta, *, as_json: bool) -> int:
 async def _measured(
     settings: Settings, last: timedelta, hidden: set[str]
 ) -> tuple[Measured, dict[str, Measured]]:
-    """All operations together, since they share the settings, and each by itself."""
+    """The ages of all operations together, and of every operation by its name.
+
+    The proposal uses them together, because the operations share the settings.
+    """
     together = Measured(settings.publisher)
     by_operation = {
         operation.name: Measured(settings.publisher) for operation in settings.operations
@@ -73,12 +79,12 @@ async def _measured(
                 measured.add(label, occurred_at, read_at)
                 together.add(label, occurred_at, read_at)
             except (KeyError, ValueError, TypeError):
-                continue  # not ours: somebody else writes to the topic
+                continue  # not our message: somebody else writes to the topic, too
     return together, by_operation
 
 
 def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
-    """For a person, line by line."""
+    """The report for a person, line by line."""
     settings, proposed = measured.settings, estimate.proposal(measured)
     yield (
         f"{measured.messages:,} messages of the last"
@@ -105,22 +111,22 @@ def rendered(measured: Measured, last: timedelta) -> Iterator[str]:
         yield "Let the service run on, or look further back with --last."
         return
     yield click.style("Proposal", bold=True)
-    for name, now, then in (
+    for name, current, wanted in (
         ("PUBLISHER_OVERLAP", duration_text(settings.overlap), duration_text(proposed.overlap)),
         ("PUBLISHER_REREADS", _list(settings.rereads), _list(proposed.rereads)),
     ):
-        yield f"  {name}={then}" + ("   as it is" if now == then else f"   (now {now})")
+        yield f"  {name}={wanted}" + ("   as it is" if current == wanted else f"   (now {current})")
     if proposed.horizon > settings.horizon:
         yield f"  PUBLISHER_HORIZON={duration_text(proposed.horizon)}   (needed by the longest)"
-    before = estimate.requests_a_day(settings, rereads_of(settings))
+    current_requests = estimate.requests_a_day(settings, rereads_of(settings))
     yield (
-        f"  costs about {proposed.requests:,.0f} requests a day (now {before:,.0f}), of {QUOTA:,}"
-        " for each licence"
+        f"  costs about {proposed.requests:,.0f} requests a day (now {current_requests:,.0f}),"
+        f" of {QUOTA:,} for each licence"
     )
 
 
 def described(measured: Measured) -> dict[str, Any]:
-    """For a program; ages and lengths are seconds."""
+    """The report as JSON; ages and durations are in seconds."""
     settings, proposed = measured.settings, estimate.proposal(measured)
     return {
         "messages": measured.messages,
@@ -148,6 +154,7 @@ def described(measured: Measured) -> dict[str, Any]:
 
 
 def _quantiles(ages: Ages) -> dict[str, float | None]:
+    """The ages that the shares of `SHARES` did not exceed, in seconds, by share."""
     quantiles = {str(share): ages.quantile(share) for share in SHARES.values()}
     return {share: age.total_seconds() if age else None for share, age in quantiles.items()}
 

@@ -1,10 +1,11 @@
-"""How late the report shows its rows, and which overlap and re-reads that calls for.
+"""Measures how late the report shows its rows, and proposes the overlap and the re-reads.
 
 Rules of this file:
-- A message's age is when it was first read minus when it happened: at most that late did the
-  report show it. Finer than the rhythm of the polls nobody can know it.
-- What live reads while it catches up was old already: its age tells nothing of the report.
-- Memory does not grow with the messages: ages are counted in buckets, each 9 % wide.
+- The age of a message is the time from its occurrence to its first read. The report showed it at
+  most that late. The interval between the polls limits how exact this is.
+- While live catches up, it reads messages that are old already. Their age says nothing about the
+  report.
+- Memory does not grow with the messages: ages are counted in buckets that are 9 % wide.
 """
 
 from collections import Counter
@@ -21,25 +22,27 @@ from publisher.settings import PublisherSettings
 from publisher.state.checkpoint import LIVE
 
 CATCHING_UP: Final = "live, catching up"
+"""Stands in place of the pass for messages that live read while it was catching up."""
 ENOUGH: Final = 1_000
-"""Messages without which the tail of one in a thousand is mere chance."""
+"""The messages that a proposal needs. With fewer, the share `TAIL` of them is mere chance."""
 TAIL: Final = 0.001
-"""The share of messages that may be left to the re-reads."""
+"""The share of the messages that live may leave to the re-reads."""
 STEPS: Final = 8
-"""Buckets for each doubling of the age."""
+"""How many buckets a doubling of the age spans."""
 FIRST_LOOK: Final = DAY
-"""The re-read to begin with where there is none, so that something can be measured."""
+"""The age of the first re-read, if there is none: without re-reads nothing can be measured."""
 _MINUTES: Final = (1, 2, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 720, 1440)
+"""The proposed durations below a day."""
 
 
 @dataclass(slots=True)
 class Ages:
-    """Counted ages, from a second up."""
+    """Counts ages, from a second up."""
 
     buckets: Counter[int] = field(default_factory=Counter)
 
     def add(self, age: timedelta) -> None:
-        """Count one; what is younger than a second, or of the future, counts as a second."""
+        """Count an age. An age below a second, or a negative one, counts as a second."""
         self.buckets[ceil(STEPS * log2(max(age.total_seconds(), 1.0)))] += 1
 
     @property
@@ -47,7 +50,10 @@ class Ages:
         return self.buckets.total()
 
     def quantile(self, share: float) -> timedelta | None:
-        """An age that this share did not exceed, at most 9 % too large; None of nothing."""
+        """The age that this share of the messages did not exceed; None = nothing was counted.
+
+        The result is at most 9 % too large.
+        """
         left = max(ceil(self.total * share), 1)
         for bucket in sorted(self.buckets):
             left -= self.buckets[bucket]
@@ -58,25 +64,25 @@ class Ages:
 
 @dataclass(slots=True)
 class Measured:
-    """What the headers of the messages tell."""
+    """What the headers of the messages say, counted."""
 
     settings: PublisherSettings
     passes: dict[str, Ages] = field(default_factory=dict)
-    """By the pass that found them first."""
+    """The ages of the messages, by the pass that read them first."""
     found_by_rereads: Counter[timedelta] = field(default_factory=Counter)
-    """How many each re-read found, by its age."""
+    """How many messages a re-read was the first to show, by the age of the re-read."""
     first: Instant | None = None
     last: Instant | None = None
-    """When the first and the last of them were read."""
+    """When the first and the last of the messages were read."""
 
     def add(self, label: str, occurred_at: Instant, read_at: Instant) -> None:
-        """Count one message."""
+        """Count a message. `label` is the pass that read it first."""
         settings, age = self.settings, read_at - occurred_at
         if label == LIVE and age > settings.overlap + 2 * settings.poll_every:
             label = CATCHING_UP
         self.passes.setdefault(label, Ages()).add(age)
         if label == REREAD:
-            # Those that are not set any more count for the next younger one that is.
+            # A re-read that was removed from the settings counts as the next younger one.
             younger = [reread for reread in rereads_of(settings) if reread <= age]
             self.found_by_rereads[max(younger, default=timedelta())] += 1
         self.first = min(self.first or read_at, read_at)
@@ -88,52 +94,58 @@ class Measured:
 
     @property
     def telling(self) -> int:
-        """Messages whose age tells of the report: read in rhythm, or by a re-read."""
-        return sum(self.passes[ages].total for ages in (LIVE, REREAD) if ages in self.passes)
+        """How many messages have a meaningful age: live read them in time, or a re-read did."""
+        return sum(self.passes[label].total for label in (LIVE, REREAD) if label in self.passes)
 
     @property
     def span(self) -> timedelta:
+        """The time over which the messages were read."""
         return self.last - self.first if self.first and self.last else timedelta()
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What the settings should be."""
+    """The proposed settings."""
 
     overlap: timedelta
     rereads: tuple[timedelta, ...]
     requests: float
-    """A day, `token_info` included, while no window must be halved."""
+    """The requests a day, including `token_info`, if no window must be halved."""
     horizon: timedelta
-    """`PUBLISHER_HORIZON` must be at least this."""
+    """The least value for `PUBLISHER_HORIZON`."""
 
 
 def span_needed(settings: PublisherSettings) -> timedelta:
-    """So long must have been watched: the longest re-read comes by within it."""
+    """How long messages must have been read: in that time the longest re-read comes around."""
     return max(settings.rereads, default=DAY) * 1.5
 
 
 def proposal(measured: Measured) -> Proposal | None:
-    """The settings that what was measured calls for; None where that is too little.
+    """The settings that fit the measured ages; None = too little was measured.
 
-    - Overlap: what live found in time but for one in a thousand, rounded up. Where re-reads
-      find more than that, twice the overlap of now: how much is enough shows only then.
-    - Re-reads: those that found something. The longest stays as the proof that nothing
-      comes later; if it found something, one of twice its age is to watch over it.
+    - Overlap: the age within which live finds all messages but one in a thousand, rounded up. If
+      re-reads find more than one in a thousand, it is twice the current overlap. Only after that
+      can the next measurement show how much is enough.
+    - Re-reads: those that found messages. The longest re-read always stays: it proves that nothing
+      comes later. If it found messages itself, a re-read at twice its age is added to watch it.
     """
     settings = measured.settings
     if measured.telling < ENOUGH or measured.span < span_needed(settings):
         return None
-    live, late = (measured.passes.get(reread, Ages()) for reread in (LIVE, REREAD))
-    share = late.total / measured.telling
-    enough = live.quantile((1 - TAIL - share) / (1 - share)) if share < TAIL else None
-    overlap = _rounded_up(settings.overlap * 2 if enough is None else enough)
-    now = rereads_of(settings)
-    kept = {reread for reread in now if measured.found_by_rereads[reread]} | set(
-        now[-1:] or [FIRST_LOOK]
+    live_ages, reread_ages = (measured.passes.get(label, Ages()) for label in (LIVE, REREAD))
+    late_share = reread_ages.total / measured.telling
+    enough = (
+        live_ages.quantile((1 - TAIL - late_share) / (1 - late_share))
+        if late_share < TAIL
+        else None
     )
-    if now and measured.found_by_rereads[now[-1]]:
-        kept.add(now[-1] * 2)
+    overlap = _rounded_up(settings.overlap * 2 if enough is None else enough)
+    current = rereads_of(settings)
+    kept = {reread for reread in current if measured.found_by_rereads[reread]} | set(
+        current[-1:] or [FIRST_LOOK]
+    )
+    if current and measured.found_by_rereads[current[-1]]:
+        kept.add(current[-1] * 2)
     rereads = tuple(sorted(reread for reread in kept if reread > overlap)) or (
         max(FIRST_LOOK, overlap * 2),
     )
@@ -142,13 +154,13 @@ def proposal(measured: Measured) -> Proposal | None:
 
 
 def requests_a_day(settings: PublisherSettings, rereads: Iterable[timedelta]) -> float:
-    """What live and these re-reads ask for, and `token_info`."""
+    """The requests a day of live, of these re-reads and of `token_info`."""
     polls = DAY / settings.poll_every
     rounds = sum(DAY / (age / 2) * ceil(age / 2 / settings.max_window) for age in rereads)
     return polls + rounds + polls / EVERY_POLLS
 
 
 def _rounded_up(age: timedelta) -> timedelta:
-    """The next length that people would write into a setting."""
-    fits = (timedelta(minutes=minutes) for minutes in _MINUTES)
-    return next((minutes for minutes in fits if age <= minutes), ceil(age / DAY) * DAY)
+    """The next larger duration that people would write into a setting."""
+    durations = (timedelta(minutes=minutes) for minutes in _MINUTES)
+    return next((duration for duration in durations if age <= duration), ceil(age / DAY) * DAY)

@@ -1,6 +1,6 @@
-"""`wolkvox-publisher state show` and `state forget`: which operations the state topic holds.
+"""`wolkvox-publisher state show` and `state forget`: show the stored states, and remove a state.
 
-Forgetting writes as the service would, under its transactional id (decision 0020).
+`forget` writes to the state topic like the service, under its transactional id (decision 0020).
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ WHAT: Final = "the state"
 
 
 def show(*, as_json: bool) -> int:
-    """Print what is remembered of every operation; the exit code."""
+    """Print a summary of the state of every operation and return the exit code."""
 
     async def doing(settings: Settings) -> int:
         hidden: set[str] = set()
@@ -45,7 +45,11 @@ def show(*, as_json: bool) -> int:
 
 
 def forget(name: str, *, yes: bool, take_over: bool) -> int:
-    """Forget a removed operation, or tell what that would be; the exit code."""
+    """Remove the state of an operation that is no longer in the settings. Return the exit code.
+
+    Without `yes` it only prints what it would do. `take_over` forgets although the service may be
+    running.
+    """
 
     async def doing(settings: Settings) -> int:
         if name in (operation.name for operation in settings.operations):
@@ -74,7 +78,10 @@ def forget(name: str, *, yes: bool, take_over: bool) -> int:
 def refuse_former(
     name: str, others: Iterable[str], records_of: Mapping[str, Mapping[bytes, bytes]]
 ) -> None:
-    """Raise RefusedError where one of these operations once had the name."""
+    """Raise RefusedError if `name` is a former name of another operation.
+
+    `others` are the operations to look at, and `records_of` holds their records by name.
+    """
     for other in others:
         checkpoint = checkpoint_of(other, records_of[other])
         if checkpoint and name in checkpoint.formerly:
@@ -85,7 +92,10 @@ def refuse_former(
 
 
 def _in_the_middle(name: str, records_of: Mapping[str, Mapping[bytes, bytes]]) -> str | None:
-    """Why it must not be forgotten: nothing but a renaming that goes on can use what it holds."""
+    """Why `name` must not be forgotten while a renaming is unfinished; None = it may be.
+
+    Only the continued renaming can use what the state holds.
+    """
     for new, records in records_of.items():
         old = reserved_for(new, records)
         checkpoint = checkpoint_of(old, records_of.get(old, {}))
@@ -97,15 +107,17 @@ def _in_the_middle(name: str, records_of: Mapping[str, Mapping[bytes, bytes]]) -
 
 
 async def _tombstone(settings: Settings, name: str, records: dict[bytes, bytes]) -> None:
+    """Delete all records of the operation, in a transaction."""
     checkpoint = checkpoint_of(name, records)
     follows = checkpoint.sequence if checkpoint else None
-    gone = [StateRecord(key, None) for key in records]
+    tombstones = [StateRecord(key, None) for key in records]
     async with owned(settings) as cluster:
-        batch = Batch(name, follows, (follows or 0) + 1, gone)
+        batch = Batch(name, follows, (follows or 0) + 1, tombstones)
         await cluster.log(name).commit(batch)
 
 
 def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> dict[str, Any]:
+    """The summary of an operation's state, as JSON."""
     description: dict[str, Any] = {
         "operation": name,
         "in_settings": name in (operation.name for operation in settings.operations),
@@ -119,7 +131,7 @@ def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> di
         state = restore(name, records.copy())
     except StepError as error:
         return description | {"problem": str(error)}
-    if state is None:  # only where records without a checkpoint are no problem
+    if state is None:  # only if records without a checkpoint are no problem
         return description
     checkpoint = state.checkpoint
     return description | {
@@ -136,13 +148,14 @@ def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> di
 
 
 def _line(row: dict[str, Any]) -> str:
+    """The summary of an operation's state, for a person. `row` comes from `_described`."""
     if "renamed_to" in row:
         return f"{row['operation']}: renamed to {row['renamed_to']}"
     held = f"{row['operation']}: {row['records']:,} records, {row['bytes']:,} bytes"
     if formerly := ", ".join(row.get("formerly", ())):
         held += f", formerly {formerly}"
     if not row["in_settings"]:
-        # After a renaming the settings may not have been changed yet.
+        # After a renaming the settings may still have the old name.
         held += ", not in the settings: "
         held += "set its name there" if formerly else "state forget removes it"
     if "problem" in row:

@@ -1,7 +1,7 @@
-"""`wolkvox-publisher state rebuild`: a lost state, made again from what was published.
+"""`wolkvox-publisher state rebuild`: makes a lost state again from the published events.
 
-It writes as the service would, under its transactional id: whoever runs meanwhile is fenced,
-says so, and restores a minute later what stands here.
+The command writes like the service, under its transactional id. A service that runs meanwhile is
+fenced and reports that. A minute later it restores the rebuilt state.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,11 @@ from publisher.wolkvox.timezone import Zone
 
 
 def main(name: str | None, *, yes: bool, take_over: bool, as_json: bool) -> int:
-    """Rebuild, or tell what would be; returns the exit code."""
+    """Rebuild the lost states and return the exit code.
+
+    `name` is the operation to rebuild; None = all. Without `yes` it only prints what it would do.
+    `take_over` rebuilds although the service may be running.
+    """
 
     async def doing(settings: Settings) -> int:
         operations = await _rebuild(settings, chosen(settings, name), yes=yes, take_over=take_over)
@@ -43,22 +47,26 @@ def main(name: str | None, *, yes: bool, take_over: bool, as_json: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Lost:
-    """An operation that has published, and whose state cannot be used."""
+    """An operation that has published events, and has no usable state."""
 
     name: str
     log: Log
     left: Mapping[bytes, bytes]
-    """What is left of its state."""
+    """The records that are left of its state."""
     rebuilt: Rebuilt
     cursor: Instant
+    """Where live continues."""
     kept_since: Instant | None
-    """Older events are deleted; None = the topic holds them all."""
+    """The topic has deleted older events; None = it holds all events."""
     backfills: tuple[Backfill, ...]
-    """What was ordered: it has ended."""
+    """The backfills that were ordered. They count as ended."""
 
     @property
     def first_sequence(self) -> int:
-        """Above all that the topic and what is left tell: nothing of it is newer."""
+        """The first sequence number of the rebuilt state.
+
+        It is greater than all numbers in the topic and in the records that are left.
+        """
         broken = checkpoint_of(self.name, self.left)
         return max(self.rebuilt.newest_sequence, broken.sequence if broken else -1) + 1
 
@@ -66,6 +74,7 @@ class _Lost:
 async def _rebuild(
     settings: Settings, operations: list[Operation], *, yes: bool, take_over: bool
 ) -> list[dict[str, Any]]:
+    """Rebuild these operations and return what was done for every operation, as JSON."""
     if yes and not take_over:
         await takeover.refuse_while_running(settings)
     lost = [
@@ -84,8 +93,9 @@ async def _rebuild(
         looks = [await _look(settings, cluster, operation, yes=yes) for operation in wanted]
         lost_states = [look for look in looks if isinstance(look, _Lost)]
         if yes:
-            # All of them before one has a checkpoint: beside the state of another, an operation
-            # without any would begin anew in the topic that they share.
+            # First write a placeholder for all, and only then a checkpoint for any of them:
+            # beside the state of another operation, an operation without records would begin
+            # anew in the topic that they share.
             for lost_state in lost_states:
                 await _begin(lost_state)
             for lost_state in lost_states:
@@ -94,7 +104,10 @@ async def _rebuild(
 
 
 async def _refuse_beside(settings: Settings, other: Operation, wanted: list[Operation]) -> None:
-    """Raise RefusedError when an operation that is left lost would begin anew."""
+    """Raise RefusedError if `other`, which stays lost, would begin anew and publish twice.
+
+    That happens if it shares its messages topic with an operation in `wanted`.
+    """
     topic = settings.messages_topic(other.name)
     if topic not in {settings.messages_topic(operation.name) for operation in wanted}:
         return
@@ -109,11 +122,14 @@ async def _refuse_beside(settings: Settings, other: Operation, wanted: list[Oper
 async def _look(
     settings: Settings, cluster: Cluster, operation: Operation, *, yes: bool
 ) -> _Lost | dict[str, Any]:
-    """What its events tell; takes over first if it is to be rebuilt."""
+    """Read the events of the operation; with `yes` take it over before.
+
+    Returns a report instead, as JSON, if there are no events to rebuild from.
+    """
     name, publisher = operation.name, settings.publisher
     log = cluster.log(name)
     if yes:
-        # First of all: from here on nobody publishes anything that is not read below.
+        # Take over first: after that nobody publishes an event that is not read below.
         restored = await log.restore()
     else:
         restored = await status_reader.restored_of(settings, name)
@@ -124,7 +140,7 @@ async def _look(
     async for published in events_of(settings, [name], once=True):
         rebuilt.named(published)
         rebuilt.add(event for event in published if event.value["source"] == name)
-    # Only events that know the present name tell which others it has borne.
+    # Only events with the current name say which other names the operation has had.
     if formerly := set(rebuilt.formerly) - {name}:
         async for published in events_of(settings, formerly):
             rebuilt.add(published)
@@ -143,6 +159,7 @@ async def _look(
 
 
 def _described(lost: _Lost, *, yes: bool) -> dict[str, Any]:
+    """Print what was done for the operation, and return it as JSON."""
     name, rebuilt, cursor, kept = lost.name, lost.rebuilt, lost.cursor, lost.kept_since
     done = "rebuilt" if yes else "would be rebuilt (add --yes)"
     complain(f"{name}: {done} from {rebuilt.events} events; live goes on at {iso(cursor)}")
@@ -163,17 +180,18 @@ def _described(lost: _Lost, *, yes: bool) -> dict[str, Any]:
 
 
 async def _begin(lost: _Lost) -> None:
-    """Replace what is left of the lost state by a record that keeps every service waiting."""
+    """Replace the rest of the lost state by a placeholder, which keeps every service waiting."""
     broken = checkpoint_of(lost.name, lost.left)
     follows = broken.sequence if broken else None
     record = placeholder(
         lost.name, lost.first_sequence + 1, lost.cursor
-    )  # replaced by the first of the rebuilt ones
-    gone = [StateRecord(key, None) for key in lost.left if key != record.key]
-    await lost.log.commit(Batch(lost.name, follows, lost.first_sequence, [*gone, record]))
+    )  # the first rebuilt record replaces it
+    tombstones = [StateRecord(key, None) for key in lost.left if key != record.key]
+    await lost.log.commit(Batch(lost.name, follows, lost.first_sequence, [*tombstones, record]))
 
 
 async def _write(settings: Settings, lost: _Lost) -> None:
+    """Write the rebuilt state."""
     follows = lost.first_sequence
     for sequence, records in lost.rebuilt.transactions(
         settings.publisher, lost.cursor, lost.backfills, lost.kept_since, follows=follows
@@ -183,7 +201,7 @@ async def _write(settings: Settings, lost: _Lost) -> None:
 
 
 def _usable(operation: str, restored: Restored) -> bool:
-    """Whether the service could go on from there. Raises where this version must not judge."""
+    """Whether the service could continue from this state. Raises if this version must not judge."""
     try:
         return restored_state(operation, restored) is not None
     except StepError as error:

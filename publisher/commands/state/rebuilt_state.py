@@ -1,11 +1,12 @@
-"""What is durable of an operation, made again from the events it has published.
+"""Makes the state of an operation again from the events that it has published.
 
 Rules of this file:
-- An id is what the rules make of the fields that the event says. Half a byte of it cannot be
-  read from `event_id`: where the fields do not lead there (a message that was too large stands
-  in no event) all sixteen readings are remembered.
-- What is rebuilt remembers longer than what was lost, never shorter; it covers no time.
-- Going on reads too much rather than too little: the ledger tells what is known.
+- The id of an event is computed from its fields. `event_id` shows this id except for half a byte.
+  If the fields do not lead to `event_id` (an event leaves out a message that is too large), all
+  sixteen possible ids are remembered.
+- The rebuilt state remembers as long as the lost one, or longer. It covers no time.
+- The service continues too early rather than too late: it reads some time twice, and the ledger
+  says what was published.
 """
 
 from array import array
@@ -32,40 +33,44 @@ from publisher.state.ledger import Id, id_of
 from publisher.wolkvox.timezone import Zone
 
 RECENT: Final = timedelta(hours=1)
+"""How far back reads of live count for the question how far live had come."""
 MOST_TWINS: Final = 1024
-"""So many equal rows of one conversation and second are told apart; beyond: sixteen readings."""
+"""Most equal rows of a conversation and second that are distinguished. Others: see READINGS."""
 PARTS_PER_TRANSACTION: Final = 16
-"""Journal records of at most 256 KiB in one transaction."""
+"""How many journal records, of at most 256 KiB, a transaction holds."""
 
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What the events tell so far."""
+    """What the events read so far say about the state."""
 
     operation: str
     zone: Zone
     formerly: tuple[str, ...] = ()
-    """As the event says that was read last of those that know the present name."""
+    """The former names, as the newest event says that mentions the current name."""
     events: int = 0
+    """How many events were added."""
     unrecoverable: int = 0
-    """Events remembered by all sixteen readings of their id."""
+    """How many of the events are remembered by all sixteen readings of their id."""
     oldest_read: Instant | None = None
+    """When the service read the oldest of the events."""
     newest_read: Instant | None = None
-    """Of those."""
+    """When the service read the event that `formerly` comes from."""
     recent: dict[Instant, Counter[Instant]] = field(default_factory=dict)
-    """What live has read in its last hour: by minute, how many messages of which hour."""
+    """How many messages live read in its last hour: by minute of the read, and by their hour."""
     newest_sequence: int = -1
-    """The last transaction that published one."""
+    """The sequence number of the last transaction that published an event."""
     revisions: dict[str, dict[Id, Version]] = field(default_factory=dict)
-    """How often messages were revised, by bucket; what is in them now is not known."""
+    """The numbers of the last revisions, by bucket. The content of the messages is not known."""
     days: dict[str, dict[str, "array[Id]"]] = field(default_factory=dict)
-    """Ids by the day on which they were read, and by bucket."""
+    """The ids by the day of the read, and by bucket."""
     begins: dict[str, str] = field(default_factory=dict)
-    """When the oldest message of a day's ids occurred."""
+    """When the oldest message of a day occurred, by the day of the read."""
     ends: dict[str, Instant] = field(default_factory=dict)
+    """When the last message of a day was read, by that day."""
 
     def add(self, published: Iterable[PublishedEvent]) -> None:
-        """Remember what was published; any number at a time."""
+        """Remember these events as published. Call it as often as needed."""
         events = list(published)
         for event, ids in self._with_ids(events):
             day, read_at = f"{event.read_at:%Y-%m-%d}", event.read_at
@@ -82,10 +87,10 @@ class Rebuilt:
         self.events += len(events)
 
     def named(self, published: Iterable[PublishedEvent]) -> None:
-        """Learn the names that the operation has borne.
+        """Learn the former names of the operation from events that mention its current name.
 
-        Of one that was renamed back, and has published nothing since, only events of the name
-        between tell; they say that it had the present one before.
+        An operation may have been renamed back and have published nothing since. Then only the
+        events of the name in between say so: they list the current name as a former one.
         """
         for event in published:
             if self.newest_read is None or event.read_at >= self.newest_read:
@@ -94,7 +99,7 @@ class Rebuilt:
                 self.newest_read, self.formerly = event.read_at, formerly
 
     def revised(self, published: Iterable[PublishedEvent]) -> None:
-        """Remember the numbers of revisions, so that none is given twice."""
+        """Remember the numbers of these revisions, so that no number is used twice."""
         for event, ids in self._with_ids(list(published)):
             numbers = self.revisions.setdefault(event.value["date"][:13], {})
             for id_ in ids:
@@ -102,6 +107,7 @@ class Rebuilt:
                 numbers[id_] = max(numbers.get(id_, version_), version_)
 
     def _with_ids(self, events: list[PublishedEvent]) -> Iterator[tuple[PublishedEvent, list[Id]]]:
+        """The events with the ids to remember for them."""
         by_identity: defaultdict[str, list[PublishedEvent]] = defaultdict(list)
         for event in events:
             by_identity[event.identity].append(event)
@@ -110,6 +116,7 @@ class Rebuilt:
             yield from zip(same, ids, strict=True)
 
     def _note(self, read_at: Instant, occurred: Instant) -> None:
+        """Count a message that live read in `recent`, and drop what is no longer recent."""
         minute = read_at.replace(second=0, microsecond=0)
         if minute not in self.recent:
             since = max([minute, *self.recent]) - RECENT
@@ -120,9 +127,9 @@ class Rebuilt:
         self.recent[minute][occurred.replace(minute=0, second=0, microsecond=0)] += 1
 
     def _live(self) -> Instant | None:
-        """An hour that live had come to: half of what it read last is older.
+        """How far live had come: the median hour of the messages that it read last.
 
-        The median, because single rows may be dated tomorrow, or decades ago.
+        It is the median, because single rows may be dated tomorrow, or decades ago.
         """
         if not self.recent:
             return None
@@ -134,17 +141,19 @@ class Rebuilt:
     def cursor(
         self, settings: PublisherSettings, kept_since: Instant | None = None
     ) -> Instant | None:
-        """Where live goes on, or None where no event tells.
+        """Where live continues; None = no event says it.
 
-        By dates and not by when they were read: whoever catches up reads old time now. As far
-        back as the longest re-read reaches, so that gaps and late rows of it are read again;
-        but not near time of which the topic has deleted events: those would come twice.
+        The dates of the messages decide, and not when they were read, because a service that
+        catches up reads old time. The cursor goes back as far as the longest re-read reaches, so
+        that gaps and late rows of that time are read again. But it stays away from time whose
+        events the topic has deleted: they would be published twice. `kept_since` is the end of
+        that time.
         """
         newest = self._live() or self.oldest_read
         if newest is None:
             return None
         longest = max([settings.overlap, *(age * 1.5 for age in settings.rereads)])
-        # A window shows no order: what stands before its messages may not have been read.
+        # Rows of a window have no order: up to a window before them may not have been read.
         back = newest - settings.max_window - longest
         return back if kept_since is None else max(back, min(kept_since + NEAR, newest))
 
@@ -157,13 +166,14 @@ class Rebuilt:
         *,
         follows: int = 0,
     ) -> Iterator[tuple[int, list[StateRecord]]]:
-        """Sequence number and records of each transaction; the checkpoint stands in the last.
+        """The sequence numbers and the records of the transactions that write the state.
 
-        They go on behind `follows`.
+        The numbers continue after `follows`. The last transaction holds the checkpoint. A service
+        refuses a journal without its checkpoint, so half a rebuild never counts as a whole one.
 
-        A journal without its checkpoint is refused: half a rebuild is never taken for a whole.
-        An entry reaches over all that it remembers, so that this is forgotten when it goes, and
-        was read at its begin, so that it covers nothing. What the topic deleted is forgotten.
+        The window of a journal entry spans all messages that the entry remembers, so that they
+        are forgotten together with it. Its time of reading is the start of the window, so that it
+        covers nothing. Time whose events the topic has deleted counts as forgotten.
         """
         records: list[StateRecord] = []
         total, sequence = 0, follows
@@ -177,7 +187,7 @@ class Rebuilt:
             entry = Entry(
                 sequence, LIVE, begin, end, begin, rows=new, new=new, duplicate=0, rejected=0
             )
-            # In the entry that is kept longest.
+            # The last entry is kept longest, so it gets the revisions.
             revisions = self.revisions if sequence == follows + len(self.days) else None
             for part in journal_parts(self.operation, entry, buckets, revisions):
                 records.append(part)
@@ -202,13 +212,14 @@ def _instant(text: str) -> Instant:
 
 
 READINGS: Final = 16
-"""Ids that an event may have had whose fields do not lead to it."""
+"""How many ids an event may have if its fields do not lead to its `event_id`."""
 
 
 def ids_of(identity: str, zone: Zone, values: list[dict[str, Any]]) -> list[list[Id]]:
-    """The ledger's ids of events: of each the first is its own, others may be remembered with it.
+    """The ids for the ledger, for every event in `values`.
 
-    Where the fields do not lead to it: as many as READINGS.
+    The first id of an event is its own; the others are remembered with it. An event whose fields
+    do not lead to its `event_id` has as many ids as READINGS.
     """
     ids_by_place: dict[int, list[Id]] = {}
     unknown = list(range(len(values)))
@@ -228,7 +239,7 @@ def ids_of(identity: str, zone: Zone, values: list[dict[str, Any]]) -> list[list
                     id_of(digest),
                     *(stranger.tells_more_than if stranger else ()),
                 ]
-        # Whose message is not there is found by no number.
+        # An event without its message has a hash instead: no number of copies leads to its id.
         unknown = [
             place
             for place in unknown
@@ -242,13 +253,13 @@ def ids_of(identity: str, zone: Zone, values: list[dict[str, Any]]) -> list[list
 
 
 def _element(value: dict[str, Any], copies: int) -> dict[str, Any]:
-    """The event as the report would show it, so many times."""
+    """The conversation that shows the event as a row, `copies` times."""
     row = {name: field for name, field in value.items() if name not in ("conn_id", "extra")}
     chat = {"conversation": [row.copy() for _ in range(copies)]}
     return chat | ({"conn_id": value["conn_id"]} if "conn_id" in value else {})
 
 
 def _readings(event_id: str) -> list[Id]:
-    """Every id that the event may have had before the version took the place of four bits."""
+    """All ids that fit `event_id`, in which the UUID version replaces four bits of the id."""
     digits = event_id.replace("-", "")
     return [int(f"{digits[:12]}{reading:x}{digits[13:16]}", 16) for reading in range(READINGS)]

@@ -1,6 +1,7 @@
-"""`wolkvox-publisher state rename`: another name, and nothing is published twice.
+"""`wolkvox-publisher state rename`: gives an operation another name; nothing is published twice.
 
-It writes as the service would, under the transactional ids of both names (decision 0027).
+The command writes like the service, under the transactional ids of both names (decision 0027).
+`rename_steps` computes what to write.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,11 @@ from publisher.state.checkpoint import checkpoint_of
 
 
 def main(old: str, new: str, *, yes: bool, take_over: bool) -> int:
-    """Rename, or tell what that would be; the exit code."""
+    """Rename the operation and return the exit code.
+
+    Without `yes` it only prints what it would do. `take_over` renames although the service may be
+    running. After a crash, the same call continues the renaming.
+    """
 
     async def doing(settings: Settings) -> int:
         if not NAME.fullmatch(new):
@@ -30,7 +35,7 @@ def main(old: str, new: str, *, yes: bool, take_over: bool) -> int:
         left = _left(old, new, records, records_of.get(new, {}))
         checkpoint = checkpoint_of(old, records)
         if checkpoint and new not in checkpoint.names and new not in records_of:
-            # Its old record says so itself, but is lost where the state was rebuilt.
+            # The checkpoint of a former name says so, too, but is lost if the state was rebuilt.
             refuse_former(new, records_of, records_of)
         if checkpoint is None or not (left.beginning or left.cleaning):
             complain(f"{old}: is {new} already; nothing is left to do")
@@ -53,10 +58,11 @@ def main(old: str, new: str, *, yes: bool, take_over: bool) -> int:
 
 
 async def _rename(settings: Settings, old: str, new: str) -> None:
+    """Take over both names, and do what is left of the renaming."""
     before, after = KafkaCommands(settings, old), KafkaCommands(settings, new)
     async with owned(settings) as cluster:
         logs = {name: cluster.log(name) for name in (old, new)}
-        # First of all: from here on nobody else writes under either name.
+        # Take over first: after that nobody else writes under either name.
         records = {name: (await log.restore()).records for name, log in logs.items()}
         left = _left(old, new, records[old], records[new])
         for batch in left.beginning:
@@ -64,7 +70,8 @@ async def _rename(settings: Settings, old: str, new: str) -> None:
         if left.moving and (backfill_requests := await before.read_if_allowed()):
             for backfill_request in backfill_requests:
                 await after.write(backfill_request)
-            # While neither goes on: left behind by a kill they would come back with the old name.
+            # Remove the requests while neither name can continue. If a kill left them behind, they
+            # would come back together with the old name.
             await before.forget(backfill_request.id for backfill_request in backfill_requests)
         for batch in (*left.moving, *left.cleaning):
             await logs[batch.operation].commit(batch)
@@ -73,6 +80,7 @@ async def _rename(settings: Settings, old: str, new: str) -> None:
 def _left(
     old: str, new: str, records: Mapping[bytes, bytes], others: Mapping[bytes, bytes]
 ) -> Renaming:
+    """What is left to do, from the records of both names. Raises RefusedError."""
     try:
         return renaming(old, new, records, others)
     except RenamingError as error:

@@ -1,10 +1,11 @@
-"""From an operation's state to the same one under another name, step by step.
+"""Computes the transactions that move an operation's state to another name.
 
 Rules of this file (decision 0027):
-- At no moment can both names go on: the new one is kept waiting before the old one is given
-  up, and has its checkpoint last.
-- Whatever was committed before a crash, the same call goes on from there.
-- Ids are made of the operation's first name for ever, so what was published is still known.
+- The service can never continue under both names. First a placeholder keeps the new name waiting,
+  then the old name is given up. The checkpoint of the new name comes last.
+- After a crash, the same call continues from whatever was committed.
+- Ids are always made of the first name of the operation, so the ledger still knows what was
+  published.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,29 +23,32 @@ from publisher.state.checkpoint import (
 from publisher.state.journal import interrupted, reserved, reserved_for, retold
 
 PIECE_BYTES: Final = 4_000_000
-"""Keys and values of one transaction."""
+"""The most bytes of keys and values in a transaction; a single record may be larger."""
 
 
 class RenamingError(Exception):
-    """It must not be; the text says why, and what to do."""
+    """The renaming is not allowed. The text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renaming:
-    """What is to be committed, in this order; orders of backfills move before `moving`."""
+    """The transactions to commit, in this order. The ordered backfills move before `moving`."""
 
     beginning: Sequence[Batch]
-    """The new name is kept waiting, then the old one is given up."""
+    """Keep the new name waiting, then give the old name up."""
     moving: Sequence[Batch]
-    """The journal under its new name, with the last piece the checkpoint. Empty = that is done."""
+    """Write the journal under the new name, and its checkpoint last. Empty = that is done."""
     cleaning: Sequence[Batch]
-    """The old journal goes; the old checkpoint stays, and says what became of the operation."""
+    """Delete the old journal. The old checkpoint stays and says what became of the operation."""
 
 
 def renaming(
     old: str, new: str, records: Mapping[bytes, bytes], others: Mapping[bytes, bytes]
 ) -> Renaming:
-    """What is left to do, by the live records of both names. Raises RenamingError."""
+    """What is left to do. Raises RenamingError.
+
+    `records` are the current records of the old name, and `others` those of the new name.
+    """
     before, after = checkpoint_of(old, records), checkpoint_of(new, others)
     if before is None:
         raise RenamingError(f"the state topic tells nothing of an operation {old}")
@@ -55,7 +59,7 @@ def renaming(
     journal = {key: value for key, value in records.items() if key != checkpoint_key(old)}
     given_up = before
     if not before.renamed_to:
-        # Beyond both: of two checkpoints that name each other the larger number counts.
+        # Larger than both: of two checkpoints that name each other the larger number counts.
         latest = max(checkpoint.sequence for checkpoint in (before, after) if checkpoint)
         given_up = replace(before, sequence=latest + 1, renamed_to=new)
     cleaning = [
@@ -71,12 +75,12 @@ def renaming(
         raise RenamingError(f"the state of {old} is not whole: see wolkvox-publisher state show")
     former = reserved_for(new, others)
     if former and former not in before.names:
-        # It may have been given up for this name: its journal would be without a checkpoint.
+        # `former` may have been given up for this name: then its journal would lose its checkpoint.
         raise RenamingError(interrupted(former, new))
-    waiting = reserved(new, before.live.cursor, old)
-    begun = waiting.key in others and not after
+    placeholder = reserved(new, before.live.cursor, old)
+    placeholder_is_there = placeholder.key in others and not after
     returns = after and after.renamed_to and new in before.names
-    if others and not begun and not returns:
+    if others and not placeholder_is_there and not returns:
         raise RenamingError(
             f"{new} has a state of its own: choose another name, or forget it first (state forget"
             f" {new}), when what it has published may come once more"
@@ -89,13 +93,13 @@ def renaming(
         renamed_to="",
     )
     copies = [_copied(old, new, key, value) for key, value in journal.items()]
-    stale = others.keys() - {key for key, _ in copies} - {checkpoint_key(new), waiting.key}
-    kept_waiting = [waiting, *(StateRecord(key, None) for key in stale)]
+    stale = others.keys() - {key for key, _ in copies} - {checkpoint_key(new), placeholder.key}
+    kept_waiting = [placeholder, *(StateRecord(key, None) for key in stale)]
     beginning = [Batch(new, after.sequence if after else None, moved.sequence, kept_waiting)]
     if not before.renamed_to:
         signpost = [encode_checkpoint(given_up)]
         beginning.append(Batch(old, before.sequence, given_up.sequence, signpost))
-    last = [StateRecord(waiting.key, None), encode_checkpoint(moved)]
+    last = [StateRecord(placeholder.key, None), encode_checkpoint(moved)]
     moving = [
         Batch(new, moved.sequence, moved.sequence, piece) for piece in (*_pieces(copies), last)
     ]
@@ -103,7 +107,7 @@ def renaming(
 
 
 def _copied(old: str, new: str, key: bytes, value: bytes) -> StateRecord:
-    """A journal record under its new name; its ids are what they were."""
+    """The journal record under the new name. Its ids stay the same."""
     sequence, part = key.removeprefix(f"journal/{old}/".encode()).split(b"/")
     return StateRecord(
         journal_key(new, int(sequence), int(part)), retold(value, {"operation": new})

@@ -1,7 +1,8 @@
-"""`wolkvox-publisher verify`: whether the topic holds what the report shows for a range.
+"""`wolkvox-publisher verify`: tests whether the topic holds what the report shows for a range.
 
-The report is read by the service's own flow, so a row is compared as the event that it would
-be. With --repair exactly what is missing is published, in the transactions of the service.
+The code of the service reads the report, so a row is compared as the event that the service would
+publish. With --repair the command publishes exactly the missing events, in transactions like
+those of the service.
 """
 
 import os
@@ -37,14 +38,15 @@ from publisher.wolkvox.client import HttpSource, open_session
 from publisher.wolkvox.timezone import Zone
 
 MARGINS: Final = (timedelta(hours=1), timedelta(days=1))
-"""How much more is read on both sides: the report may filter by another time than `date`. The
-second only when the topic holds what the first did not show."""
+"""How much more than the range is read on both sides, because the report may filter by another
+time than `date`. The second margin is read only if the topic holds events that the first did not
+show."""
 PADDING: Final = timedelta(seconds=10)
-"""Requests reach a little over their windows: a window that ends with what is settled must not."""
+"""A request reaches a little beyond its window, but must not reach beyond what is settled."""
 LATE: Final = timedelta(minutes=10)
-"""So much later than it settles by itself live may be, and all until `now` counts as judged."""
+"""How late live may be, beyond the time it needs anyway, if all until `now` counts as judged."""
 LINES: Final = 50
-"""Differences printed for a person; --json holds all of them."""
+"""The most differences printed for a person; --json prints all."""
 
 
 def main(
@@ -57,11 +59,15 @@ def main(
     as_json: bool,
     metrics_file: str | None,
 ) -> int:
-    """Compare, repair if asked to, and report; returns the exit code."""
+    """Compare, repair if requested, print the results and return the exit code.
+
+    `start` and `end` bound the range. `name` is the operation; None = all. `take_over` repairs
+    although the service may be running. `metrics_file` is a path for the results as metrics.
+    """
     metrics = Path(metrics_file) if metrics_file else None
 
     async def doing(settings: Settings) -> int:
-        # Before all the requests, which cost the quota.
+        # Check this before the requests, because they cost quota.
         if metrics and (why := _unwritable(metrics)):
             raise RefusedError(f"--metrics-file: {metrics} cannot be written: {why}")
         asked = Asked(_range(start, end), end == "now", repair, take_over)
@@ -85,6 +91,7 @@ def main(
 
 
 def _write(metrics: Path, results: list[dict[str, Any]]) -> None:
+    """Write the results as metrics. Only print an error if the file cannot be written."""
     try:
         textfile.write(metrics, results, datetime.now(UTC))
     except OSError as error:
@@ -92,7 +99,7 @@ def _write(metrics: Path, results: list[dict[str, Any]]) -> None:
 
 
 def _unwritable(path: Path) -> str:
-    """Say why the file cannot be written; empty = it can, as far as can be seen."""
+    """Why the file cannot be written; empty = it seems to be possible."""
     if path.is_dir():
         return "it is a directory"
     if not path.parent.is_dir():
@@ -102,11 +109,11 @@ def _unwritable(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the command was asked for."""
+    """The options of the command."""
 
     range_: Window
     until_now: bool
-    """As far as live has settled, if it keeps its rhythm."""
+    """Whether the range ends now. Then the unsettled end counts as judged, if live is on time."""
     repair: bool
     take_over: bool
 
@@ -121,20 +128,22 @@ def _range(start: str, end: str) -> Window:
 
 @dataclass(slots=True)
 class _Reader:
-    """Fits `context.Log`: what the flow would publish is what the report shows."""
+    """A `context.Log` that publishes nothing. It adds the events to the comparison, as rows."""
 
     comparison: Comparison
     window: Window | None = None
     rejected: int = 0
 
     def about_to_ask(self, window: Window) -> None:
+        """Note the window that the next batch belongs to."""
         self.window = window
 
     async def restore(self) -> Restored:
+        """A state without records: nothing counts as published."""
         return Restored({}, history_lost=False)
 
     async def commit(self, batch: Batch) -> None:
-        """Remember the digests."""
+        """Add the events of the batch to the comparison."""
         for event in batch.events:
             assert self.window is not None
             self.comparison.shown(kafka_record.value_of(event), self.window)
@@ -142,6 +151,10 @@ class _Reader:
 
 
 async def _verify(settings: Settings, operation: Operation, asked: Asked) -> dict[str, Any]:
+    """Judge the operation and return the verdict as JSON.
+
+    If a transaction hides what was published, the verdict is that nothing can be judged.
+    """
     verdict = Verdict(operation.name, asked.range_)
     try:
         await _judge(settings, operation, asked, verdict)
@@ -154,6 +167,7 @@ async def _verify(settings: Settings, operation: Operation, asked: Asked) -> dic
 
 
 async def _judge(settings: Settings, operation: Operation, asked: Asked, verdict: Verdict) -> None:
+    """Compare the operation and fill in the verdict. To repair, take the operation over before."""
     name, revisions = operation.name, bool(settings.publisher.revisions_topic)
     state = _begun(name, await status_reader.records_of(settings, name))
     if not asked.repair:
@@ -163,7 +177,7 @@ async def _judge(settings: Settings, operation: Operation, asked: Asked, verdict
         await takeover.refuse_while_running(settings, [state])
     async with takeover.owned(settings) as cluster:
         log = cluster.log(name)
-        # First of all: from here on nobody else publishes what is compared below.
+        # Take over first: after that nobody else publishes what is compared below.
         restored = await log.restore()
         last = restored.newest_published
         refuse_set_back(name, checkpoint_of(name, restored.records), last)
@@ -174,6 +188,7 @@ async def _judge(settings: Settings, operation: Operation, asked: Asked, verdict
 def _begun(
     operation: str, records: MutableMapping[bytes, bytes], *, revisions: bool = False
 ) -> State:
+    """The state of an operation that has published. Raises RefusedError."""
     state = restore(operation, records, revisions=revisions)
     if state is None:
         raise RefusedError(f"{operation}: nothing was published yet, or its state is lost")
@@ -188,8 +203,10 @@ async def _compare(
     verdict: Verdict,
     log: Log | None,
 ) -> None:
+    """Compare the report with the topic and fill in the verdict. With a `log`, repair."""
     checkpoint, name = state.checkpoint, operation.name
-    # Before the report is asked: what is hidden, and what is published meanwhile.
+    # Note the ends of the topics before the report is read. They separate what is published
+    # meanwhile, and show whether a transaction hides events.
     until = await published_until(settings, checkpoint.names)
     if settings.messages_topic(name) not in {place.topic for place in until}:
         raise RefusedError(
@@ -209,7 +226,7 @@ async def _compare(
     comparison = verdict.comparison = Comparison(start, end, settled)
     reader = _Reader(comparison)
     async with open_session() as session:
-        # Read and compared as messages, whatever may have been told of changes.
+        # Without revisions, so that every row is read as its message, even if a revision exists.
         alone = settings.publisher.model_copy(update={"revisions_topic": ""})
         unrevised = replace(settings, publisher=alone)
         context = _job(unrevised, operation, session, reader, start)
@@ -240,6 +257,7 @@ async def _compare(
 def _job(
     settings: Settings, operation: Operation, session: Any, log: Log, start: Instant
 ) -> OperationContext:
+    """A context for reading this operation. `start` is the start of the compared range."""
     clock = MachineClock()
     return OperationContext(
         operation=operation.name,
@@ -254,6 +272,7 @@ def _job(
 
 
 def _print(result: dict[str, Any]) -> None:
+    """Print the result of an operation, for a person."""
     wrong = sum(result[kind] for kind in KINDS) - result["repaired"]
     standing = (
         "complete" if result["complete"] else "NOT COMPLETE" if wrong else "NOT JUDGED in whole"

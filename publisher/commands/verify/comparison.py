@@ -1,10 +1,11 @@
-"""Whether the topic holds what the report shows for a range.
+"""Compares the rows that the report shows for a range with the events that the topic holds.
 
 Rules of this file:
-- Digests are remembered and not rows: some 500 bytes a message, no text of anybody.
-- A message belongs to the range by its `date`, whichever window shows it: nobody knows by which
-  column the report filters.
-- What was published after the report was read is not judged: it may be younger than that.
+- The comparison keeps digests and no rows: some 500 bytes a message, and no personal text.
+- The `date` of a message decides whether it belongs to the range, and not the window that shows
+  it: it is unknown by which column the report filters.
+- Events that were published after the report was read are not judged: the report may not have
+  shown them yet.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from publisher.model import Instant, Window, iso
 
 
 class Finding(NamedTuple):
-    """One difference; no text, no name, no number of a person."""
+    """A difference between report and topic. It holds no text, name or number of a person."""
 
     kind: str
     """`missing`, `doubled`, `extra` or `changed`."""
@@ -27,59 +28,71 @@ class Finding(NamedTuple):
     date: str
     event_id: str
     fields: tuple[str, ...] = ()
-    """Names of the fields that differ."""
+    """The names of the fields that differ."""
 
 
 class _Shown(NamedTuple):
+    """A row that the report shows."""
+
     digests: bytes
     date: str
     conn_id: str
     window: int
+    """The place in `Comparison.windows` of the window that shows it."""
 
 
 @dataclass(slots=True)
 class _Revised:
-    """What was told of a message after its event."""
+    """The revisions of a message, as digests."""
 
     last: bytes | None = None
-    """Before the report was read; None = nothing."""
+    """The last revision before the report was read; None = there is none."""
     later: set[bytes] = field(default_factory=set)
+    """The revisions after that."""
 
 
 @dataclass(slots=True)
 class Comparison:
-    """The report and the topic over one range: all of `shown`, then `revised`, then `published`."""
+    """The comparison of the report with the topic over the range from `start` to `end`.
+
+    Call `shown` for all rows, then `revised` for all revisions, then `published` for all events.
+    Rows of a wider window may come after that.
+    """
 
     start: Instant
     end: Instant
     settled: Instant
-    """How far live has come."""
+    """How far live has read the report for good."""
     rows: int = 0
+    """How many rows of the range the report shows."""
     events: int = 0
+    """How many events of the range were judged."""
     windows: list[Window] = field(default_factory=list)
-    """The windows that have shown something that is missing so far."""
+    """The windows that were the first to show a row of the range."""
     changed: list[Finding] = field(default_factory=list)
     doubled: list[Finding] = field(default_factory=list)
-    """One for each time that the topic holds an event once more."""
+    """A finding for every repetition of an event in the topic."""
     _shown: dict[bytes, _Shown] = field(default_factory=dict)
+    """The rows without an event so far, by event id."""
     _extra: dict[bytes, tuple[bytes, Finding]] = field(default_factory=dict)
+    """The events without a row so far, by event id: their digests and findings."""
     _held: set[bytes] = field(default_factory=set)
-    """What the topic holds."""
+    """The ids of the events that the topic holds."""
     _revised: dict[bytes, _Revised] = field(default_factory=dict)
     _first: str = field(init=False)
     _last: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Whole seconds, as dates have them: a text compares as its instant."""
+        """Write the bounds in whole seconds, as the dates are: then texts compare like instants."""
         self._first, self._last = (
             iso(instant.replace(microsecond=0)) for instant in (self.start, self.end)
         )
 
     def shown(self, value: bytes, window: Window) -> None:
-        """The report shows this row, as the event that it is.
+        """Add a row that the report shows, as the event that the service would publish.
 
-        A window that live has not settled yet may show a row of the range that nobody could
-        have published: it only explains what the topic holds.
+        A window that live has not settled yet may show a row of the range that could not have
+        been published yet. Such a row only explains an event in the topic; it is never missing.
         """
         event = orjson.loads(value)
         if not self._within(event):
@@ -87,7 +100,7 @@ class Comparison:
         id_ = UUID(event["event_id"]).bytes
         digests = _digests(event)
         if (extra := self._extra.pop(id_, None)) is not None:
-            # A wider window shows it after all.
+            # A wider window shows the row of this event after all.
             self.rows += 1
             if extra[0] != digests:
                 self.changed.append(_changed(extra[1], extra[0], digests))
@@ -101,7 +114,11 @@ class Comparison:
         self._shown[id_] = _Shown(digests, event["date"], _conn_id(event), place)
 
     def revised(self, event: dict[str, Any], *, later: bool) -> None:
-        """A revision stands for its event; `later` as below: either may be what was shown."""
+        """Add a revision, which replaces its event.
+
+        `later` is that of `published`. The report may show the message before or after a later
+        revision, so both are right.
+        """
         if self._within(event):
             revised = self._revised.setdefault(UUID(event["event_id"]).bytes, _Revised())
             if later:
@@ -110,7 +127,7 @@ class Comparison:
                 revised.last = _digests(event)
 
     def published(self, event: dict[str, Any], *, later: bool) -> None:
-        """The topic holds this event; `later` = it was committed after the report was read."""
+        """Add an event of the topic. `later` = it was committed after the report was read."""
         if not self._within(event):
             return
         id_ = UUID(event["event_id"]).bytes
@@ -133,13 +150,14 @@ class Comparison:
 
     @property
     def missing(self) -> list[Finding]:
+        """The rows without an event."""
         return [
             Finding("missing", shown.conn_id, shown.date, str(UUID(bytes=id_)))
             for id_, shown in self._shown.items()
         ]
 
     def missing_by_window(self) -> dict[Window, set[bytes]]:
-        """The ids (text) of what is missing, by the window that has shown it."""
+        """The ids of the missing events, as text, by the window that has shown them."""
         by_window: dict[int, set[bytes]] = {}
         for id_, shown in self._shown.items():
             by_window.setdefault(shown.window, set()).add(str(UUID(bytes=id_)).encode())
@@ -147,16 +165,19 @@ class Comparison:
 
     @property
     def extra(self) -> list[Finding]:
+        """The events without a row."""
         return [finding for _, finding in self._extra.values()]
 
     @property
     def findings(self) -> list[Finding]:
+        """All differences, sorted by date."""
         findings = [*self.missing, *self.doubled, *self.extra, *self.changed]
         return sorted(findings, key=lambda finding: finding[2:])
 
     def _within(self, event: dict[str, Any]) -> bool:
-        occurred: str = event["occurred_at"]
-        return self._first <= occurred < self._last
+        """Whether the event belongs to the range."""
+        occurred_at: str = event["occurred_at"]
+        return self._first <= occurred_at < self._last
 
 
 def _conn_id(event: dict[str, Any]) -> str:
@@ -170,11 +191,14 @@ _FIELDS: Final = (
     "feeling", "agent_name", "customer_name", "extra",
 )  # fmt: skip
 _SIZE: Final = 5
-"""Bytes of one field's digest."""
+"""The bytes of a field's digest."""
 
 
 def _digests(event: dict[str, Any]) -> bytes:
-    """A digest of each field; zeros for one that is left out. Links as identity has them."""
+    """The digests of all fields, in order; zeros for a field that the event leaves out.
+
+    The message is taken without the signatures of its links, as for the id of an event.
+    """
     if isinstance(event.get("message"), str):
         event = event | {"message": unsigned(event["message"])}
     return b"".join(
@@ -186,6 +210,7 @@ def _digests(event: dict[str, Any]) -> bytes:
 
 
 def _changed(finding: Finding, ours: bytes, other: bytes) -> Finding:
+    """The finding that the fields with different digests have changed."""
     fields = tuple(
         name
         for place, name in enumerate(_FIELDS)

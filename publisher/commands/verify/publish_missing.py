@@ -1,4 +1,7 @@
-"""Publishes exactly the events that `verify` has found missing, in the service's transactions."""
+"""Publishes exactly the events that `verify` reports as missing.
+
+The events are published in transactions like those of the service.
+"""
 
 from collections.abc import Mapping
 
@@ -18,25 +21,29 @@ from publisher.state.state import State
 async def repair(
     context: OperationContext, state: State, missing: Mapping[Window, set[bytes]]
 ) -> int:
-    """Ask again for the windows that have shown what is missing; how many were published.
+    """Read the windows with missing events again, and return how many events were published.
 
-    Near forgotten time nothing is: nobody knows any more what was published there.
+    `missing` holds the ids of the missing events by window. Near forgotten time nothing is
+    published, because the state no longer remembers what was published there.
     """
-    loop_state, repaired = LoopState.starting(context.settings), 0
+    loop_state, repaired_count = LoopState.starting(context.settings), 0
     for window, event_ids in missing.items():
         forgotten = not_remembered(state.checkpoint, context.settings.horizon)
         if near(forgotten, window.start, window.end):
             continue
-        wanted = len(event_ids)
-        # Answered at this width before; repairs do not widen by themselves.
+        wanted_count = len(event_ids)
+        # The report answered at this width before. A repair does not widen by itself.
         loop_state.pace.width = window.width
         await walk(Walker(context, loop_state, state, _publishing(event_ids)), REPAIRING, window)
-        repaired += wanted - len(event_ids)
-    return repaired
+        repaired_count += wanted_count - len(event_ids)
+    return repaired_count
 
 
 def _publishing(missing: set[bytes]) -> Publish:
-    """Publishes these ids and nothing else, and takes away what is published."""
+    """A function that publishes only the events with these ids.
+
+    It removes the ids of the published events from `missing`.
+    """
 
     async def publish(
         context: OperationContext, loop_state: LoopState, state: State, step: Read

@@ -1,4 +1,7 @@
-"""What `verify` has found, as a file for the textfile collector of Prometheus' node_exporter."""
+"""Writes the results of `verify` as metrics.
+
+The file is for the textfile collector of Prometheus' node_exporter.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -15,14 +18,14 @@ from publisher.telemetry.gauges import PREFIX
 
 
 def write(path: Path, operations: Iterable[Mapping[str, Any]], now: Instant) -> None:
-    """Replace the file at once by what was found of the operations; raises OSError."""
+    """Replace the file atomically by the metrics of these results of `verify`. Raises OSError."""
     registry = CollectorRegistry()
-    registry.register(_Found(families(operations, now)))
+    registry.register(_Gauges(families(operations, now)))
     write_to_textfile(str(path), registry)
 
 
 def families(operations: Iterable[Mapping[str, Any]], now: Instant) -> list[GaugeMetricFamily]:
-    """The gauges, with every series of each operation."""
+    """The gauges. Every operation gets all series, also those with the value 0."""
 
     def gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(
@@ -47,12 +50,13 @@ def families(operations: Iterable[Mapping[str, Any]], now: Instant) -> list[Gaug
 
 
 def _seconds(part: Mapping[str, str]) -> float:
+    """The length of a part that was not judged."""
     begin, end = (datetime.fromisoformat(part[name]) for name in ("from", "to"))
     return (end - begin).total_seconds()
 
 
-class _Found(Collector):
-    """Fits the library's registry."""
+class _Gauges(Collector):
+    """The gauges in the form that the registry of the library requires."""
 
     def __init__(self, gauges: Iterable[GaugeMetricFamily]) -> None:
         self._gauges = list(gauges)

@@ -1,4 +1,7 @@
-"""What `verify` says of one operation, and of which part it cannot judge."""
+"""The verdict of `verify` on an operation.
+
+It says which part of the range could be judged, why not the rest, and what was wrong.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,35 +15,38 @@ from publisher.model import Instant, Window, iso
 from publisher.state.gaps import NEAR
 
 KINDS: Final = ("missing", "doubled", "extra", "changed")
-"""Of findings."""
+"""The kinds of findings."""
 
 
 class Unjudged(StrEnum):
-    """Why a part is not judged."""
+    """Why a part of the range is not judged."""
 
     DELETED = "deleted"
-    """The topic keeps no events of that time."""
+    """The topic no longer keeps the events of that time."""
     FORGOTTEN = "forgotten"
     """The state does not remember what was published of that time."""
     UNSETTLED = "unsettled"
-    """Live has not read it for good yet."""
+    """Live has not read that time for good yet."""
     UNDECIDED = "undecided"
     """A transaction hides what was published."""
 
 
 @dataclass(slots=True)
 class Verdict:
-    """Built step by step; `described` at the end."""
+    """The verdict on an operation. It is filled in step by step; `described` comes last."""
 
     operation: str
     asked: Window
+    """The range that the command was asked for."""
     comparison: Comparison | None = None
     """None = nothing could be compared."""
     repaired: int = 0
+    """How many missing events were published."""
     notes: list[str] = field(default_factory=list)
+    """Remarks for a person."""
     unjudged: list[tuple[Unjudged, Window]] = field(default_factory=list)
     problem: str | None = None
-    """What has kept all of it from being judged."""
+    """Why nothing could be judged; None = something could."""
 
     def bounds(
         self,
@@ -49,9 +55,12 @@ class Verdict:
         forgotten: Sequence[Window],
         live_may_lack: timedelta,
     ) -> Window | None:
-        """What can be compared of what was asked for; notes why not the rest.
+        """The part of the range that can be compared; None = nothing. Notes why not the rest.
 
-        So much of the end may be left to live without a word against the whole.
+        `kept_since`: the topic has deleted older events; None = it holds all events.
+        `settled`: how far live has read the report for good.
+        `forgotten`: time of which the state does not remember what was published.
+        `live_may_lack`: how much of the end may be unsettled without counting as not judged.
         """
         asked = self.asked
         start, end = max(asked.start, kept_since or asked.start), min(asked.end, settled)
@@ -73,24 +82,25 @@ class Verdict:
         return Window(start, end) if start < end else None
 
     def undecided(self, problem: str) -> None:
-        """Nothing at all can be judged."""
+        """Note that nothing can be judged, because of this problem."""
         self.problem = problem
         self._leave_out(Unjudged.UNDECIDED, self.asked.start, self.asked.end)
 
     def _leave_out(self, reason: Unjudged, start: Instant, end: Instant) -> None:
+        """Note that this part of the range is not judged."""
         start, end = max(start, self.asked.start), min(end, self.asked.end)
         if start < end:
             self.unjudged.append((reason, Window(start, end)))
 
     def described(self) -> dict[str, Any]:
-        """For a program."""
+        """The verdict as JSON."""
         comparison = self.comparison
         findings = comparison.findings if comparison else []
         counts = Counter(finding.kind for finding in findings)
-        wrong = len(findings) - self.repaired
+        wrong_count = len(findings) - self.repaired
         return {
             "operation": self.operation,
-            "complete": comparison is not None and not wrong and not self.unjudged,
+            "complete": comparison is not None and not wrong_count and not self.unjudged,
             "from": iso(comparison.start) if comparison else None,
             "to": iso(comparison.end) if comparison else None,
             "rows": comparison.rows if comparison else 0,
