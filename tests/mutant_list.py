@@ -216,7 +216,7 @@ MUTANTS: Final = [
         ("if len(records) < checkpoint.journal_records:", "if False:"),
         ("until = min(entry.end, entry.read_at - age)", "until = entry.end"),
         ("if entry.start <= instant < until:", "if entry.start < instant < until:"),
-        ("have, min(since, entry.start), max(until, entry.end)", "have, since, until"),
+        ("collected, min(since, entry.start), max(until, entry.end)", "collected, since, until"),
         ("skew < -RESOLUTION:", "skew > RESOLUTION:"),
     ),
     *_of(

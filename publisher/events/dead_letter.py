@@ -1,10 +1,11 @@
-"""What could not be an event, as the bytes that came.
+"""Builds the dead letters: the bytes of an answer that could not become an event as they came.
 
 Rules of this file:
-- The value is cut out of the answer's body, byte by byte as the server sent it.
-- It has an identity, so that re-reads do not repeat it. That of a broken row is made as a
-  message's is, of the date as it came; that of anything else is the SHA-1 of its bytes.
-- The topic holds personal data: only the reason and positions may go elsewhere.
+- The value of a letter is cut out of the answer's body, byte by byte as the server sent it.
+- A letter has an identity, so that a re-read does not repeat it. A broken row gets its identity
+  as a message does, from the date as it came. Anything else is identified by the SHA-1 of its
+  bytes.
+- The topic holds personal data. Only the reason and the positions may appear elsewhere.
 """
 
 import json
@@ -27,26 +28,28 @@ from publisher.wolkvox.responses import object_start
 
 _CONTEXT_LIMIT: Final = 16_384
 _SPACE = re.compile(r"[ \t\r\n]*")
-# Values are only measured: no number is too long for it.
+# Values are only measured. `len` accepts numbers of any length.
 _DECODE = json.JSONDecoder(strict=False, parse_int=len).raw_decode
 _NAMED_BY: Final = ("date", "from", "message", "channel", "customer_id", "customer_phone")
-"""What tells rows apart; the last three only where several conversations share a conn_id."""
+"""The fields that tell rows apart. The last three count only under a placeholder, a conn_id that
+several conversations share."""
 
 
 class Event(StrEnum):
-    """What became of a row's event; only a row that was understood has one."""
+    """What became of a row's event. Only a row that was understood has an event."""
 
     WITHOUT_MESSAGE = "without_message"
-    """Published, its message left out."""
+    """The event was published with its message left out."""
     NONE = "none"
-    """Not published: too large even so."""
+    """Nothing was published: the event was too large even without its message."""
     REVISION = "revision"
-    """The message is published; that it has changed could not be: too large even so."""
+    """The message is published, but its revision is not: it was too large even without its
+    message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where dead letters come from; becomes their headers."""
+    """Where dead letters come from. It becomes their headers."""
 
     operation: str
     pass_label: str
@@ -56,18 +59,18 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Bytes that could not be understood, and where they stood."""
+    """Bytes that could not become an event as they came, and where they stood in the answer."""
 
     reason: RejectReason
     position: str
-    """`data[3].conversation[2]`, or `answer`."""
+    """`data[3].conversation[2]`, or `answer` for the whole body."""
     raw: bytes
     context: bytes = b""
-    """The other fields of the conversation as JSON: what a replay of a lone row needs."""
+    """The other fields of the conversation as JSON. A replay of a single row needs them."""
     row_identity: bytes = b""
-    """SHA-1; empty where the bytes are all that identifies it."""
+    """The SHA-1 that identifies the row. Empty where only the bytes identify the letter."""
     number: int = 1
-    """Of a broken row among those that are equal to it in all that identity takes."""
+    """Number of a broken row among the rows that are equal to it in every identity field."""
     event: Event | None = None
 
     @property
@@ -84,22 +87,22 @@ class DeadLetter:
 
 
 def of_answer(body: bytes) -> DeadLetter:
-    """The whole answer: it had to be decoded leniently, so these are its true bytes."""
+    """A letter of the whole answer. It had to be decoded leniently; these are its true bytes."""
     return DeadLetter(RejectReason.ANSWER_UNDECODABLE, "answer", body)
 
 
 def cut_out(body: bytes, rejects: Iterable[Reject]) -> list[DeadLetter]:
-    """The bytes of what was rejected, in the answer's order."""
+    """Cut what was rejected out of the body, in the answer's order."""
     wanted = sorted(rejects, key=lambda r: (r.element, -1 if r.row is None else r.row))
     try:
         return list(_cut_out(body, wanted)) if wanted else []
     except RecursionError:
-        # Nested deeper than the standard library reads: nothing smaller can be found.
+        # Nested deeper than the standard library reads: only the whole body can be kept.
         return [DeadLetter(wanted[0].reason, "answer", body)]
 
 
 def _cut_out(body: bytes, wanted: Iterable[Reject]) -> Iterator[DeadLetter]:
-    # One character per byte: JSON's own characters are ASCII, so places are exact.
+    # One character per byte. JSON's own characters are ASCII, so the positions are exact.
     text = body.decode("latin-1")
     begins = object_start(text)
     if begins is None:
@@ -119,15 +122,16 @@ def _cut_out(body: bytes, wanted: Iterable[Reject]) -> Iterator[DeadLetter]:
             first, last = rows[reject.row]
             place = _place(number, reject.row)
             letters.append(DeadLetter(reject.reason, place, body[first:last], context))
-        yield from _told_apart(letters)
+        yield from _numbered(letters)
 
 
 def of_rows(
     body: bytes, reason: RejectReason, rows: Sequence[Row], unpublished: Collection[bytes]
 ) -> list[DeadLetter]:
-    """Rows that turned out to be no event, or none with its message, only when encoded.
+    """Letters of rows that turned out to be too large only when they were encoded.
 
-    `unpublished` holds the digests of those that have no event at all.
+    `unpublished` holds the digests of the rows that have no event at all. The events of the
+    other rows were published without their message.
     """
     late = {_place(row[4].position, row[5]): row[1] for row in rows}
     rejects = [Reject(reason, conversation.position, index) for *_, conversation, index in rows]
@@ -137,13 +141,13 @@ def of_rows(
 
 
 def of_revisions(body: bytes, reason: RejectReason, rows: Sequence[Row]) -> list[DeadLetter]:
-    """Rows whose revision was too large for an event; no replay publishes them."""
+    """Letters of rows whose revision was too large for an event. No replay publishes them."""
     letters = of_rows(body, reason, rows, ())
     return [replace(letter, event=Event.REVISION) for letter in letters]
 
 
 def _late(letter: DeadLetter, digest: bytes | None, unpublished: Collection[bytes]) -> DeadLetter:
-    """The letter of a row that has an event's identity already."""
+    """The letter of a row that already has the identity of an event: `digest`."""
     if digest is None:
         return letter
     event = Event.NONE if digest in unpublished else Event.WITHOUT_MESSAGE
@@ -156,10 +160,10 @@ def _place(element: int, row: int | None = None) -> str:
 
 
 def unknown_to(ledger: Ledger, letters: Iterable[DeadLetter]) -> list[DeadLetter]:
-    """Those that were not dead-lettered before, each once."""
+    """The letters that were not written before, without repetitions."""
     fresh: dict[Id, DeadLetter] = {}
     for letter in letters:
-        # Before there were identities of broken rows, their bytes were remembered.
+        # Earlier releases gave broken rows no identity. They remembered the SHA-1 of the bytes.
         ids = {letter.id, id_of(letter.digest)}
         if letter.id not in fresh and not any(map(ledger.knows_rejected, ids)):
             fresh[letter.id] = letter
@@ -167,7 +171,10 @@ def unknown_to(ledger: Ledger, letters: Iterable[DeadLetter]) -> list[DeadLetter
 
 
 def records(letters: Iterable[DeadLetter], origin: Origin, max_bytes: int) -> Iterator[Record]:
-    """Kafka records; bytes longer than `max_bytes` come in parts of one key, in order."""
+    """Kafka records of the letters.
+
+    Bytes longer than `max_bytes` are split into parts, which have the same key and stay in order.
+    """
     for letter in letters:
         digest = letter.digest
         parts = max(1, -(-len(letter.raw) // max_bytes))
@@ -195,15 +202,16 @@ def records(letters: Iterable[DeadLetter], origin: Origin, max_bytes: int) -> It
 
 
 def keyed(digest: bytes, value: bytes | None, headers: Iterable[Header]) -> Record:
-    """A record of the dead letters: what has one key lies in one partition."""
+    """A record of the dead-letter topic. Records with the same key lie in the same partition."""
     hash_ = int.from_bytes(digest[:4]) & 0x7FFFFFFF
     return kafka_record.record(hash_, digest.hex().encode(), value, kafka_record.headers(headers))
 
 
-def _told_apart(letters: list[DeadLetter]) -> list[DeadLetter]:
-    """Broken rows of one conversation, identified and numbered as messages would be.
+def _numbered(letters: list[DeadLetter]) -> list[DeadLetter]:
+    """Identify and number the broken rows of a conversation as messages would be.
 
-    So the same row is one letter however its other fields change, and two equal rows are two.
+    So a row stays the same letter however its other fields change, and two equal rows are two
+    letters.
     """
     if not letters or not letters[0].context:
         return letters
@@ -236,13 +244,13 @@ def _context(element: bytes) -> bytes:
 
 
 def _items(text: str, at: int, name: str) -> list[tuple[int, int]]:
-    """Start and end of each item of the array that is the object's member of that name."""
+    """Start and end of every item of an array: the member `name` of the object at `at`."""
     members = {key: start for key, start, _ in _parts(text, at)}  # of equal names the last counts
     return [(start, end) for _, start, end in _parts(text, members[name])]
 
 
 def _parts(text: str, at: int) -> Iterator[tuple[str, int, int]]:
-    """Name, start and end of each value in the object or array that begins at `at`."""
+    """Name, start and end of every value in the object or array that begins at `at`."""
     named = text[at] == "{"
     name = ""
     at = _skip(text, at + 1)

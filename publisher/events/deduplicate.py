@@ -1,10 +1,11 @@
-"""Which rows of an answer are new.
+"""Decides which rows of an answer are new.
 
 Rules of this file:
-- New is what neither the ledger knows nor the answer has shown before.
-- Nor is new what the ledger knows by another name: a row under a placeholder of whose customer
-  more or less was told. What is shown beside it under that name is another message, though.
-- Nothing is remembered here: the ids go into the ledger once they are committed.
+- A row is new if the ledger does not know it and the answer has not shown it before.
+- A row under a placeholder is not new either if the ledger knows it by another name: an earlier
+  answer showed more or less of its customer. But if the same answer shows a row under that other
+  name, the two rows are different messages.
+- Nothing is remembered here. The ids go into the ledger once they are committed.
 """
 
 from array import array
@@ -22,17 +23,17 @@ class Screen:
         self._ledger = ledger
         self._shown: defaultdict[str, set[Id]] = defaultdict(set)
         self._with_them: defaultdict[str, set[Id]] = defaultdict(set)
-        """What else to remember of the new rows."""
+        """By hour: the ids to remember besides those of the new rows."""
         self.known_otherwise: set[bytes] = set()
-        """Digests of rows that the ledger knows by another name."""
+        """Digests of the rows that the ledger knows by another name."""
 
     @property
     def count(self) -> int:
-        """New rows so far."""
+        """The number of new rows so far."""
         return sum(map(len, self._shown.values()))
 
     def ids(self) -> dict[str, "array[Id]"]:
-        """The ids of the new rows by hour: what the ledger takes."""
+        """The ids to add to the ledger for the new rows, by hour."""
         return {
             hour: array("Q", ids | self._with_them.get(hour, set()))
             for hour, ids in self._shown.items()
@@ -57,11 +58,14 @@ class Screen:
         fresh: dict[Id, Row] = {}
         for id_, row in zip(ids, rows, strict=True):
             if id_ not in old:
-                fresh.setdefault(id_, row)  # of equal rows the first
+                fresh.setdefault(id_, row)  # of equal rows the first is published
         return [*fresh.values()]
 
     def _known_otherwise(self, reading: Reading, old: set[Id]) -> set[Id]:
-        """Of the rows under placeholders those that are no new ones after all."""
+        """The ids of rows under placeholders that are not new after all.
+
+        For the other rows under placeholders it notes which further ids to remember.
+        """
         duplicates: set[Id] = set()
         for id_, row in zip(reading.ids, reading.rows, strict=True):
             stranger = reading.strangers.get(row[1])

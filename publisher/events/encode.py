@@ -1,12 +1,12 @@
-"""From an identified row to the event that consumers see.
+"""Encodes an identified row as the event that consumers see.
 
 Rules of this file:
 - An event's bytes depend on the API's row alone, never on when it was read.
   What depends on the reading (when, by which pass) stands in the headers.
-- Field names are the API's own; ours are event_id, source and occurred_at*,
-  message_bytes and message_sha256. Fields that nobody documented go to `extra`.
-- What is constant in a conversation is encoded once per conversation, the rest
-  is joined as bytes: this is the hot path.
+- Field names are the API's own. Ours are event_id, source and occurred_at*,
+  message_bytes and message_sha256. Undocumented fields go to `extra`.
+- This is the hot path. What is constant in a conversation is encoded once per
+  conversation, and the rest is joined as bytes.
 
 The schema is `schemas/event.v1.schema.json`; headers follow the CloudEvents 1.0
 Kafka binding in binary mode.
@@ -34,7 +34,7 @@ SEQUENCE_HEADER: Final = "wolkvox_sequence"
 
 _OPEN: Final = b'{"event_id":"'
 _OPENED: Final = [kafka_record.varint(size) + _OPEN for size in range(4096)]
-"""The beginning of a value of that size, behind its size."""
+"""By the size of a value: that size as Kafka writes it, and the beginning of the value."""
 _ID: Final = kafka_record.sized(b"ce_id") + kafka_record.varint(36)
 _TIME: Final = kafka_record.sized(b"ce_time") + kafka_record.varint(len("2026-11-20T15:00:01Z"))
 _SUBJECT: Final = kafka_record.sized(b"ce_subject")
@@ -46,26 +46,26 @@ _CUSTOMER_NAME: Final = b',"customer_name":'
 
 
 _Shared: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, int, int | None, dict[str, Any]]
-"""What the records of one conversation have in common, as Kafka or JSON writes it.
+"""What the records of a conversation have in common, as Kafka or JSON writes it.
 
-A plain tuple, because most conversations of a poll have a few messages only:
+A plain tuple, because most conversations of a poll have only a few messages:
 
 - key;
-- head of the value, between the event's id and its date;
-- names: of the value, behind the row's own fields;
-- tail: the names and the end of the value, where the row has no undocumented fields;
-- headers, as far as the value of `ce_id`;
-- room: bytes of a value at most;
-- partition hash; None = by the event's id;
+- head: the part of the value between the event's id and its date;
+- names: the part of the value behind the row's own fields;
+- tail: the names and the end of the value, for a row without undocumented fields;
+- headers, up to the value of `ce_id`;
+- room: the most bytes that a value may have;
+- partition hash; None = the event's digest decides the partition;
 - extra: the undocumented fields of the conversation.
 """
 
 
 class _Second(NamedTuple):
-    """What the rows of one date have in common, and the records made of them."""
+    """What the rows of the same date have in common, and the records made of them."""
 
     time: bytes
-    """The value of `ce_time`, behind its size."""
+    """The whole header `ce_time`, as Kafka writes it."""
     occurred_at: str
     ambiguous: bool
     records: list[Record]
@@ -73,18 +73,18 @@ class _Second(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Whose answer it is, and how it was read: what all its events have in common."""
+    """What all events of an answer have in common: whose answer it is, and how it was read."""
 
     source: str
     """The operation's name."""
     pass_label: str
     read_at: Instant
     lenient: bool = False
-    """Characters may be replaced by U+FFFD."""
+    """The answer was decoded leniently: characters may be replaced by U+FFFD."""
     formerly: tuple[str, ...] = ()
-    """Names that the operation has borne, the first one first; of that one ids are made."""
+    """Names that the operation has borne, the first one first. Ids are made from the first."""
     sequence: int = 1
-    """Number of the transaction that publishes it."""
+    """Number of the transaction that publishes the events."""
 
 
 class Encoder:
@@ -95,48 +95,48 @@ class Encoder:
         self._max_event_bytes = max_event_bytes
         shared = shared_headers(EVENT_TYPE, DATA_SCHEMA, provenance)
         encoded = b"".join(kafka_record.header(name, content) for name, content in shared)
-        # Behind the shared headers follow ce_subject, where there is one, ce_id and ce_time.
+        # The shared headers are followed by ce_subject (not under a placeholder), ce_id, ce_time.
         self._headers = kafka_record.varint(len(shared) + 2) + encoded
         self._headers_with_subject = kafka_record.varint(len(shared) + 3) + encoded + _SUBJECT
         self._seconds: dict[str, _Second] = {}
-        """What was encoded, by the date of the rows."""
+        """What was encoded so far, by the date of the rows."""
         self.oversized: list[Row] = []
         """Rows too large for an event: published without their message, or not at all."""
         self.unpublished: set[bytes] = set()
-        """Digests of those rows that were not published at all."""
+        """Digests of the oversized rows that were not published at all."""
 
     def encode(self, rows: Sequence[Row]) -> Iterator[Record]:
-        """One Kafka record per row, ordered by date, equal seconds in the order given."""
+        """One Kafka record per row, ordered by date. Equal seconds keep the order given."""
         self.add(rows)
         return self.records()
 
     def occurred(self) -> Counter[str]:
-        """Records so far by the second at which their message occurred (RFC 3339, UTC)."""
+        """Count the records so far by the second at which the message occurred (RFC 3339, UTC)."""
         counts: Counter[str] = Counter()
         for second in self._seconds.values():
             counts[second.occurred_at] += len(second.records)
         return counts
 
     def records(self) -> Iterator[Record]:
-        """The records of all rows added, ordered by date; they are handed over only once."""
+        """The records of all added rows, ordered by date. They are handed over only once."""
         return chain.from_iterable(
             self._seconds.pop(date).records for date in sorted(self._seconds)
         )
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Encode rows, in the order given, which is how they lie in memory.
+        """Encode the rows in the order given, which is their order in memory.
 
-        To follow the dates through it would take twice as long.
+        Encoding them in the order of their dates would take twice as long.
         """
         seconds = self._seconds
         encode, varint, join = schema.encode, kafka_record.varint, b"".join
         conversation: Conversation | None = None
-        for (date, digest, moment, message, its_conversation, index), id_ in zip(
+        for (date, digest, moment, message, row_conversation, index), id_ in zip(
             rows, event_ids(rows), strict=True
         ):
-            if conversation is not its_conversation:
-                conversation = its_conversation
-                key, head, names, usual_tail, headers, room, its_hash, chat_extra = self._shared(
+            if conversation is not row_conversation:
+                conversation = row_conversation
+                key, head, names, usual_tail, headers, room, key_hash, chat_extra = self._shared(
                     conversation
                 )
                 fixed = len(_OPEN) + len(id_) + len(head)
@@ -152,12 +152,12 @@ class Encoder:
             if extra is UNSET:
                 body = encode(message)[1:-1]
             else:
-                message.extra = UNSET  # has its place behind the conversation's fields
+                message.extra = UNSET  # `extra` belongs behind the conversation's fields
                 body = encode(message)[1:-1]
                 message.extra = extra
                 tail = names + _end(extra, chat_extra)
             size = fixed + len(body) + len(tail)
-            hash_ = int.from_bytes(digest[:4]) & 0x7FFFFFFF if its_hash is None else its_hash
+            hash_ = int.from_bytes(digest[:4]) & 0x7FFFFFFF if key_hash is None else key_hash
             if size <= room:
                 opened = _OPENED[size] if size < 4096 else varint(size) + _OPEN
                 content = join((key, opened, id_, head, body, tail, headers, id_, time))
@@ -195,7 +195,7 @@ class Encoder:
 
 
 def shared_headers(event_type: str, data_schema: str, provenance: Provenance) -> list[Header]:
-    """What all events of one type that an answer brings have in common."""
+    """The headers that all events of one type have in common within an answer."""
     headers: list[Header] = [
         ("ce_specversion", b"1.0"),
         ("ce_type", event_type.encode()),
@@ -216,7 +216,8 @@ def shared_headers(event_type: str, data_schema: str, provenance: Provenance) ->
 def event_ids(rows: Sequence[Row]) -> list[bytes]:
     """The version 5 UUIDs (RFC 9562) of the rows' digests, as text.
 
-    All of them at once, digit by digit: a tenth of what formatting each would take.
+    It builds all of them at once, digit by digit. Formatting them one at a time would take ten
+    times as long.
     """
     digits = b"".join([row[1] for row in rows]).hex().encode()
     text = bytearray(_UUID * len(rows))
@@ -236,14 +237,14 @@ _VARIANT: Final = bytes.maketrans(b"0123456789abcdef", b"89ab" * 4)
 
 
 def _end(message: dict[str, Any], conversation: dict[str, Any]) -> bytes:
-    """The end of an event: `extra` where there is any, and the closing brace."""
+    """The end of an event: `extra` if there is any, and the closing brace."""
     extra = {"message": message, "conversation": conversation}
     extra = {name: value for name, value in extra.items() if value}
     return b',"extra":%b}' % schema.dumps(extra) if extra else b"}"
 
 
 def _without_message(value: bytes) -> bytes:
-    """The same event with `message` null and its size and digest instead."""
+    """The same event with `message` null, and with the size and digest of the message instead."""
     event: dict[str, Any] = {}
     for name, field in schema.loads(value).items():
         if name == "message":

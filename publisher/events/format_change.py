@@ -1,9 +1,10 @@
-"""When bad rows are no longer bad rows, but another format.
+"""Decides when bad rows mean that the format of the report has changed.
 
 Rules of this file:
-- More than half of at least 20 rows are bad. Where a window shows fewer, those before it count
-  as well, from the youngest on, as far as the journal remembers them.
-- The same bad row, read again and again, is no new evidence: there must be a few of them.
+- The format has changed if more than half of at least 20 rows are bad. If a window shows fewer
+  rows, the windows before it count as well, from the youngest on, as far as the journal remembers
+  them.
+- The same bad row, read again and again, is no new evidence. There must be a few different ones.
 """
 
 from collections.abc import Iterable
@@ -13,13 +14,14 @@ from publisher.state.checkpoint import Entry
 
 ENOUGH: Final = 20
 FEW: Final = 5
-"""Fewer different bad rows are never taken for a change of the format."""
+"""Fewer different bad rows never count as a change of the format."""
 
 
 def format_changed(good: int, bad: int, youngest: Iterable[Entry] = ()) -> tuple[int, int] | None:
-    """How many rows of how many are bad, if that means another format.
+    """How many rows of how many are bad, if that means another format; otherwise None.
 
-    `good` and `bad` are the rows of one answer, `youngest` the journal from its end on.
+    `good` and `bad` count the rows of the new answer. `youngest` is the journal, newest entry
+    first.
     """
     total, different = good + bad, bad
     if bad * 2 <= total:

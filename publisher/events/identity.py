@@ -1,10 +1,10 @@
-"""What makes a message that message, besides its date.
+"""Defines what identifies a message, besides its date.
 
 Rules of this file:
 - Identity is a contract (docs/reference/events.md): consumers keep ids for ever.
-- It depends on the row alone, never on when or by which pass it was read.
-- What two reads of the same message show differently, as far as that is known, is left out or
-  recognised: links that are signed anew, columns that come and go.
+- It depends on the row alone, never on when or by which pass the row was read.
+- Two reads may show the same message differently: links are signed anew, columns come and go.
+  The differences that we know of are left out of the identity, or recognised.
 """
 
 import re
@@ -21,7 +21,7 @@ _NEGATIVE: Final = re.compile(r"\s*[-\u2010-\u2015\u2212]\s*\d[\d.,]*\s*")
 
 
 def conn_id_of(value: Any) -> str | None:
-    """A conn_id as text; None where it identifies nothing."""
+    """A conn_id as text; None if the value is not valid as a conn_id."""
     if value is None or value is UNSET:
         return ""
     if type(value) is str:
@@ -33,17 +33,17 @@ def conn_id_of(value: Any) -> str | None:
 def is_placeholder(conn_id: str) -> bool:
     """Whether several conversations may share a conn_id, because it stands for "none".
 
-    It names a conversation when it holds a digit from 1 to 9, of whatever script, and is no
+    A conn_id names a conversation if it holds a digit from 1 to 9, in any script, and is not a
     negative number. So "", "0", "00", "-", "null", "N/A", "undefined", " ", "0.0", "-1" and the
-    nil UUID name none.
+    nil UUID do not name a conversation.
     """
     if "1" <= conn_id[:1] <= "9":
-        return False  # nearly all of them: numbers
+        return False  # nearly every conn_id is such a number
     return _NEGATIVE.fullmatch(conn_id) is not None or not any(decimal(c, 0) for c in conn_id)
 
 
 def text_of(value: Any) -> str:
-    """A field as identity sees it: null, missing and "" are equal, 1 equals "1"."""
+    """A field as identity sees it: null, missing and "" are equal, and 1 equals "1"."""
     if value is None or value is UNSET:
         return ""
     if isinstance(value, str):
@@ -52,17 +52,17 @@ def text_of(value: Any) -> str:
 
 
 def clean(text: str) -> str:
-    """U+0000 separates the parts of a name, so inside a part it counts as U+FFFD."""
+    """Replace U+0000 by U+FFFD, because U+0000 separates the parts of a name."""
     return text.replace("\0", "\ufffd")
 
 
-# --- links that are signed anew whenever they are read --------------------------------------------
+# --- links that are signed anew at every read -----------------------------------------------------
 
 SIGNATURES: Final = frozenset({
     "x-amz-signature", "x-goog-signature", "x-oss-signature", "q-signature", "signature",
     "sig", "sign", "token", "access_token", "hdnts", "hdnea", "md5", "verify", "oh",
 })  # fmt: skip
-"""Parameters that sign a URL; the last one is Facebook's."""
+"""Parameters that sign a URL. The last one is Facebook's."""
 SIGNED_WITH: Final = SIGNATURES | {
     "expires", "expiry", "exp", "policy", "key-pair-id",
     "awsaccesskeyid", "googleaccessid", "ossaccesskeyid", "security-token",
@@ -70,7 +70,8 @@ SIGNED_WITH: Final = SIGNATURES | {
     "skoid", "sktid", "skt", "ske", "sks", "skv", "saoid", "suoid", "scid",
     "oe", "ccb",
 }  # fmt: skip
-"""What may stand beside them and is made anew with them: S3, CloudFront, Google, Azure, others."""
+"""The signatures, and the parameters that are made anew together with them: those of S3,
+CloudFront, Google, Azure and others."""
 SIGNED_WITH_PREFIXES: Final = ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "q-", "_nc_")
 
 _URL: Final = re.compile(r"(https?://[^\s?#\"'<>]*)\?([^\s#\"'<>]+)", re.IGNORECASE)
@@ -78,12 +79,12 @@ _AND: Final = re.compile("&amp;|&")
 
 
 def may_be_signed(text: str) -> bool:
-    """Whether a text may hold a signed URL; cheap, for nearly none does."""
+    """Whether a text may hold a signed URL. The test is cheap, because nearly no text does."""
     return "?" in text and "://" in text
 
 
 def unsigned(text: str) -> str:
-    """The text with its URLs as they were before they were signed."""
+    """The text, with its URLs as they were before they were signed."""
     return _URL.sub(_unsigned, text) if may_be_signed(text) else text
 
 
@@ -103,19 +104,19 @@ def _name_of(parameter: str) -> str:
     return parameter.partition("=")[0].lower()
 
 
-# --- who wrote, where the conn_id does not say ----------------------------------------------------
+# --- whose row it is, where the conn_id does not say ----------------------------------------------
 
 Who: TypeAlias = tuple[str, str]
-"""A customer's id and phone, as far as the report tells them."""
+"""A customer's id and phone, as far as the report shows them."""
 
 
 def who_of(message: Message) -> Who:
-    """Who a row under a placeholder is of."""
+    """The customer whose conversation a row under a placeholder belongs to."""
     return text_of(message.customer_id), _phone(text_of(message.customer_phone))
 
 
 def _phone(text: str) -> str:
-    """Its digits: how they are grouped may change. What holds none stays as it is."""
+    """The digits of a phone, because their grouping may change. Without digits: the text itself."""
     return "".join(_DIGITS.findall(text)) or text
 
 
@@ -123,24 +124,25 @@ _DIGITS: Final = re.compile(r"\d+")
 
 
 def less(who: Who) -> list[Who]:
-    """The same customer, less of them told: how the report may show them without a column."""
+    """The same customer without the id, the phone or both, as a report without a column shows."""
     customer, phone = who
     return [other for other in ((customer, ""), ("", phone), ("", "")) if other != who]
 
 
 class Stranger(NamedTuple):
-    """As what else the report may have shown a row under a placeholder, or may show it yet.
+    """The other names under which the report may have shown a row under a placeholder, or may yet.
 
-    The ledger's ids. A column that comes (a phone, or a customer's id that is found out) makes
-    no other message of a row, nor does one that goes. What the same answer shows beside the row
-    is another message, though: its names are not among these.
+    The names are ids of the ledger. A row stays the same message when a column comes (a phone, or
+    the id of a customer who becomes identified), and when a column goes. But another row in the
+    same answer is another message, so its names are not among these.
     """
 
     known_by: frozenset[Id]
-    """What the ledger remembers where the row was published with more or less told of its
+    """The ledger holds one of these ids if the row was published with more or fewer fields of its
     customer."""
     tells_more_than: frozenset[Id]
-    """What to remember with the row: the names that rows which tell less are then known by."""
+    """The ids to remember with the row. If the report later shows less of the customer, the row is
+    recognised by one of them."""
 
     def is_known(self, ledger: Ledger, hour: str) -> bool:
         """Whether the ledger knows the row by another name."""
@@ -148,7 +150,7 @@ class Stranger(NamedTuple):
 
 
 def strangers(rows: Iterable[tuple[bytes, Stranger]]) -> dict[bytes, Stranger]:
-    """All rows under placeholders of one answer, by digest, each with no name of another one."""
+    """The rows under placeholders of an answer, by digest, all without the names of other rows."""
     by_digest = dict(rows)
     beside = {*map(id_of, by_digest)}.union(
         *[stranger.tells_more_than for stranger in by_digest.values()]

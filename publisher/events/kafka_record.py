@@ -1,8 +1,8 @@
-"""Kafka's record format (magic 2), as far as we write it.
+"""Writes Kafka's record format (magic 2), as far as we need it.
 
-Ours, because most of a record's headers are the same for a whole answer: encoded
-once, as bytes, they cost a tenth of what the client's builder takes for each
-record. Source: Apache Kafka's documentation, "Record Batch" and "Record".
+This is our own code, because most headers of a record are the same for a whole
+answer. Encoded once, as bytes, they cost a tenth of what the client's builder takes
+for every record. Source: Apache Kafka's documentation, "Record Batch" and "Record".
 
     Record  => Length Attributes TimestampDelta OffsetDelta Key Value Headers
     Headers => Count (KeyLength Key ValueLength Value)*
@@ -28,12 +28,12 @@ def _varint(number: int) -> bytes:
 _TABLE: Final = 4096
 _SHORT: Final = [_varint(number) for number in range(_TABLE)]
 _NULL: Final = b"\x01"
-"""The length -1."""
+"""The length -1, which means null."""
 _ATTRIBUTES: Final = b"\0\0"
-"""No attributes, no difference from the batch's timestamp."""
+"""No attributes, and no difference from the batch's timestamp."""
 _BEGIN: Final = [_ATTRIBUTES + number for number in _SHORT]
 _FRAME: Final = 12
-"""Bytes that stand before a record's key at most: its length, two zeros, its offset."""
+"""The most bytes that stand before a record's key: its length, two zeros, its offset."""
 
 
 def varint(number: int) -> bytes:
@@ -42,7 +42,7 @@ def varint(number: int) -> bytes:
 
 
 def sized(data: bytes | None) -> bytes:
-    """Bytes behind their length."""
+    """Bytes behind their length. None becomes null."""
     return _NULL if data is None else varint(len(data)) + data
 
 
@@ -57,12 +57,12 @@ def headers(pairs: Iterable[Header]) -> bytes:
 
 
 def record(partition_hash: int, key: bytes | None, value: bytes | None, headers: bytes) -> Record:
-    """A record of these, its headers encoded already."""
+    """A record of these parts. `headers` are encoded already."""
     return partition_hash, sized(key) + sized(value) + headers
 
 
 def value_of(record: Record) -> bytes:
-    """The value of a record that has one, read back."""
+    """Read back the value of a record, which must have a value."""
     _, content = record
     size, at = _length(content, 0)
     size, at = _length(content, at + max(size, 0))
@@ -70,7 +70,7 @@ def value_of(record: Record) -> bytes:
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """The length that stands there, -1 for null, and where what it counts begins."""
+    """The length that stands at `at` (-1 for null), and where the bytes that it counts begin."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -81,10 +81,10 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def payloads(records: Iterable[Record], limit: int) -> Iterator[tuple[int, bytes]]:
-    """Records of one partition in order, as batches hold them: how many, and their bytes.
+    """Join records of a partition, in order, as batches hold them: their number and their bytes.
 
-    At most `limit` bytes each; a record that is larger gets a payload of its own. All
-    records of a batch have its timestamp.
+    A payload has at most `limit` bytes. A larger record gets a payload of its own. All
+    records of a batch have the timestamp of the batch.
     """
     pieces: list[bytes] = []
     count = total = 0

@@ -1,6 +1,6 @@
-"""Kafka's murmur2, as Java's default partitioner uses it.
+"""Computes Kafka's murmur2 hash, as Java's default partitioner uses it.
 
-Ours because the client's own (pure Python, too) works byte by byte; this one
+This is our own code, because the client's (also pure Python) works byte by byte. Ours
 takes whole words at once. Source of the constants and of the sign mask:
 `org.apache.kafka.common.utils.Utils.murmur2` and `toPositive`.
 """
@@ -14,7 +14,7 @@ _WORDS = [Struct(f"<{words}I") for words in range(16)]
 
 
 def murmur2(data: bytes) -> int:
-    """The non-negative hash of a key; the partition is this modulo their number."""
+    """The non-negative hash of a key. The partition is the hash modulo the number of partitions."""
     length = len(data)
     h = _SEED ^ length
     words = length >> 2

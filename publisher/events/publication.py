@@ -1,11 +1,11 @@
-"""From a usable answer to the one batch that publishes it.
+"""Turns a usable answer into the one batch that publishes it.
 
 Rules of this file:
 - What is published, remembered and journalled is computed here together, so
   that it is committed together.
-- Only rows that neither the ledger knows nor the answer itself has shown before
-  are published, ordered by date, equal seconds in the answer's order.
-- Nothing that was computed from the state changes it: `successor` does, later.
+- A row is published only if the ledger does not know it and the answer has not
+  shown it before. Events are ordered by date; equal seconds keep the answer's order.
+- Nothing here changes the state. The state becomes its `successor` later.
 """
 
 from array import array
@@ -42,9 +42,9 @@ class Limits:
     horizon: timedelta
     max_event_bytes: int
     silence: timedelta = timedelta.max
-    """So long without a row is implausible: what was read meanwhile is read once more."""
+    """So long a time without a row is implausible. What was read meanwhile is read once more."""
     revisions: bool = False
-    """Whether changed messages are told of."""
+    """Whether revisions of changed messages are published."""
     confirming: Confirming = field(default_factory=Confirming)
 
     @classmethod
@@ -57,7 +57,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A batch, what the state becomes with it, and what to tell about it."""
+    """A batch, what the state becomes with it, and what to report about it."""
 
     batch: Batch
     successor: Successor
@@ -68,7 +68,7 @@ class Publication:
     occurred: Counter[str]
     """Events by the second at which they occurred (RFC 3339, UTC)."""
     silent_since: Instant | None
-    """Rows have come back after implausibly long without any: since when there were none."""
+    """When the silence began, if rows have come back after an implausibly long one."""
     revised: int = 0
 
 
@@ -84,10 +84,11 @@ def prepare(
     covered_until: Instant,
     possibly_cut: bool,
 ) -> Publication:
-    """What the answer adds to what the state knows.
+    """Compute what the answer adds to the state.
 
-    `now` is the server's time when the request was sent, `covered_until` how
-    far the answer covers the window. Raises NeedsOperator when the format has changed.
+    `now` is the server's time when the request was sent. `covered_until` says how far the
+    answer covers the window. `possibly_cut` says that it reached the row cap in the narrowest
+    window. Raises NeedsOperator when the format has changed.
     """
     operation = state.checkpoint.operation
     provenance = Provenance(
@@ -158,9 +159,9 @@ def prepare(
 def kept(
     state: State, step: Read, answer: Answer, limits: Limits, now: Instant
 ) -> tuple[Batch, Successor] | None:
-    """An answer that no decoder reads, as a dead letter; None where it was written before.
+    """Keep an answer that no decoder reads as a dead letter; None if it was written before.
 
-    The journal tells of a window that covers nothing: the window is still to be read.
+    The journal entry covers nothing, because the window is still to be read.
     """
     letters = dead_letter.unknown_to(state.ledger, [dead_letter.of_answer(answer.body)])
     if not letters:
@@ -187,7 +188,7 @@ def kept(
 
 
 def _bucket(step: Read) -> str:
-    """Where the ledger has the ids of what the window brought to the dead letters."""
+    """The ledger's bucket for the ids of the window's dead letters."""
     return f"{REJECTED}{step.window.start:%Y-%m-%d}"
 
 
@@ -196,7 +197,7 @@ class _Content:
     """What became of an answer's rows."""
 
     rows: int
-    """Rows that were understood, new or not."""
+    """The number of rows that were understood, new or not."""
     rejects: list[Reject]
     screen: Screen
     encoder: Encoder
@@ -211,7 +212,7 @@ def _content(
     provenance: Provenance,
     limits: Limits,
 ) -> _Content:
-    """Look at each row once: identify it, see whether it is new, encode it if it is."""
+    """Look at every row once: identify it, decide whether it is new, and encode it if it is."""
     identity = state.checkpoint.identity
     encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
     screen = Screen(_published(state, step))
@@ -226,7 +227,7 @@ def _content(
         if limits.revisions:
             otherwise = screen.known_otherwise
             reviser.add([row for row in reading.rows if row[1] not in otherwise], fresh)
-        del reading, fresh  # let go before the next portion is read
+        del reading, fresh  # free the memory before the next portion is read
     if changed := format_changed(rows, len(rejects), reversed(state.journal)):
         bad, total = changed
         raise NeedsOperator(
@@ -240,7 +241,10 @@ def _content(
 
 
 def _published(state: State, step: Read) -> Ledger:
-    """What the step must not publish: for a backfill "again", what came out since it began."""
+    """The ledger of what the step must not publish.
+
+    For a backfill that publishes again, this is only what was published since it was accepted.
+    """
     running = backfill_pass.current(state.checkpoint.backfills)
     own_backfill = step.pass_ is backfill_pass.BACKFILLING and running is not None and running.again
     return state.again if own_backfill and state.again is not None else state.ledger
@@ -249,7 +253,7 @@ def _published(state: State, step: Read) -> Ledger:
 def _of_rejects(
     rejects: list[Reject], answer: Answer, classification: Classification, ledger: Ledger
 ) -> list[DeadLetter]:
-    """Letters of what is no event; not those that were written before."""
+    """Letters of what cannot be an event, without those that were written before."""
     letters = dead_letter.cut_out(answer.body, rejects)
     if classification.lenient:
         letters = [dead_letter.of_answer(answer.body), *letters]
@@ -257,7 +261,7 @@ def _of_rejects(
 
 
 def _of_too_large(content: _Content, answer: Answer) -> list[DeadLetter]:
-    """Letters of what was too large; only once all is encoded it is known."""
+    """Letters of the rows that were too large. Call it only when all rows are encoded."""
     reason, encoder = RejectReason.EVENT_TOO_LARGE, content.encoder
     return [
         *dead_letter.of_rows(answer.body, reason, encoder.oversized, encoder.unpublished),

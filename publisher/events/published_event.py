@@ -1,6 +1,6 @@
-"""An event as it is read back from the messages topic, with what its headers say of it.
+"""Describes an event that is read back from the messages topic, with what its headers say.
 
-Commands compare these with the report, and make a lost state again from them.
+Commands compare these events with the report, and rebuild a lost state from them.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ class PublishedEvent:
     formerly: tuple[str, ...] = ()
     """Names that its operation had borne when it was published, the first one first."""
     later: bool = False
-    """It was committed after the moment in question."""
+    """It was committed after the moment that the reader asked about."""
     sequence: int = -1
-    """Number of the transaction that published it."""
+    """Number of the transaction that published the event."""
 
     @property
     def identity(self) -> str:
-        """The name of which its id is made."""
+        """The operation name from which its id is made."""
         return self.names[0]
 
     @property

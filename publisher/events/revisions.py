@@ -1,11 +1,12 @@
-"""Which published messages an answer shows with other content, and the events that say so.
+"""Finds published messages that an answer shows with other content, and encodes their revisions.
 
 Rules of this file:
-- Content is all that an event carries and identity does not take.
-- Equal rows are compared as multisets: in whatever order an answer tells them, it says the same.
-- After an answer what was told of equal rows is what its longest listing says: also of those
-  that it publishes itself, where a shorter listing has told them first.
-- What is hashed must never change: every message that is read again would be revised.
+- Content is everything that an event carries and that identity does not use.
+- Equal rows are compared as multisets. The order in which an answer lists them has no meaning.
+- After an answer, the content of equal rows is what its longest listing says. This also holds for
+  rows that the answer itself publishes, if a shorter listing shows them first.
+- The input of the hash must never change. Otherwise every message that is read again would be
+  revised.
 """
 
 from collections import Counter, defaultdict
@@ -38,13 +39,13 @@ DATA_SCHEMA: Final = "urn:wolkvox:schema:chat.message.revised.v1"
 
 _OPEN: Final = b'{"event_id":"'
 _BEHIND_ID: Final = len(_OPEN) + 36 + 1
-"""Where `revision` stands in a value."""
+"""The position of `revision` in a value."""
 _ROOM: Final = len(b',"revision":') + len(str(MOST_REVISIONS))
 
 _NOT_SHARED: Final = {"conn_id", "conversation"}
 _IDENTITY: Final = {"date", "from", "message"}
 _OF_PLACEHOLDERS: Final = _IDENTITY | {"channel", "customer_id", "customer_phone"}
-"""With a conn_id that several conversations share these are identity, too."""
+"""The identity fields where several conversations share a conn_id."""
 
 _REPLACED: Final = "\ufffd".encode()
 _NOTHING: Final = version(NO_FINGERPRINT, 0)
@@ -55,22 +56,22 @@ Shown: TypeAlias = tuple[Row, int]
 
 @dataclass(slots=True)
 class Revised:
-    """What an answer says anew of messages that were published."""
+    """What an answer changes about messages that were published before."""
 
     rows: list[tuple[Row, int]] = field(default_factory=list)
-    """Rows to publish, under the id of the message that they revise, and their numbers."""
+    """Rows to publish, under the id of the message that they revise, and their revision numbers."""
     versions: dict[str, dict[Id, Version]] = field(default_factory=dict)
-    """What to remember of messages, published ones and revised ones, by bucket."""
+    """By bucket: what to remember of the published and the revised messages."""
     unpublished: list[Row] = field(default_factory=list)
-    """Rows too large for an event even without their message; known once all are encoded."""
+    """Rows too large for an event even without their message. `encode` fills it."""
 
     def remember(self, hour: str, id_: Id, version_: Version) -> None:
         self.versions.setdefault(hour, {})[id_] = version_
 
     def encode(self, provenance: Provenance, *, max_event_bytes: int) -> list[Record]:
-        """One Kafka record for each revision, in the order of the dates.
+        """One Kafka record per revision, ordered by date.
 
-        The event of the message as it is now, and `revision` behind its id.
+        It holds the event of the message as it is now, with `revision` behind the id.
         """
         if not self.rows:
             return []
@@ -100,9 +101,10 @@ class Revised:
 
 
 class Reviser:
-    """Compares one answer, portion by portion, with what was told last.
+    """Compares one answer, portion by portion, with the content that was published last.
 
-    Of most rows it keeps but the fingerprint: a portion's rows go when the next one is read.
+    It keeps only the fingerprint of most rows. So the rows of a portion are freed when the next
+    portion is read.
     """
 
     def __init__(
@@ -116,12 +118,12 @@ class Reviser:
         self._published: set[bytes] = set()
         """Digests of the rows that the answer publishes as messages."""
         self._shown: defaultdict[bytes, list[tuple[int, int]]] = defaultdict(list)
-        """By digest: the elements of `data` that show such a row, and its fingerprint there."""
+        """By digest: the elements of `data` that show the row, and its fingerprint there."""
         self._suspects: list[Shown] = []
-        """What is not as it was told last."""
+        """Rows whose content is not the content that was published last."""
 
     def add(self, rows: Sequence[Row], fresh: Iterable[Row]) -> None:
-        """Compare a portion. `fresh` rows are published; of those with one id the first is."""
+        """Compare a portion. `fresh` rows are published; of rows with equal ids the first is."""
         wanted: defaultdict[str, set[Id]] = defaultdict(set)
         for row in rows:
             wanted[row[2].hour].add(id_of(row[1]))
@@ -144,7 +146,7 @@ class Reviser:
         for row, fingerprint in self._suspects:
             groups[digest_of(self._identity, row, 1)].append((row, fingerprint))
         for suspects in groups.values():
-            # In an answer that was decoded leniently U+FFFD is damage, and no change.
+            # In an answer that was decoded leniently, U+FFFD is damage and not a change.
             if not (self._lenient and any(_REPLACED in _content(row) for row, _ in suspects)):
                 self._match(suspects)
         return self._revised
@@ -156,7 +158,7 @@ class Reviser:
         }
 
     def _match(self, suspects: list[Shown]) -> None:
-        """Give the contents of equal rows to their messages, and note what that revises."""
+        """Assign the contents of equal rows to their messages, and note what that revises."""
         (date, _, moment, *_), _ = suspects[0]
         messages: dict[bytes, Version] = {}
         listings: defaultdict[int, list[int]] = defaultdict(list)
@@ -176,7 +178,7 @@ class Reviser:
                 for listing in listings.values()
                 if len(listing) == longest
             ),
-            # By content alone: which listing stands first says nothing.
+            # By content alone: the order of the listings has no meaning.
             key=lambda compared: (len(compared[1]), sorted(compared[1])),
         )
         free: list[tuple[bytes, Version]] = []
@@ -187,15 +189,15 @@ class Reviser:
                 same[fingerprint_of(version_)] -= 1
             else:
                 free.append((digest, version_))
-        # One of which no content is remembered comes first: nothing need have changed. One that
-        # this answer publishes comes last: it was just told.
+        # A message whose content is not remembered comes first: it need not have changed. A message
+        # that this answer publishes comes last: its content was published only now.
         free.sort(
             key=lambda message: (
                 message[0] in self._published,
                 fingerprint_of(message[1]) != NO_FINGERPRINT,
             )
         )
-        # What is changed stands among the suspects: of any other row the content is remembered.
+        # Changed content belongs to a suspect: the content of every other row is remembered.
         rows = {fingerprint: row for row, fingerprint in suspects}
         for fingerprint, (digest, version_) in zip(changed, free, strict=False):
             revisions = revisions_of(version_)
@@ -209,7 +211,7 @@ class Reviser:
 
 
 def _compared(remembered: Counter[int], listing: list[int]) -> tuple[Counter[int], list[int]]:
-    """Which contents of a listing are remembered, and which are not, in its order."""
+    """The contents of a listing that are remembered, and those that are not, in its order."""
     left = remembered.copy()
     same: Counter[int] = Counter()
     changed = []
@@ -223,7 +225,7 @@ def _compared(remembered: Counter[int], listing: list[int]) -> tuple[Counter[int
 
 
 def fingerprints_of(rows: Iterable[Row]) -> list[int]:
-    """32 bits of the content of each row, never 0."""
+    """The fingerprint of every row: 32 bits of the hash of its content, never 0."""
     fingerprints = []
     conversation: Conversation | None = None
     shared = b""
@@ -251,7 +253,7 @@ def _own(row: Row) -> bytes:
 
 
 def _fields(shape: Chat | Message, fields: dict[str, str], identity: set[str]) -> dict[str, Any]:
-    """The fields that the API told, by its names; an undocumented one is a field like others."""
+    """The fields that the API sent, under its names. Undocumented fields count like the others."""
     fields = {
         name: value
         for name, attribute in fields.items()

@@ -1,9 +1,9 @@
-"""From an answer's `data` to rows with an identity, and to what cannot have one.
+"""Turns an answer's `data` into rows with an identity, and notes what cannot have one.
 
 Rules of this file:
-- Strict about identity (conn_id and date), forgiving about everything else.
-- One bad row never stops its neighbours; one bad conversation never stops the
-  others: each is rejected at the smallest level that is broken.
+- It is strict about identity (conn_id and date) and forgiving about everything else.
+- A bad row never stops its neighbours, and a bad conversation never stops the
+  others. What is rejected is the smallest level that is broken.
 - The identity of a row depends on the row alone, never on when, in which window
   or in which order it was read (events/identity.py).
 """
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-# Without usedforsecurity=False, which costs as much as the digest itself (measured, OpenSSL 3);
-# FIPS modes allow SHA-1 where, as here, nothing is signed.
+# Called without usedforsecurity=False, which costs as much as the digest itself (measured,
+# OpenSSL 3). FIPS modes allow SHA-1 where nothing is signed, as here.
 from hashlib import sha1
 from struct import unpack
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -40,11 +40,11 @@ from publisher.wolkvox.timezone import Zone
 
 NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:wolkvox:chat_2").bytes
 CHUNK: Final = 1_000
-"""Rows; a conversation is never divided."""
+"""A portion ends when it has so many rows. It may have more: a conversation is never divided."""
 
 
 class RejectReason(StrEnum):
-    """Why something went to the dead letters; a metric label."""
+    """Why something went to the dead letters. It is also a metric label."""
 
     CONVERSATION_INVALID = "conversation_invalid"
     CONN_ID_INVALID = "conn_id_invalid"
@@ -55,19 +55,19 @@ class RejectReason(StrEnum):
 
 
 class Conversation(Struct, frozen=True, gc=False):
-    """What the rows of one element of `data` have in common."""
+    """What the rows of an element of `data` have in common."""
 
     position: int
-    """Of the element in `data`, from 0."""
+    """Position of the element in `data`, from 0."""
     chat: Chat
     conn_id: str
-    """As text; a placeholder stays what it is."""
+    """The conn_id as text. A placeholder is kept as it came."""
     placeholder: bool
     """Several conversations may share the conn_id."""
 
 
 class Moment(NamedTuple):
-    """What a row's `date` means; rows of one second share it."""
+    """What a row's `date` means. Rows of the same second share it."""
 
     hour: str
     """`YYYY-MM-DD HH` of the `date` text: the ledger's bucket."""
@@ -78,43 +78,43 @@ class Moment(NamedTuple):
 
 
 Row: TypeAlias = tuple[str, bytes, Moment, Message, Conversation, int]
-"""One message of the answer, identified. A plain tuple, because there is one per message:
+"""An identified message of the answer. A plain tuple, because an answer has so many:
 
 - date: `YYYY-MM-DD HH:MM:SS`, checked;
 - digest: SHA-1 of the identity's name, 20 bytes;
 - moment: what the date means;
 - message: the row's fields;
-- conversation: whose message it is;
+- conversation: the conversation that holds the row;
 - position of the row in its conversation, from 0.
 """
 
 
 class Reject(NamedTuple):
-    """Something that cannot be an event; its bytes are cut out of the body later."""
+    """Something that cannot be an event. Its bytes are cut out of the body later."""
 
     reason: RejectReason
     element: int
     """Position in `data`, from 0."""
     row: int | None
-    """Position in `conversation`, from 0; None when the whole conversation is meant."""
+    """Position in `conversation`, from 0; None = the whole conversation."""
 
 
 @dataclass(slots=True)
 class Reading:
-    """Some conversations of an answer: rows in the answer's order, and what was rejected."""
+    """A portion of an answer: its rows in the answer's order, and what was rejected."""
 
     rows: list[Row] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     ids: tuple[Id, ...] = ()
     """The ledger's ids of the rows, in their order."""
     strangers: dict[bytes, Stranger] = field(default_factory=dict)
-    """Rows under placeholders, by digest; all that the answer holds from the first one on."""
+    """Rows under placeholders, by digest: all that the answer holds, once the first is read."""
     hours: set[str] = field(default_factory=set)
-    """Hours in which rows of the answer lie, as far as it was read; the ledger's buckets."""
+    """The hours of all rows that were read of the answer so far: the ledger's buckets."""
 
 
 def read_rows(data: list[Any], identity: str, zone: Zone) -> Reading:
-    """All rows and rejects of an answer at once, without what screening needs."""
+    """Read all rows and rejects of an answer at once, without what only screening needs."""
     whole = Reading()
     for reading in chunks([*data], identity, zone):
         whole.rows += reading.rows
@@ -124,18 +124,19 @@ def read_rows(data: list[Any], identity: str, zone: Zone) -> Reading:
 
 
 def chunks(data: list[Any], identity: str, zone: Zone) -> Iterator[Reading]:
-    """Identify every row of an answer, a portion at a time; None takes the place of what was read.
+    """Identify every row of an answer, portion by portion.
 
-    `identity` is the name of the operation of which ids are made (`Checkpoint.identity`).
+    It replaces the elements of `data` by None as it reads them. `identity` is the operation name
+    from which ids are made (`Checkpoint.identity`).
 
-    What is made of a portion, and thrown away before the next one is read, lies in the
-    processor's cache: a large answer takes a tenth less time and half the memory.
+    A portion that is thrown away before the next one is read fits into the processor's cache. So a
+    large answer takes a tenth less time and half the memory.
     """
     begin = NAMESPACE + f"{clean(identity)}\0".encode()
     moments: dict[str, Moment] = {}
     reading = Reading()
     for position, element in enumerate(data):
-        data[position] = None  # its rows go with their portion
+        data[position] = None  # so its rows are freed with their portion
         placeholder = _read_conversation(position, element, begin, zone, moments, reading)
         if placeholder and not reading.strangers:
             reading.strangers = strangers(_strangers([element, *data[position + 1 :]], begin, zone))
@@ -155,7 +156,10 @@ def _read_conversation(
     moments: dict[str, Moment],
     reading: Reading,
 ) -> bool:
-    """Whether it lies under a placeholder."""
+    """Read an element of `data` into `reading`. Return whether it lies under a placeholder.
+
+    `begin` is the beginning of all identity names. `moments` caches what the dates mean.
+    """
     rejects = reading.rejects
     chat = element if type(element) is Chat else chat_of(element)
     if chat is None:
@@ -177,7 +181,7 @@ def _read_conversation(
         date: Any = message.date
         try:
             moment = moments[date]
-        except (KeyError, TypeError):  # TypeError: not even a text
+        except (KeyError, TypeError):  # TypeError: the date is not even a text
             try:
                 moment = moments[date] = Moment(date[:13], *zone.occurred_at(date))
                 reading.hours.add(moment.hour)
@@ -201,12 +205,12 @@ def _read_conversation(
 
 
 def _begin(begin: bytes, conn_id: str) -> bytes:
-    """The beginning of the names of a conversation's identities, behind that of all."""
+    """The beginning that the identity names of a conversation have in common."""
     return begin + f"{clean(conn_id)}\0".encode()
 
 
 def _name(message: Message, number: int, *, placeholder: bool) -> str:
-    """The end of an identity's name: what tells the rows of one conn_id apart."""
+    """The end of an identity name, which tells the rows of a conn_id apart."""
     who = (text_of(message.channel), *who_of(message)) if placeholder else ()
     return "\0".join([*_said(message), *who, str(number)])
 
@@ -216,10 +220,11 @@ def _said(message: Message) -> list[str]:
 
 
 def _tell_apart(reading: Reading, begin: bytes) -> dict[int, int]:
-    """Number equal rows of one element of `data`, and take the ids; the numbers above 1 by place.
+    """Number the equal rows of an element of `data`, and set `reading.ids`.
 
-    The numbers follow the canonical bytes, so a shuffled answer numbers alike. They
-    are counted inside one element: a chat that is listed twice is still one chat.
+    Return the numbers above 1, by the place of the row. The numbers follow the order of the
+    canonical bytes, so a shuffled answer gets the same numbers. Every element is numbered for
+    itself: a chat that is listed twice is still one chat.
     """
     rows = reading.rows
     reading.ids = _ids(rows)
@@ -241,7 +246,7 @@ def _tell_apart(reading: Reading, begin: bytes) -> dict[int, int]:
 
 
 def _strangers(data: list[Any], begin: bytes, zone: Zone) -> Iterator[tuple[bytes, Stranger]]:
-    """What lies under placeholders in these elements."""
+    """The rows under placeholders in these elements, by digest."""
     for element in data:
         chat = element if type(element) is Chat else chat_of(element)
         conn_id = None if chat is None else conn_id_of(chat.conn_id)
@@ -272,12 +277,12 @@ def _stranger(row: Row, number: int, begin: bytes) -> Stranger:
 
 
 def _ids(rows: list[Row]) -> tuple[Id, ...]:
-    """The ledger's ids, from the beginnings of the digests; all at once, which is faster."""
+    """The ledger's ids: the beginnings of the digests. All at once, because that is faster."""
     return unpack(">" + "Q12x" * len(rows), b"".join([row[1] for row in rows]))
 
 
 def digest_of(identity: str, row: Row, number: int) -> bytes:
-    """The SHA-1 that such a row has as that number among its equals."""
+    """The SHA-1 that the row has if it is number `number` among its equals."""
     conversation = row[4]
     name = _name(row[3], number, placeholder=conversation.placeholder)
     name = f"{clean(identity)}\0{clean(conversation.conn_id)}\0{name}"

@@ -1,11 +1,11 @@
-"""How the state of an operation is written down: the records of the state topic.
+"""Defines how the state of an operation is written down: the records of the state topic.
 
 Rules of this file:
-- What is written today must be readable for ever; a format that this version
-  does not know is refused, never taken for empty.
+- What is written today must stay readable for ever. A format that this version
+  does not know is refused, and never taken for an empty state.
 
 Formats (described in `schemas/`): keys are `checkpoint/OPERATION` and
-`journal/OPERATION/SEQUENCE/PART`; a checkpoint is a JSON object; journal records
+`journal/OPERATION/SEQUENCE/PART`. A checkpoint is a JSON object. Journal records
 are written in `state/journal.py`.
 """
 
@@ -30,52 +30,53 @@ from publisher.model import (
 
 FORMAT: Final = 1
 RENAMED: Final = 2
-"""Format of the checkpoints of renamed operations: a release that would make ids of the present
+"""Format of the checkpoints of renamed operations. A release that would make ids from the present
 name must refuse them."""
 LIVE: Final = "live"
 REPAIR: Final = "repair"
 BACKFILL: Final = "backfill"
 REPLAY: Final = "replay"
-"""Pass of what a replay publishes: its name in the journal, its label in headers."""
+"""The pass of what a replay publishes: its name in the journal and its label in headers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where an operation stands; public as "complete up to" (schemas/checkpoint.v1)."""
+    """Where an operation stands. Public as "complete up to" (schemas/checkpoint.v1)."""
 
     operation: str
     timezone: str
     start: Instant
-    """Nothing before was ever asked for."""
+    """Nothing before this instant was ever asked for."""
     start_setting: str
     """`PUBLISHER_START` as it stood at the first start."""
     sequence: int
     """Number of transactions committed for the operation so far."""
     journal_records: int
-    """Journal records alive in the state topic; a restore that finds fewer refuses."""
+    """Journal records alive in the state topic. A restore that finds fewer refuses."""
     passes: Mapping[str, Progress]
     gaps: tuple[Window, ...] = ()
     """Parked windows: stretches of time that could not be read and were set aside."""
     backfills: tuple[Backfill, ...] = ()
-    """In the order in which they were taken up; those that ended stay while their order stands."""
+    """In the order in which they were accepted. An ended backfill stays until its order is
+    removed."""
     forgotten: tuple[Window, ...] = ()
-    """Stretches of time whose journal entries were removed: what was published of them is not
-    known any more. No pass publishes from within `gaps.NEAR` of them."""
+    """Stretches of time whose journal entries were removed. The state does not say any more what
+    was published of them, so no pass publishes from within `gaps.NEAR` of them."""
     unconfirmed: tuple[Unconfirmed, ...] = ()
-    """In their order: what was read only once, too late for every re-read."""
+    """Sorted: what was read only once, and too late for every re-read."""
     formerly: tuple[str, ...] = ()
     """Names that the operation has borne, the first one first."""
     renamed_to: str = ""
-    """The operation goes on under this name, and no more under the one that stands here."""
+    """The operation goes on under this name, and no longer under `operation`."""
 
     @property
     def identity(self) -> str:
-        """The name of which ids are made, for ever: the first one."""
+        """The name from which ids are made, for ever: the first one."""
         return self.names[0]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names that the operation has borne, each once, the first one first."""
+        """All names that the operation has borne, without repetitions, the first one first."""
         return tuple(dict.fromkeys((*self.formerly, self.operation)))
 
     @property
@@ -85,13 +86,13 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One committed window, without its ids: a line of the journal."""
+    """A committed window without its ids: a line of the journal."""
 
     sequence: int
     pass_name: str
     start: Instant
     end: Instant
-    """What was covered; not later than the server's clock at the time of the answer."""
+    """The end of what was covered. Not later than the server's clock at the time of the answer."""
     read_at: Instant
     """The server's time when the request was sent."""
     rows: int
@@ -103,9 +104,12 @@ class Entry:
     parts: int = 1
 
 
-def formerly_of(names: tuple[str, ...], now: str) -> tuple[str, ...]:
-    """The former names of an operation that has borne these, and another one, and is called so."""
-    return tuple(name for name in names if name != now or name == names[0])
+def formerly_of(names: tuple[str, ...], present_name: str) -> tuple[str, ...]:
+    """The former names of an operation that has borne `names` and is now called `present_name`.
+
+    The first name always stays, because ids are made from it.
+    """
+    return tuple(name for name in names if name != present_name or name == names[0])
 
 
 def checkpoint_key(operation: str) -> bytes:
@@ -117,7 +121,7 @@ def journal_key(operation: str, sequence: int, part: int) -> bytes:
 
 
 def operation_of(key: bytes) -> str | None:
-    """The operation that a record of the state topic belongs to."""
+    """The operation that a record of the state topic belongs to; None for an unknown key."""
     kind, _, rest = key.decode("utf-8", "replace").partition("/")
     return rest.split("/")[0] if kind in ("checkpoint", "journal") else None
 
@@ -148,7 +152,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> StateRecord:
             }
             for stretch in checkpoint.unconfirmed
         ]
-    if checkpoint.backfills:  # left out otherwise: a checkpoint is written with every window
+    if checkpoint.backfills:  # left out if empty: a checkpoint is written with every window
         value["backfills"] = [
             {
                 "id": backfill.id,
@@ -233,7 +237,7 @@ def _windows(stretches: Iterable[Mapping[str, str]]) -> tuple[Window, ...]:
 
 
 def known_format(value: bytes, formats: tuple[int, ...] = (FORMAT,)) -> dict[str, Any]:
-    """The JSON object of a record. Raises NeedsOperator where its format is none of these."""
+    """The JSON object of a record. Raises NeedsOperator if its format is not one of `formats`."""
     try:
         fields = orjson.loads(value)
     except orjson.JSONDecodeError:

@@ -1,10 +1,10 @@
-"""What was last told of each published message: fingerprints and revision numbers.
+"""Remembers the last version of every published message: its fingerprint and revision number.
 
 Rules of this file:
-- They lie in the ledger's buckets and are forgotten with them.
-- 14 bytes an id, in sorted arrays, found by bisection. A younger run counts before
-  an older one, so nothing is changed in place.
-- A journal record carries them in its line, where an older release ignores them.
+- Versions lie in the ledger's buckets and are forgotten with them.
+- A version takes 14 bytes in sorted arrays, which are searched by bisection. A younger
+  run counts before an older run, so nothing is changed in place.
+- A journal record carries the versions in its line. An older release ignores them there.
 """
 
 import sys
@@ -21,18 +21,18 @@ from publisher.state.checkpoint import known_format
 from publisher.state.ledger import Id
 
 Version: TypeAlias = int
-"""Fingerprint of a message's content in 32 bits, and below it, in 16, how often it was revised."""
+"""Fingerprint of a message's content (32 bits), and below it how often it was revised (16 bits)."""
 
 Versions: TypeAlias = Mapping[str, Mapping[Id, Version]]
 """By bucket of the ledger."""
 
 MOST_REVISIONS: Final = 0xFFFF
 NO_FINGERPRINT: Final = 0
-"""The content is not known, only how often it was revised."""
+"""The content is not remembered, only how often it was revised."""
 
 _RUNS: Final = 4
 _BYTES: Final = 8 + 4 + 2
-"""Of an id, its fingerprint and its number of revisions."""
+"""The bytes of an id, its fingerprint and its number of revisions."""
 
 
 def version(fingerprint: int, revisions: int) -> Version:
@@ -48,7 +48,7 @@ def revisions_of(version_: Version) -> int:
 
 
 class Run(NamedTuple):
-    """Versions of one bucket; `ids` sorted, the others in its order."""
+    """Versions of a bucket. `ids` is sorted, and the other arrays have the same order."""
 
     ids: "array[Id]"
     fingerprints: "array[int]"
@@ -65,7 +65,7 @@ class Run(NamedTuple):
 
 
 class Fingerprints:
-    """The version of every message published within the horizon, of one operation."""
+    """The versions of all messages of an operation that were published within the horizon."""
 
     def __init__(self) -> None:
         self._buckets: dict[str, list[Run]] = {}
@@ -73,7 +73,10 @@ class Fingerprints:
 
     @classmethod
     def restored(cls, runs_by_bucket: MutableMapping[str, list[tuple[int, Run]]]) -> "Fingerprints":
-        """From what journal records carry, with their sequence numbers. Empties `told`."""
+        """Build from the runs of journal records and the sequence numbers of these records.
+
+        Empties `runs_by_bucket`.
+        """
         fingerprints = cls()
         for bucket in list(runs_by_bucket):
             runs = sorted(runs_by_bucket.pop(bucket), key=itemgetter(0))
@@ -81,7 +84,7 @@ class Fingerprints:
         return fingerprints
 
     def __len__(self) -> int:
-        """Versions held; one that was overtaken counts until it is merged away."""
+        """The number of versions held. An overtaken version counts until it is merged away."""
         return sum(len(run.ids) for runs in self._buckets.values() for run in runs)
 
     @property
@@ -92,7 +95,7 @@ class Fingerprints:
         )
 
     def versions_of(self, bucket: str, ids: Iterable[Id]) -> dict[Id, Version]:
-        """The versions of these messages of that bucket, as far as they are remembered."""
+        """The versions of these messages of the bucket, as far as they are remembered."""
         runs = self._buckets.get(bucket)
         if runs is None:
             return {}
@@ -109,7 +112,7 @@ class Fingerprints:
         return versions
 
     def remember(self, by_bucket: Versions) -> None:
-        """These versions, committed now, overtake what is remembered."""
+        """Add versions that were committed now. They overtake what is remembered."""
         for bucket, versions in by_bucket.items():
             if not versions:
                 continue
@@ -119,19 +122,19 @@ class Fingerprints:
                 self._buckets[bucket] = [_merged(runs)]
 
     def forget(self, remembered: Callable[[str], bool]) -> None:
-        """Drop the buckets that the ledger has dropped; `remembered` tells which it has."""
+        """Drop the buckets that the ledger has dropped. `remembered` says whether it has one."""
         for bucket in [bucket for bucket in self._buckets if not remembered(bucket)]:
             del self._buckets[bucket]
 
 
 def _merged(runs: list[Run]) -> Run:
-    """One run of all; of equal ids the youngest counts."""
+    """Merge the runs into one. Of equal ids the youngest counts."""
     ids, fingerprints, revisions = array("Q"), array("I"), array("H")
     for run in runs:
         ids += run.ids
         fingerprints += run.fingerprints
         revisions += run.revisions
-    # Stable, and linear for runs that are sorted: of equal ids the last is the youngest.
+    # The sort is stable, so of equal ids the last is the youngest. For sorted runs it is linear.
     order = sorted(range(len(ids)), key=ids.__getitem__)
     order = [
         *(place for place, following in pairwise(order) if ids[place] != ids[following]),
@@ -148,16 +151,17 @@ def _merged(runs: list[Run]) -> Run:
 
 
 def packed(by_bucket: Versions, room: int) -> Iterator[dict[str, str]]:
-    """As a journal record carries them, in pieces of at most `room` bytes; none for none.
+    """Pack versions as a journal record carries them, in pieces of at most `room` bytes.
 
-    By bucket: Base64 of the ids, then the fingerprints, then the numbers, big-endian.
+    No versions give no piece. By bucket: Base64 of the ids, then the fingerprints, then the
+    revision numbers, big-endian.
     """
     piece: dict[str, str] = {}
     left = room
     for bucket, versions in by_bucket.items():
         ids = sorted(versions)
         while ids:
-            left -= len(bucket) + 8  # `"NAME":"",` and what Base64 fills up with
+            left -= len(bucket) + 8  # `"NAME":"",` and the padding of Base64
             count = max(left, 0) // 4 * 3 // _BYTES
             if not count:
                 yield piece
@@ -171,7 +175,7 @@ def packed(by_bucket: Versions, room: int) -> Iterator[dict[str, str]]:
 
 
 def unpacked(value: bytes) -> list[tuple[str, Run]]:
-    """What a journal record carries, by bucket. Raises NeedsOperator where it is damaged."""
+    """The runs that a journal record carries, by bucket. Raises NeedsOperator if it is damaged."""
     texts = known_format(value.partition(b"\n")[0]).get("fingerprints", {})
     return [(bucket, _run(text)) for bucket, text in texts.items()]
 
@@ -195,7 +199,7 @@ def _run(text: str) -> Run:
 
 
 def _big_endian(numbers: "array[int]") -> "array[int]":
-    """To that order of bytes, and back."""
+    """Convert to big-endian, or back, in place."""
     if sys.byteorder == "little":
         numbers.byteswap()
     return numbers

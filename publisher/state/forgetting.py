@@ -1,9 +1,9 @@
-"""Which journal entries go, and what of the timeline is forgotten with them.
+"""Decides which journal entries are removed, and which time is forgotten with them.
 
 Rules of this file:
-- Forgotten time is never read again, so nothing goes that a pass, a gap or a backfill may
-  still come near to.
-- The clock forgets nothing: an outage of a month leaves all as it is.
+- Forgotten time is never read again. So an entry stays as long as a pass, a gap or a backfill
+  may still come near its window.
+- The clock alone forgets nothing: an outage of a month leaves everything as it is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,13 +20,15 @@ TOMBSTONES_PER_COMMIT: Final = 500
 BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """Older than any message."""
 BEHIND: Final = LARGEST + LAST_STRETCH
-"""How far behind its cursor live may ask: what lies before the time that a clock says."""
+"""How far behind its cursor live may ask: the last stretch before the time that a slow clock
+says."""
 
 
 def spared(gaps: Gaps, backfills: Iterable[Backfill], unconfirmed: Iterable[Unconfirmed]) -> Gaps:
-    """Where old windows are still needed: what is read there must be known for published.
+    """The time whose old entries are still needed: what is read there may be published already.
 
-    As far around as `FAR`: a corrected zone makes gaps of time that was read in another zone.
+    Entries within `FAR` of it are needed too: a corrected zone makes gaps of time that was read in
+    another zone.
     """
     return (
         *gaps,
@@ -36,10 +38,12 @@ def spared(gaps: Gaps, backfills: Iterable[Backfill], unconfirmed: Iterable[Unco
 
 
 def forget_before(passes: Mapping[str, Progress], horizon: timedelta) -> Instant:
-    """Where entries may go: as far behind every cursor as a request reaches back from it.
+    """Entries that end before this instant may go.
 
-    That is the padding and, where the clocks go back, all of the repeated hour; from where a
-    clock is that is behind what was read, as far as that is believed.
+    They lie `horizon` behind the live cursor, and no request reaches back to them from any cursor.
+    A request reaches back by its padding and, where the clocks go back, by all of the repeated
+    hour. It begins at the time of a clock that is behind what was read, as far as such a clock is
+    believed.
     """
     oldest = min(progress.cursor for progress in passes.values())
     return min(passes[LIVE].cursor - horizon, oldest - BEHIND) - NEAR
@@ -48,12 +52,12 @@ def forget_before(passes: Mapping[str, Progress], horizon: timedelta) -> Instant
 def outlived(
     journal: Iterable[Entry], passes: Mapping[str, Progress], horizon: timedelta, spared: Gaps
 ) -> list[Entry]:
-    """The entries that go with one commit, oldest first."""
+    """The entries that are removed with one commit, oldest first."""
     return [*islice(_old(journal, forget_before(passes, horizon), spared), TOMBSTONES_PER_COMMIT)]
 
 
 def _old(journal: Iterable[Entry], bound: Instant, spared: Gaps) -> Iterator[Entry]:
-    """Up to the first that is too young; those near what is spared stay."""
+    """The old entries, up to the first that is too young. Entries near spared time stay."""
     for entry in journal:
         if not near(spared, entry.start, entry.end, FAR):
             if entry.end >= bound:
@@ -62,7 +66,7 @@ def _old(journal: Iterable[Entry], bound: Instant, spared: Gaps) -> Iterator[Ent
 
 
 def forgotten_with(forgotten: tuple[Window, ...], gone: Iterable[Entry]) -> tuple[Window, ...]:
-    """The forgotten stretches once these entries are gone; those that cover nothing add nothing."""
+    """The forgotten stretches once the entries are gone. An entry that covers nothing adds none."""
     for entry in gone:
         if entry.start < entry.end:
             forgotten = added(forgotten, Window(entry.start, entry.end))
@@ -70,6 +74,9 @@ def forgotten_with(forgotten: tuple[Window, ...], gone: Iterable[Entry]) -> tupl
 
 
 def not_remembered(checkpoint: Checkpoint, horizon: timedelta) -> tuple[Window, ...]:
-    """Near these stretches nobody can say what was published, or it would be forgotten at once."""
+    """The stretches that the state does not remember, or would forget at once.
+
+    Near them it cannot say what was published.
+    """
     until = forget_before(checkpoint.passes, horizon)
     return added(checkpoint.forgotten, Window(BEGINNING, until))

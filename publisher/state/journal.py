@@ -1,7 +1,7 @@
-"""The journal's records: one line of JSON for each committed window, and its ids.
+"""Writes and reads the journal's records: a line of JSON for every committed window, and its ids.
 
 Rules of this file:
-- A record stays below 256 KiB, whatever a window held: more comes in parts.
+- A record stays below 256 KiB, whatever a window held. A larger one is split into parts.
 
 A value is a JSON object on one line, a newline, and the ids as 8-byte big-endian
 numbers, by bucket in the order in which the object lists the buckets. Fingerprints,
@@ -23,13 +23,14 @@ from publisher.state.fingerprints import Versions, packed
 from publisher.state.ledger import Id, Ids
 
 PART_BYTES: Final = 250_000
-"""Ids and names of buckets in one journal record; the rest of it takes less than 1,000 bytes."""
+"""The most bytes of ids and bucket names in a record. The rest takes less than 1,000 bytes."""
 _IDS_SHARE: Final = 75_000
-"""Of these, for the ids where there are fingerprints: a message takes 8 bytes, and 19 more."""
+"""The part of these bytes for the ids, if the record carries fingerprints too. A message takes 8
+bytes for its id, and 19 more for its version."""
 
 
 def decode_journal(value: bytes) -> tuple[Entry, list[tuple[str, "array[int]"]]]:
-    """A journal record: its line, and its ids by bucket."""
+    """Decode a journal record: its line as an entry, and its ids by bucket."""
     line, _, packed = value.partition(b"\n")
     fields = known_format(line)
     if len(packed) != 8 * sum(count for _, count in fields["ids"]):
@@ -67,13 +68,13 @@ def placeholder(operation: str, sequence: int, at: Instant) -> StateRecord:
 
 
 def reserved(operation: str, at: Instant, former: str) -> StateRecord:
-    """A placeholder that says who is being renamed to the operation."""
+    """A placeholder which says that the operation `former` is being renamed to this one."""
     key, value = placeholder(operation, 0, at)
     return StateRecord(key, retold(value or b"", {"renaming": former}))
 
 
 def reserved_for(operation: str, records: Mapping[bytes, bytes]) -> str:
-    """Who is being renamed to the operation, by the records of that; empty where nobody is."""
+    """The operation that is being renamed to this one, by the records of this one; or ""."""
     written = records.get(journal_key(operation, 0, 0))
     if written is None:
         return ""
@@ -82,7 +83,7 @@ def reserved_for(operation: str, records: Mapping[bytes, bytes]) -> str:
 
 
 def interrupted(old: str, new: str) -> str:
-    """What to do where a renaming has not come to its end."""
+    """The text that says what to do about a renaming that has not come to its end."""
     return (
         f"the renaming of {old} to {new} was interrupted: run it again (wolkvox-publisher state"
         f" rename {old} {new} --yes)"
@@ -90,7 +91,7 @@ def interrupted(old: str, new: str) -> str:
 
 
 def retold(value: bytes, fields: Mapping[str, str]) -> bytes:
-    """A journal record with these fields in its line; its ids are what they were."""
+    """A journal record with these fields in its line. Its ids stay as they are."""
     line, _, ids = value.partition(b"\n")
     return orjson.dumps(orjson.loads(line) | fields) + b"\n" + ids
 
@@ -98,7 +99,7 @@ def retold(value: bytes, fields: Mapping[str, str]) -> bytes:
 def journal_parts(
     operation: str, entry: Entry, ids: Ids, versions: Versions | None = None
 ) -> Iterator[StateRecord]:
-    """The journal records of one committed window: one, or more where it published much."""
+    """The journal records of a committed window: one, or more if it published much."""
     room = _IDS_SHARE if versions else PART_BYTES
     pieces = packed(versions or {}, PART_BYTES - room)
     for part, (chunk, piece) in enumerate(zip_longest(_chunks(ids, room), pieces)):
@@ -109,18 +110,21 @@ def journal_parts(
         )
 
 
-def _chunks(ids: Ids, most: int) -> Iterator[tuple[dict[str, int], "array[Id]"]]:
-    """Count by bucket, and the ids, of each part of at most so many bytes; at least one part."""
+def _chunks(ids: Ids, max_bytes: int) -> Iterator[tuple[dict[str, int], "array[Id]"]]:
+    """Split the ids into parts of at most `max_bytes`: the counts by bucket, and the ids.
+
+    There is at least one part.
+    """
     counts: dict[str, int] = {}
     chunk = array("Q")
-    room = most
+    room = max_bytes
     for bucket, ids_of_hour in ids.items():
         at = 0
         while at < len(ids_of_hour):
             room -= len(bucket) + 16  # `["NAME",COUNT],`
             if room < 8:
                 yield counts, chunk
-                counts, chunk, room = {}, array("Q"), most
+                counts, chunk, room = {}, array("Q"), max_bytes
                 continue
             taken = ids_of_hour[at : at + room // 8]
             counts[bucket] = len(taken)

@@ -1,10 +1,10 @@
-"""Which messages have been published: the deduplication ledger in memory.
+"""Remembers which messages have been published: the deduplication ledger in memory.
 
 Rules of this file:
-- An id lies in the bucket of the hour of its message's `date` text, so that one
-  bucket answers for a message whichever window served it.
-- A bucket is a few sorted arrays of 8-byte ids: 8 to 9 bytes an id, found by bisection.
-  One that is asked for much is a set as well, for as long as the sets stay few.
+- An id lies in the bucket of the hour of its message's `date` text. So a single
+  bucket answers for a message, whichever window brought it.
+- A bucket is a few sorted arrays of 8-byte ids, which are searched by bisection: 8 to 9
+  bytes an id. A bucket with many look-ups is a set as well, as long as the sets stay few.
 - A bucket is forgotten as a whole, when every journal record that put an id
   into it may be forgotten. It may remember longer than the journal, never shorter.
 """
@@ -23,58 +23,62 @@ Id: TypeAlias = int
 """The first 8 bytes of the identity's SHA-1, as an unsigned integer."""
 
 Ids: TypeAlias = Mapping[str, "array[Id]"]
-"""Ids in any order, by bucket: the hour `YYYY-MM-DD HH`, or `REJECTED` and the window's day."""
+"""Ids in any order, by bucket. The bucket's name is the hour `YYYY-MM-DD HH`, or `REJECTED` and
+the window's day."""
 
 REJECTED: Final = "rejected "
-"""Rejected rows have no usable date; all their buckets are searched, they are few."""
+"""Begins the names of the buckets of rejected rows. These rows have no usable date, so all their
+buckets are searched. There are few."""
 
 _RUNS: Final = 4
 _SMALL: Final = 50_000
-"""A bucket of more ids keeps so many additions apart before it merges them: a walk over all."""
+"""A bucket of more ids than `_SMALL` collects up to `_RUNS` runs before it merges them, because a
+merge walks over all ids."""
 
 _RUNS_INDEXED: Final = 64
-"""Where nobody searches the runs, only their own size counts."""
+"""The limit of runs in a bucket that has a set. Nobody searches its runs, so only the size of the
+arrays counts."""
 
 _BISECTION_COST: Final = 16
-"""One bisection costs about as much as putting so many ids into a set (measured)."""
+"""A bisection costs about as much as putting so many ids into a set (measured)."""
 
 INDEXED: Final = 250_000
-"""Ids in sets at most, over all buckets of a ledger, and one window more; there an id takes
-about 65 bytes more."""
+"""The most ids in the sets of all buckets of a ledger. A window may add its ids on top. In a set
+an id takes about 65 bytes more."""
 
 
 @dataclass(slots=True)
 class _Bucket:
     runs: "list[array[Id]]"
-    """Each sorted where there is no `index`; the first holds most."""
+    """Every run is sorted if there is no `index`. The first run holds most ids."""
     since: Instant
-    """The earliest start of a window that put an id in here."""
+    """The earliest start of a window that put an id into the bucket."""
     keep_until: Instant
-    """The latest end of one."""
+    """The latest end of such a window."""
     asked: int = 0
     """Ids looked up by bisection."""
     index: set[Id] | None = None
-    """All of `runs`, where that many look-ups are worth it."""
+    """The ids of all `runs`, if the look-ups are so many that a set is worth it."""
 
     def __len__(self) -> int:
         return sum(map(len, self.runs))
 
     def merge(self) -> None:
-        """Make one sorted run of all; where they are sorted, Timsort does it in linear time."""
+        """Merge all runs into one sorted run. If they are sorted, Timsort takes linear time."""
         self.runs = [_sorted(chain.from_iterable(self.runs))]
 
 
 class Ledger:
-    """The ids of everything published within the horizon, of one operation."""
+    """The ids of everything that an operation has published within the horizon."""
 
     def __init__(self, indexed: int = INDEXED) -> None:
         self._most_indexed = indexed
         self._buckets: dict[str, _Bucket] = {}
         self._rejected: list[str] = []
         self._indexed: dict[str, _Bucket] = {}
-        """Those with a set, the one used last at the end."""
+        """The buckets with a set. The bucket that was used last stands at the end."""
         self._held = 0
-        """Ids in all sets."""
+        """The number of ids in all sets."""
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
@@ -85,7 +89,7 @@ class Ledger:
         return sum(run.__sizeof__() for bucket in self._buckets.values() for run in bucket.runs)
 
     def holds(self, bucket: str) -> bool:
-        """Whether anything of that bucket is remembered."""
+        """Whether the ledger remembers anything in that bucket."""
         return bucket in self._buckets
 
     def knows(self, hour: str, id_: Id) -> bool:
@@ -109,7 +113,7 @@ class Ledger:
         return self._index(hour, bucket).intersection(ids)
 
     def _index(self, hour: str, bucket: _Bucket) -> set[Id]:
-        """The bucket's set; those that were not used for longest make room for it."""
+        """The bucket's set. The sets that were not used for longest make room for it."""
         if bucket.index is None:
             bucket.index = set(chain.from_iterable(bucket.runs))
             self._held += len(bucket.index)
@@ -127,7 +131,7 @@ class Ledger:
             bucket.merge()
 
     def knows_rejected(self, id_: Id) -> bool:
-        """Whether these bytes have been dead-lettered."""
+        """Whether a dead letter with this id has been written."""
         return any(self.knows(bucket, id_) for bucket in self._rejected)
 
     def add(self, ids: Ids, window_start: Instant, window_end: Instant) -> None:
@@ -163,7 +167,8 @@ class Ledger:
     ) -> None:
         """Drop the buckets whose every window ended before that instant.
 
-        `spared` tells of a stretch that windows lie in whether it must stay all the same.
+        `spared` gets the stretch of time in which the windows of a bucket lie. It says whether the
+        bucket must stay nevertheless.
         """
         gone = [
             hour
@@ -183,5 +188,5 @@ def _sorted(ids: Iterable[Id]) -> "array[Id]":
 
 
 def id_of(digest: bytes) -> Id:
-    """The id of what has this SHA-1."""
+    """The id of the message or dead letter with this SHA-1."""
     return int.from_bytes(digest[:8])

@@ -1,4 +1,7 @@
-"""What a restore makes of state and topic together: a state is believed only if it fits."""
+"""Compares a stored state with the messages topic and the settings.
+
+A state is believed only if it fits both. Otherwise the operator must decide.
+"""
 
 from publisher.errors import NeedsOperator, Reason, Stage, history_lost
 from publisher.model import Restored
@@ -7,7 +10,7 @@ from publisher.state.state import State, goes_on_as, restore
 
 
 def restored_state(operation: str, restored: Restored, *, revisions: bool = False) -> State | None:
-    """The state that a log holds, as `restore`. Raises NeedsOperator also where it was set back."""
+    """The state that a log holds, like `restore`. Raises NeedsOperator also if it was set back."""
     refuse_set_back(
         operation, checkpoint_of(operation, restored.records), restored.newest_published
     )
@@ -17,9 +20,9 @@ def restored_state(operation: str, restored: Restored, *, revisions: bool = Fals
 def state_to_go_on_from(
     operation: str, restored: Restored, state_topic: str, *, revisions: bool = False
 ) -> State | None:
-    """The state from which the service goes on, None at a first start.
+    """The state from which the service goes on; None at a first start.
 
-    Raises NeedsOperator where it can do neither.
+    Raises NeedsOperator if the service can neither go on nor start anew.
     """
     state = restored_state(operation, restored, revisions=revisions)
     if state is None and restored.history_lost:
@@ -30,12 +33,16 @@ def state_to_go_on_from(
 
 
 def events_gone(state: State, restored: Restored) -> bool:
-    """Whether the messages topic was made anew: it was never used, and the state has published."""
+    """Whether the messages topic was made anew: it was never used, but the state has published."""
     return restored.topic_unused and any(entry.new for entry in state.journal)
 
 
 def refuse_unconfirmed_zone(operation: str, before: str, zone: str, replaces: str | None) -> None:
-    """Raise NeedsOperator where the settings name another time zone, and nobody confirms it."""
+    """Raise NeedsOperator if the settings name another time zone and do not confirm the change.
+
+    `before` is the zone in which the operation was read so far. `replaces` is the zone that the
+    settings declare wrong.
+    """
     if before not in (zone, replaces):
         raise NeedsOperator(
             Stage.RESTORE,
@@ -48,7 +55,7 @@ def refuse_unconfirmed_zone(operation: str, before: str, zone: str, replaces: st
 
 
 def refuse_set_back(operation: str, checkpoint: Checkpoint | None, newest_published: int) -> None:
-    """Raise NeedsOperator where the messages topic holds later events than the state knows of."""
+    """Raise NeedsOperator if the messages topic holds later events than the state knows of."""
     if checkpoint and checkpoint.sequence < newest_published and not checkpoint.renamed_to:
         raise NeedsOperator(
             Stage.RESTORE,

@@ -1,12 +1,12 @@
-"""What is durable of an operation: checkpoint, journal and ledger.
+"""Holds what is durable of an operation: checkpoint, journal and ledger.
 
 Rules of this file:
-- A state follows from its predecessor by one committed window, in memory exactly
-  as in the state topic: `Successor` holds both forms.
-- The state topic is the truth; restoring it twice gives the same state twice.
+- A committed window turns a state into its successor, in memory exactly as in the
+  state topic. `Successor` holds both forms.
+- The state topic is the truth. Restoring it twice gives the same state twice.
 - Memory may know more ids than the state topic, never fewer.
 
-How it is written down: `state/checkpoint.py`, `state/journal.py`.
+`state/checkpoint.py` and `state/journal.py` define how it is written down.
 """
 
 from array import array
@@ -41,10 +41,10 @@ class Successor:
     entry: Entry | None
     ids: Ids
     forgotten: Sequence[Entry]
-    """The journal entries that are tombstoned, oldest first."""
+    """The journal entries that get tombstones, oldest first."""
     records: Sequence[StateRecord]
     versions: Versions = field(default_factory=dict)
-    """Where revisions are on: the content of what the window published or revised."""
+    """If revisions are on: the versions of the messages that the window published or revised."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class State:
     """Oldest first."""
     ledger: Ledger = field(default_factory=Ledger)
     again: Ledger | None = None
-    """While a backfill publishes again: what was published since it was taken up."""
+    """While a backfill publishes again: what was published since it was accepted."""
     fingerprints: Fingerprints = field(default_factory=Fingerprints)
     """Empty while revisions are off."""
 
@@ -71,12 +71,12 @@ class State:
         versions: Versions | None = None,
         unconfirmed: tuple[Unconfirmed, ...] | None = None,
     ) -> Successor:
-        """The state after a window: one journal entry more, old ones tombstoned.
+        """The state after a window: a new journal entry, and tombstones for old entries.
 
         An entry goes when its window lies more than `horizon` behind the live
         cursor (not the clock: an outage must not forget), behind every cursor, and
-        not near a gap, a backfill or what is unconfirmed. Its window is then forgotten time.
-        Without `gaps`, `backfills`, `unconfirmed` these stay as they are.
+        not near a gap, a backfill or unconfirmed time. Its window is then forgotten time.
+        `gaps`, `backfills` and `unconfirmed` stay as they are where they are None.
         """
         backfills = self.checkpoint.backfills if backfills is None else backfills
         gaps = self.checkpoint.gaps if gaps is None else tuple(gaps)
@@ -103,12 +103,12 @@ class State:
         return Successor(checkpoint, entry, ids, old, records, versions or {})
 
     def apply(self, successor: Successor, horizon: timedelta) -> None:
-        """Become the successor; only after its records are committed."""
+        """Become the successor. Call it only after the successor's records are committed."""
         before, after = republishing(self.checkpoint), republishing(successor.checkpoint)
         self.checkpoint = successor.checkpoint
         if after is None:
             self.again = None
-        elif before is None or before.id != after.id:  # one may follow another in one commit
+        elif before is None or before.id != after.id:  # the next may begin in the same commit
             self.again = Ledger()
         kept = []
         for gone in successor.forgotten:
@@ -122,9 +122,9 @@ class State:
                 self.again.add(successor.ids, successor.entry.start, successor.entry.end)
             self.fingerprints.remember(successor.versions)
         if successor.forgotten:
-            # An old entry behind a younger one stays in the journal, and so do its ids here.
-            now = self.checkpoint
-            gaps = spared(now.gaps, now.backfills, now.unconfirmed)
+            # An old entry behind a younger entry stays in the journal, so its ids stay here too.
+            checkpoint = self.checkpoint
+            gaps = spared(checkpoint.gaps, checkpoint.backfills, checkpoint.unconfirmed)
             ends = [
                 entry.end for entry in self.journal if not near(gaps, entry.start, entry.end, FAR)
             ]
@@ -135,16 +135,16 @@ class State:
             self.fingerprints.forget(self.ledger.holds)
 
     def with_backfills(self, backfills: tuple[Backfill, ...]) -> Successor:
-        """The state with other orders: a checkpoint and nothing else."""
+        """The state with other backfills: a new checkpoint and nothing else."""
         checkpoint = replace(
             self.checkpoint, sequence=self.checkpoint.sequence + 1, backfills=backfills
         )
         return Successor(checkpoint, None, {}, (), [encode_checkpoint(checkpoint)])
 
     def read_until(self, instant: Instant, age: timedelta) -> Instant:
-        """How far from `instant` on everything has been read when it was at least `age` old.
+        """The instant up to which everything was read at an age of at least `age`.
 
-        What lies in a gap is left to `repair`.
+        It counts from `instant` on. Gaps are skipped, because they are left to `repair`.
         """
         moved = True
         while moved:
@@ -176,12 +176,12 @@ def first(
 def earlier_start(
     checkpoint: Checkpoint, skew: timedelta, newest_published: int = -1
 ) -> Instant | None:
-    """Where an operation must begin instead, because our clock runs ahead of the server's.
+    """The start to use instead, if our clock runs ahead of the server's; otherwise None.
 
-    A start told relative to now was resolved by our clock; the stretch between
-    the two would never be asked for. `skew` is the server's clock minus ours.
-    Only before anything else was committed: later nothing moves the start. `newest_published` is
-    what the topic told before: who begins anew goes on behind it.
+    Our clock resolves a start that is relative to now. The stretch between the two clocks would
+    then never be asked for. `skew` is the server's clock minus ours. The start moves only before
+    anything else is committed. `newest_published` is the newest transaction number in the topic at
+    the start: an operation that begins anew continues after it.
     """
     relative = checkpoint.start_setting == "now" or checkpoint.start_setting.startswith("-")
     untouched = not checkpoint.journal_records and checkpoint.sequence == newest_published + 1
@@ -193,12 +193,12 @@ def earlier_start(
 def restore(
     operation: str, records: MutableMapping[bytes, bytes], *, revisions: bool = False
 ) -> State | None:
-    """The state from the live records of its operation, or None where there is none.
+    """Restore the state from the live records of its operation; None if there is no state.
 
-    `records` is emptied on the way: at ten million ids two copies would hurt. Without
-    `revisions` fingerprints are left out.
-    Raises NeedsOperator for unknown formats, for an operation that has another name now, and when
-    journal records have been lost.
+    It empties `records` on the way, because two copies of ten million ids would hurt. Without
+    `revisions` it leaves the fingerprints out. Raises NeedsOperator for an unknown format, for an
+    operation that has another name now, for a renaming that was interrupted, and if journal
+    records or the checkpoint have been lost.
     """
     checkpoint = checkpoint_of(operation, records)
     records.pop(checkpoint_key(operation), None)
@@ -246,32 +246,35 @@ def restore(
         if again is not None and republished is not None and entry.sequence > republished.since:
             again.add(dict(buckets), entry.start, entry.end)
         for bucket, bucket_ids in buckets:
-            have, since, until = ids.get(bucket, (array("Q"), entry.start, entry.end))
-            have.extend(bucket_ids)
-            ids[bucket] = have, min(since, entry.start), max(until, entry.end)
+            collected, since, until = ids.get(bucket, (array("Q"), entry.start, entry.end))
+            collected.extend(bucket_ids)
+            ids[bucket] = collected, min(since, entry.start), max(until, entry.end)
     state = State(checkpoint, deque(entries[sequence] for sequence in sorted(entries)), again=again)
     for bucket in list(ids):
-        have, since, until = ids.pop(bucket)
-        state.ledger.add({bucket: have}, since, until)
+        collected, since, until = ids.pop(bucket)
+        state.ledger.add({bucket: collected}, since, until)
     if versions:
         state.fingerprints = Fingerprints.restored(versions)
-        # A revision may outlive the message that it revised.
+        # A revision may outlive the message that it revised in the ledger.
         state.fingerprints.forget(state.ledger.holds)
     return state
 
 
-def goes_on_as(operation: str, now: str) -> NeedsOperator:
-    """For an old name that does not say so itself, because the state was lost and rebuilt."""
+def goes_on_as(operation: str, present_name: str) -> NeedsOperator:
+    """The error for an old name of a renamed operation, if its own checkpoint does not say so.
+
+    That happens when the state was lost and rebuilt.
+    """
     return NeedsOperator(
         Stage.RESTORE,
         Reason.STATE_RENAMED,
-        f"operation {operation} goes on as {now}, whose ids are made of its former names: set that"
-        " name instead",
+        f"operation {operation} goes on as {present_name}, whose ids are made of its former names:"
+        " set that name instead",
     )
 
 
 def republishing(checkpoint: Checkpoint) -> Backfill | None:
-    """The backfill that publishes again; there is one at a time."""
+    """The backfill that publishes again. There is at most one at a time."""
     return next(
         (backfill for backfill in checkpoint.backfills if backfill.again and backfill.active), None
     )
