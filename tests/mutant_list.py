@@ -246,7 +246,7 @@ MUTANTS: Final = [
         "publisher/events/rows.py",
         ROWS,
         ("equal[row[4].position, row[1]].append(place)", "equal[0, row[1]].append(place)"),
-        ("places.sort(key=lambda place: canonical(told_by(rows[place][3])))", "pass"),
+        ("places.sort(key=lambda place: canonical(sent_fields(rows[place][3])))", "pass"),
         ('            or "\\0" in text\n', ""),
     ),
     *_of(

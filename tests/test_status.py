@@ -174,7 +174,7 @@ async def test_a_service_that_runs_elsewhere_notices_nothing(kafka: Broker, tmp_
             assert told.problems == [
                 "PUBLISHER_HTTP_PORT is 0, so the service's port is not known: name it with --url"
             ]
-            assert told.told["operations"][0]["lag_seconds"] < 10
+            assert told.told["operations"][0]["lag_seconds"] < 10, told.told
         before = len(publisher.lines)
         await asyncio.sleep(1)  # three polls of a service that goes on
         new = publisher.lines[before:]

@@ -29,12 +29,10 @@ from publisher.schedule.passes import Read
 from publisher.settings import Operation, Settings, duration_text, load
 from publisher.signals import Signal, WindowPublished
 from publisher.wolkvox.client import HttpSource, open_session
+from publisher.wolkvox.schema import Trait, names_with
 from publisher.wolkvox.timezone import Zone
 
-MASKED: Final = (
-    "message", "from_name", "to_name", "agent_name", "customer_name", "customer_phone",
-    "customer_id", "extra",
-)  # fmt: skip
+MASKED: Final = (*names_with(Trait.PERSONAL), "extra")
 """The fields that hold what people wrote and who they are; `extra` may hold anything."""
 MASK: Final = "***"
 

@@ -19,7 +19,7 @@ from itertools import groupby
 from typing import Final
 
 from publisher.events import kafka_record
-from publisher.events.identity import is_placeholder, text_of, unsigned
+from publisher.events.identity import id_fields, is_placeholder, text_of, unsigned
 from publisher.events.rows import Reject, RejectReason, Row
 from publisher.model import Header, Instant, Record, Window, iso
 from publisher.state.ledger import Id, Ledger, id_of
@@ -30,9 +30,6 @@ _CONTEXT_LIMIT: Final = 16_384
 _SPACE = re.compile(r"[ \t\r\n]*")
 # Values are only measured. `len` accepts numbers of any length.
 _DECODE = json.JSONDecoder(strict=False, parse_int=len).raw_decode
-_NAMED_BY: Final = ("date", "from", "message", "channel", "customer_id", "customer_phone")
-"""The fields that tell rows apart. The last three count only under a placeholder, a conn_id that
-several conversations share."""
 
 
 class Event(StrEnum):
@@ -216,7 +213,7 @@ def _numbered(letters: list[DeadLetter]) -> list[DeadLetter]:
     if not letters or not letters[0].context:
         return letters
     conn_id = text_of(schema.loads(letters[0].context).get("conn_id"))
-    names = _NAMED_BY if is_placeholder(conn_id) else _NAMED_BY[:3]
+    names = id_fields(placeholder=is_placeholder(conn_id))
     equal: defaultdict[str, list[tuple[bytes, int]]] = defaultdict(list)
     for place, letter in enumerate(letters):
         try:

@@ -41,8 +41,12 @@ _SUBJECT: Final = kafka_record.sized(b"ce_subject")
 _NO_KEY: Final = kafka_record.sized(None)
 _NO_EXTRA: Final[dict[str, Any]] = {}
 _CONN_ID: Final = b',"conn_id":'
-_AGENT_NAME: Final = b',"agent_name":'
-_CUSTOMER_NAME: Final = b',"customer_name":'
+_OF_CONVERSATION: Final = [
+    (line.attribute, b',"%b":' % line.name.encode())
+    for line in schema.CHAT_FIELDS.values()
+    if line.name != "conn_id"
+]
+"""The conversation's fields that stand behind the row's own: attribute and beginning in JSON."""
 
 
 _Shared: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, int, int | None, dict[str, Any]]
@@ -59,6 +63,12 @@ A plain tuple, because most conversations of a poll have only a few messages:
 - partition hash; None = the event's digest decides the partition;
 - extra: the undocumented fields of the conversation.
 """
+
+EVENT_FIELDS: Final = (
+    "event_id", "source", *schema.CHAT_FIELDS, "occurred_at", "occurred_at_ambiguous",
+    *schema.MESSAGE_FIELDS, "message_bytes", "message_sha256", "extra",
+)  # fmt: skip
+"""The names of all fields that an event may have."""
 
 
 class _Second(NamedTuple):
@@ -176,10 +186,9 @@ class Encoder:
         head = self._head if chat.conn_id is UNSET else self._head + _CONN_ID + dumps(chat.conn_id)
         head += b","
         names = b""
-        if chat.agent_name is not UNSET:
-            names = _AGENT_NAME + dumps(chat.agent_name)
-        if chat.customer_name is not UNSET:
-            names += _CUSTOMER_NAME + dumps(chat.customer_name)
+        for attribute, opened in _OF_CONVERSATION:
+            if (value := getattr(chat, attribute)) is not UNSET:
+                names += opened + dumps(value)
         if chat.extra is UNSET:
             extra, tail = _NO_EXTRA, names + b"}"
         else:

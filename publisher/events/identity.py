@@ -15,9 +15,24 @@ from unicodedata import decimal
 from msgspec import UNSET
 
 from publisher.state.ledger import Id, Ledger, id_of
-from publisher.wolkvox.schema import Message, Number, canonical
+from publisher.wolkvox.schema import (
+    MESSAGE_FIELDS,
+    Message,
+    Number,
+    Trait,
+    canonical,
+)
 
 _NEGATIVE: Final = re.compile(r"\s*[-\u2010-\u2015\u2212]\s*\d[\d.,]*\s*")
+
+
+def id_fields(*, placeholder: bool) -> list[str]:
+    """Return the names of the fields of a row that tell the messages of a conn_id apart."""
+    return [line.name for line in MESSAGE_FIELDS.values() if Trait.IN_ID in line.traits] + [
+        line.name
+        for line in MESSAGE_FIELDS.values()
+        if placeholder and Trait.IN_PLACEHOLDER_ID in line.traits
+    ]
 
 
 def conn_id_of(value: Any) -> str | None:

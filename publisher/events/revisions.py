@@ -10,16 +10,15 @@ Rules of this file:
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha1
 from itertools import count
 from typing import Any, Final, TypeAlias
 
-from msgspec import UNSET
-
 from publisher.events import kafka_record
 from publisher.events.encode import Encoder, Provenance, shared_headers
+from publisher.events.identity import id_fields
 from publisher.events.rows import Conversation, Row, digest_of
 from publisher.model import Header, Record
 from publisher.state.fingerprints import (
@@ -32,7 +31,7 @@ from publisher.state.fingerprints import (
     version,
 )
 from publisher.state.ledger import Id, Ledger, id_of
-from publisher.wolkvox.schema import CHAT_FIELDS, MESSAGE_FIELDS, Chat, Message, canonical
+from publisher.wolkvox.schema import canonical, sent_fields
 
 EVENT_TYPE: Final = "wolkvox.chat.message.revised.v1"
 DATA_SCHEMA: Final = "urn:wolkvox:schema:chat.message.revised.v1"
@@ -42,9 +41,8 @@ _BEHIND_ID: Final = len(_OPEN) + 36 + 1
 """The position of `revision` in a value."""
 _ROOM: Final = len(b',"revision":') + len(str(MOST_REVISIONS))
 
-_NOT_SHARED: Final = {"conn_id", "conversation"}
-_IDENTITY: Final = {"date", "from", "message"}
-_OF_PLACEHOLDERS: Final = _IDENTITY | {"channel", "customer_id", "customer_phone"}
+_IDENTITY: Final = {*id_fields(placeholder=False)}
+_OF_PLACEHOLDERS: Final = {*id_fields(placeholder=True)}
 """The identity fields where several conversations share a conn_id."""
 
 _REPLACED: Final = "\ufffd".encode()
@@ -244,19 +242,13 @@ def _content(row: Row) -> bytes:
 
 
 def _shared(conversation: Conversation) -> bytes:
-    return canonical(_fields(conversation.chat, CHAT_FIELDS, _NOT_SHARED))
+    return canonical(_without(sent_fields(conversation.chat), {"conn_id"}))
 
 
 def _own(row: Row) -> bytes:
     identity = _OF_PLACEHOLDERS if row[4].placeholder else _IDENTITY
-    return canonical(_fields(row[3], MESSAGE_FIELDS, identity))
+    return canonical(_without(sent_fields(row[3]), identity))
 
 
-def _fields(shape: Chat | Message, fields: dict[str, str], identity: set[str]) -> dict[str, Any]:
-    """The fields that the API sent, under its names. Undocumented fields count like the others."""
-    fields = {
-        name: value
-        for name, attribute in fields.items()
-        if name not in identity and (value := getattr(shape, attribute)) is not UNSET
-    }
-    return fields if shape.extra is UNSET else fields | shape.extra
+def _without(fields: dict[str, Any], identity: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in identity}

@@ -35,7 +35,7 @@ from publisher.events.identity import (
     who_of,
 )
 from publisher.state.ledger import Id, id_of
-from publisher.wolkvox.schema import Chat, Message, canonical, chat_of, message_of, told_by
+from publisher.wolkvox.schema import Chat, Message, canonical, chat_of, message_of, sent_fields
 from publisher.wolkvox.timezone import Zone
 
 NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:wolkvox:chat_2").bytes
@@ -234,7 +234,7 @@ def _tell_apart(reading: Reading, begin: bytes) -> dict[int, int]:
         for place, row in enumerate(rows):
             equal[row[4].position, row[1]].append(place)
         for places in equal.values():
-            places.sort(key=lambda place: canonical(told_by(rows[place][3])))
+            places.sort(key=lambda place: canonical(sent_fields(rows[place][3])))
             for number, place in enumerate(places[1:], start=2):
                 date, _, moment, message, conversation, index = rows[place]
                 name = _name(message, number, placeholder=conversation.placeholder)

@@ -1,4 +1,9 @@
-"""The types of the report's data: conversations and messages, field by field.
+"""The table of the report's fields: of a conversation and of a message, a line per field.
+
+A line says how the field is called, whether the id of a message is made of it, and whether it holds
+personal data. All else derives from this table: how answers are decoded, what events carry, what a
+revision is, what `verify` compares and what `preview` masks. `schemas/event.v1.schema.json` and
+`docs/reference/events.md` are tested against it.
 
 Rules of this file:
 - An answer that holds exactly what the vendor documents is decoded directly into these
@@ -14,9 +19,11 @@ years.
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias, get_type_hints
 
 import msgspec
 import orjson
@@ -54,34 +61,45 @@ class Number:
         return self.digits.removeprefix("-").isdecimal()
 
 
+class Trait(Enum):
+    """What is special about a field."""
+
+    IN_ID = auto()
+    """The id of a message is made of it (docs/reference/events.md)."""
+    IN_PLACEHOLDER_ID = auto()
+    """The same, but only where several conversations share a conn_id."""
+    PERSONAL = auto()
+    """It holds what people wrote, or who they are."""
+
+
 class Message(Struct, forbid_unknown_fields=True, gc=False):
     """One row. Its fields have the order in which events carry them."""
 
-    date: Text = UNSET
+    date: Annotated[Text, Trait.IN_ID] = UNSET
     occurred_at: Ours = UNSET
     occurred_at_ambiguous: Ours = UNSET
-    channel: Text = UNSET
-    from_: Text = field(default=UNSET, name="from")
-    from_name: Text = UNSET
-    to_name: Text = UNSET
-    message: Text = UNSET
-    customer_id: Text = UNSET
-    customer_phone: Text = UNSET
+    channel: Annotated[Text, Trait.IN_PLACEHOLDER_ID] = UNSET
+    from_: Annotated[Text, Trait.IN_ID] = field(default=UNSET, name="from")
+    from_name: Annotated[Text, Trait.PERSONAL] = UNSET
+    to_name: Annotated[Text, Trait.PERSONAL] = UNSET
+    message: Annotated[Text, Trait.IN_ID, Trait.PERSONAL] = UNSET
+    customer_id: Annotated[Text, Trait.IN_PLACEHOLDER_ID, Trait.PERSONAL] = UNSET
+    customer_phone: Annotated[Text, Trait.IN_PLACEHOLDER_ID, Trait.PERSONAL] = UNSET
     feeling: Text = UNSET
     extra: Ours = UNSET
-    """The fields that nobody documented, by name."""
+    """The undocumented fields, by name. They may hold personal data."""
 
 
 class Chat(Struct, forbid_unknown_fields=True, gc=False):
-    """One element of `data`: a conversation and its messages."""
+    """One element of `data`: a conversation and its messages. Events carry the fields in order."""
 
     conversation: list[Message]
     """The messages. A converted chat holds the rows as plain JSON."""
-    conn_id: Text = UNSET
-    agent_name: Text = UNSET
-    customer_name: Text = UNSET
+    conn_id: Annotated[Text, Trait.IN_ID] = UNSET
+    agent_name: Annotated[Text, Trait.PERSONAL] = UNSET
+    customer_name: Annotated[Text, Trait.PERSONAL] = UNSET
     extra: Ours = UNSET
-    """The fields that nobody documented, by name."""
+    """The undocumented fields, by name. They may hold personal data."""
 
 
 class _Envelope(Struct, forbid_unknown_fields=True, gc=False):
@@ -91,20 +109,41 @@ class _Envelope(Struct, forbid_unknown_fields=True, gc=False):
     msg: Text = UNSET
 
 
-_OURS: Final = frozenset({"occurred_at", "occurred_at_ambiguous", "extra"})
+class Field(NamedTuple):
+    """A line of the table."""
+
+    name: str
+    """As the API and events write it."""
+    attribute: str
+    """The attribute of `Message` or `Chat` that holds it."""
+    traits: frozenset[Trait]
 
 
-def _fields(shape: type[Struct]) -> dict[str, str]:
-    """Map the API's name of every field to the attribute that holds it."""
+_NOT_IN_TABLE: Final = frozenset({"conversation", "occurred_at", "occurred_at_ambiguous", "extra"})
+
+
+def _fields(shape: type[Struct]) -> Mapping[str, Field]:
+    """Return the table of a type by the names of its fields, in their order."""
+    hints = get_type_hints(shape, include_extras=True)
     return {
-        info.encode_name: info.name
+        info.encode_name: Field(
+            info.encode_name, info.name, frozenset(getattr(hints[info.name], "__metadata__", ()))
+        )
         for info in msgspec.structs.fields(shape)
-        if info.name not in _OURS
+        if info.name not in _NOT_IN_TABLE
     }
 
 
 MESSAGE_FIELDS: Final = _fields(Message)
 CHAT_FIELDS: Final = _fields(Chat)
+
+
+def names_with(trait: Trait) -> tuple[str, ...]:
+    """Return the names of all fields with a trait, those of a message first."""
+    fields = [*MESSAGE_FIELDS.values(), *CHAT_FIELDS.values()]
+    return tuple(line.name for line in fields if trait in line.traits)
+
+
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 _PLAIN: Final = msgspec.json.Decoder(float_hook=Number)
 _NO_INTEGER: Final = re.compile(rb"\d{19}|-0[^\d.eE]")
@@ -156,7 +195,8 @@ def chat_of(element: Any) -> Chat | None:
     if not isinstance(element, dict) or not isinstance(element.get("conversation"), list):
         return None
     chat = Chat(element["conversation"])
-    return chat if _fill(chat, CHAT_FIELDS, element) else None
+    fields = {name: value for name, value in element.items() if name != "conversation"}
+    return chat if _fill(chat, CHAT_FIELDS, fields) else None
 
 
 def message_of(row: Any) -> Message | None:
@@ -165,32 +205,34 @@ def message_of(row: Any) -> Message | None:
     return message if isinstance(row, dict) and _fill(message, MESSAGE_FIELDS, row) else None
 
 
-def _fill(shape: Chat | Message, fields: dict[str, str], row: dict[str, Any]) -> bool:
+def _fill(shape: Chat | Message, fields: Mapping[str, Field], row: dict[str, Any]) -> bool:
     """Set the fields of `shape` from a row, by `fields`; the others go into its `extra`.
 
     False where a value is nested too deep to be written into an event.
     """
     extra = {}
     for name, value in row.items():
-        if name == "conversation":
-            continue
         if type(value) in (dict, list) and not canonical({"extra": {"message": {name: value}}}):
             return False
-        attribute = fields.get(name)
-        if attribute is None:
+        line = fields.get(name)
+        if line is None:
             extra[name] = value
         else:
-            setattr(shape, attribute, value)
+            setattr(shape, line.attribute, value)
     if extra:
         shape.extra = extra
     return True
 
 
-def told_by(message: Message) -> dict[str, Any]:
-    """The fields that the API sent for a message, under the API's names."""
-    sent = {name: getattr(message, attribute) for name, attribute in MESSAGE_FIELDS.items()}
-    sent = {name: value for name, value in sent.items() if value is not UNSET}
-    return sent if message.extra is UNSET else sent | message.extra
+def sent_fields(shape: Chat | Message) -> dict[str, Any]:
+    """Return the fields that the API sent, documented or not, by name. Rows are left out."""
+    fields = CHAT_FIELDS if isinstance(shape, Chat) else MESSAGE_FIELDS
+    sent = {
+        line.name: value
+        for line in fields.values()
+        if (value := getattr(shape, line.attribute)) is not UNSET
+    }
+    return sent if shape.extra is UNSET else sent | shape.extra
 
 
 def canonical(value: Any) -> bytes:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import orjson
 
+from publisher.events.encode import EVENT_FIELDS
 from publisher.events.identity import unsigned
 from publisher.model import Instant, Window, iso
 
@@ -185,11 +186,7 @@ def _conn_id(event: dict[str, Any]) -> str:
     return "" if conn_id is None else str(conn_id)
 
 
-_FIELDS: Final = (
-    "conn_id", "date", "occurred_at", "occurred_at_ambiguous", "channel", "from", "from_name",
-    "to_name", "message", "message_bytes", "message_sha256", "customer_id", "customer_phone",
-    "feeling", "agent_name", "customer_name", "extra",
-)  # fmt: skip
+_FIELDS: Final = [name for name in EVENT_FIELDS if name not in ("event_id", "source")]
 _SIZE: Final = 5
 """The bytes of a field's digest."""
 
