@@ -34,6 +34,7 @@ from publisher.signals import (
     ServiceStopped,
     Signal,
     StopRequested,
+    labelled,
 )
 from publisher.telemetry import http_server, logs, malloc_trim
 from publisher.telemetry.current_status import Status
@@ -65,11 +66,12 @@ async def serve(settings: Settings) -> None:
     """Publish all operations until a stop signal."""
     clock = MachineClock()
     liveness = Liveness()
-    operation_names = tuple(operation.name for operation in settings.operations)
-    status = Status(operation_names, __version__, clock.now)
+    labels = {operation.name: operation.label for operation in settings.operations}
+    status = Status(tuple(labels.values()), __version__, clock.now)
     metrics = Metrics(status)
 
     def emit(happened: Signal) -> None:
+        happened = labelled(happened, labels)
         status(happened)
         metrics(happened)
         logs.record(happened)
@@ -88,11 +90,12 @@ async def serve(settings: Settings) -> None:
             log=cluster.log(operation.name),
             clock=clock,
             emit=emit,
-            beat=liveness.beat(operation.name),
+            beat=liveness.beat(operation.label),
             backfill_requests=KafkaCommands(settings, operation.name),
             zone_replaces=operation.timezone_replaces,
+            label=operation.label,
         )
-        task = asyncio.create_task(run(context), name=operation.name)
+        task = asyncio.create_task(run(context), name=operation.label)
         task.add_done_callback(lambda ended: _ended(ended, clock, liveness))
         return task
 
@@ -109,7 +112,7 @@ async def serve(settings: Settings) -> None:
             now=clock.now,
         ) as port,
     ):
-        emit(ServiceStarted(__version__, operation_names, port))
+        emit(ServiceStarted(__version__, tuple(labels.values()), port))
         for hint in settings.hints:
             emit(HintGiven(hint))
         tasks = [start(operation, session) for operation in settings.operations]

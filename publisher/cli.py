@@ -420,21 +420,3 @@ def forget(name: str, *, yes: bool, take_over: bool) -> None:
     from publisher.commands import state as command  # noqa: PLC0415
 
     sys.exit(command.forget(name, yes=yes, take_over=take_over))
-
-
-@state.command()
-@click.argument("old")
-@click.argument("new")
-@_YES
-@_TAKE_OVER
-def rename(old: str, new: str, *, yes: bool, take_over: bool) -> None:
-    """Give an operation another name without publishing anything twice.
-
-    Stop the service, run this, change the name in the settings, start it. Ids of
-    messages stay what they were. Interrupted, it is run again.
-
-    Exit codes: 0 done or would be, 1 it could not be, 2 settings cannot work.
-    """
-    from publisher.commands.state import rename as command  # noqa: PLC0415
-
-    sys.exit(command.main(old, new, yes=yes, take_over=take_over))

@@ -112,6 +112,8 @@ class OperationContext:
     """None in a preview, which applies no requests."""
     zone_replaces: str = ""
     """The wrong time zone that was used so far, as the settings confirm; empty = none."""
+    label: str = ""
+    """What events carry as `source`; empty = the operation's name."""
 
     async def wait(self, task: asyncio.Future[Any], seconds: float) -> None:
         """Return when the task is done, after so many seconds, or at a stop. The task goes on."""

@@ -69,7 +69,6 @@ class Reason(StrEnum):
     STATE_BLOCKED = "state_blocked"
     STATE_LOST = "state_lost"
     STATE_FORMAT = "state_format"
-    STATE_RENAMED = "state_renamed"
     ZONE_CHANGED = "zone_changed"
     # the service itself
     UNEXPECTED = "unexpected"

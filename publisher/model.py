@@ -195,7 +195,5 @@ class Restored:
     """The greatest transaction number in the last events of the operation; -1 = no events."""
     topic_unused: bool = False
     """The messages topic holds no record and never held any."""
-    goes_on_as: str = ""
-    """There is no state, but this operation once had the name, and derives its ids from it."""
     topic_readable: bool = True
     """The messages topic may be read. Only then a state that was set back is detected."""

@@ -136,8 +136,8 @@ async def publish(
     # Time counts as read only if it was asked for, has passed, and is as old as the pass requires.
     covered_until = min(step.window.end, asked_at, now - step.pass_.delay)
     publication = prepare(
-        state, step, answer, classification, context.zone, Limits.of(context.settings),
-        now=now, covered_until=covered_until,
+        state, step, answer, classification, context.zone,
+        Limits.of(context.settings, context.label), now=now, covered_until=covered_until,
         possibly_cut=classification.verdict is Verdict.TOO_LARGE,
     )  # fmt: skip
     # 3. Commit.

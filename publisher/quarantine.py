@@ -58,7 +58,8 @@ async def ask_or_keep(
     try:
         return await ask(context, loop_state, step, now)
     except Undecodable as error:
-        dead_letter = kept(state, step, error.answer, Limits.of(context.settings), now)
+        limits = Limits.of(context.settings, context.label)
+        dead_letter = kept(state, step, error.answer, limits, now)
         if dead_letter is not None:
             batch, successor = dead_letter
             await commit(context, batch)

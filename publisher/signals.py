@@ -6,7 +6,7 @@ holds anything from a message.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -264,3 +264,12 @@ Signal: TypeAlias = (
 )
 
 Emit: TypeAlias = Callable[[Signal], None]
+
+
+def labelled(signal: Signal, labels: Mapping[str, str]) -> Signal:
+    """Return the signal with the operation's label in place of its name: what people see."""
+    if isinstance(
+        signal, ServiceStarted | TopicCreated | OffsetsCompared | StopRequested | ServiceStopped
+    ):
+        return signal
+    return replace(signal, operation=labels.get(signal.operation, signal.operation))

@@ -329,13 +329,13 @@ class Rig:
         seconds: float,
         since: float | None = None,
         source: str = "wv0010",
-        later: Collection[str] = (),
+        labels: Collection[str] = (),
         missing_rows: int = 0,
     ) -> "Differences":
         """Wait until everything shown by now is published; what differs then.
 
-        `missing_rows`: so many are known not to come. `later` are names that the operation was
-        given after `source`.
+        `missing_rows`: so many are known not to come. `labels` are the labels that the operation
+        has had besides `source`, its name.
         """
         now = time.time()
         # A server whose clock was ahead for a while has shown what is not yet said.
@@ -345,7 +345,7 @@ class Rig:
             if row["_visible_at"] <= now and _can_be_an_event(row)
         ]
         missing = Counter(identity(row, row) for row in promised)
-        names = {source, *later}
+        names = {source, *labels}
         texts = _texts(promised)
         seen = 0
 
@@ -361,8 +361,8 @@ class Rig:
             await until(complete, seconds, every=0.1)
         events = list(await self.read_patiently())
         # The events may hold what became visible meanwhile, so the truth is asked again.
-        found = compare(await self.api.truth(), events, source, later)
-        found.lost = compare(promised, events, source, later).lost
+        found = compare(await self.api.truth(), events, source, labels)
+        found.lost = compare(promised, events, source, labels).lost
         found.promised = len(promised)
         return found
 
@@ -515,11 +515,11 @@ class Differences:
 
 
 def compare(
-    truth: Sequence[Fields], events: Sequence[Event], source: str, later: Collection[str] = ()
+    truth: Sequence[Fields], events: Sequence[Event], source: str, labels: Collection[str] = ()
 ) -> Differences:
     """Judge the events of one operation against the rows that its API has shown.
 
-    Ids are made of `source`, its first name; `later` are names that it was given afterwards.
+    Ids are made of `source`, its name; `labels` are the labels that it has had besides.
 
     Rows are matched by identity; equal rows by their number. Of a field that the API has
     corrected meanwhile, both values are right.
@@ -531,7 +531,7 @@ def compare(
     texts = _texts(truth)
     seen: Counter[bytes] = Counter()
     ids: Counter[str] = Counter()
-    mine = [event for event in events if event.value["source"] in {source, *later}]
+    mine = [event for event in events if event.value["source"] in {source, *labels}]
     found.events = len(mine)
     for event in mine:
         told = flat(event.value, texts)

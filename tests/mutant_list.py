@@ -223,7 +223,7 @@ MUTANTS: Final = [
         "publisher/state/checkpoint.py",
         STATE,
         (
-            "not isinstance(fields, dict) or format_ not in formats:",
+            "not isinstance(fields, dict) or format_ != FORMAT:",
             "not isinstance(fields, dict):",
         ),
     ),

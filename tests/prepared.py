@@ -264,7 +264,6 @@ if __name__ == "__main__":
     import publisher.commands.lateness
     import publisher.commands.preview
     import publisher.commands.state.rebuild
-    import publisher.commands.state.rename
     import publisher.commands.status
     import publisher.commands.verify  # noqa: F401
 

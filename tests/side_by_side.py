@@ -24,7 +24,7 @@ LONG: Final = (
     "test_kafka_cluster.py",
     "test_log_contract.py",
     "test_rebuild.py",
-    "test_rename.py",
+    "test_label.py",
     "test_sandbox_cluster.py",
     "test_undecided.py",
     "test_verify.py",

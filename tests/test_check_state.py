@@ -5,7 +5,6 @@ The API is not there; what is said of Kafka does not depend on it.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 from aiokafka import TopicPartition
@@ -15,8 +14,6 @@ from publisher.commands.check.checklist import State
 from publisher.commands.status_reader import restored_of
 from publisher.kafka.cluster import Cluster, OperationLog, partition_of
 from publisher.kafka.reader import Reader
-from publisher.model import Batch
-from publisher.state.checkpoint import encode_checkpoint
 from publisher.state.restored import state_to_go_on_from
 from sandbox.kafka import Broker
 from tests import kafka_tools
@@ -158,16 +155,6 @@ async def test_another_time_zone(topics: Env) -> None:
     confirmed = {"WOLKVOX_TIMEZONE_REPLACES": "America/Bogota"}
     line = await state_line(topics, WOLKVOX_TIMEZONE="Europe/Madrid", **confirmed)
     assert line["state"] == State.OK
-
-
-async def test_a_name_that_another_operation_has_borne(topics: Env) -> None:
-    author = Author("sales")
-    checkpoint = replace(author.state.checkpoint, formerly=(OPERATION,))
-    async with service(topics, "sales") as log:
-        await log.commit(Batch("sales", None, 0, [encode_checkpoint(checkpoint)]))
-    line = await state_line(topics)
-    assert line["state"] == State.FAILED
-    assert f"operation {OPERATION} goes on as sales" in line["text"]
 
 
 async def test_events_that_are_gone(kafka: Broker, topics: Env) -> None:

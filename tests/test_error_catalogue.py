@@ -113,12 +113,8 @@ NO_MESSAGES: Final = {
     # what `dead-letters` prints
     "{} events", ": nothing to replay", "a dry run: nothing was published; --publish does it",
     # what `state` prints
-    "{} tells of no operation", ", not in the settings: ",
-    "state forget removes it", "set its name there",
-    "forgotten", "would be forgotten (add --yes)", "renamed", "would be renamed (add --yes)",
-    "{}: is {} already; nothing is left to do", "{}: renamed to {}", ", formerly {}",
-    "{}: {} to {}, {} records; ids of messages are made of {} as before",
-    "{}: give the operation this name in the settings before it starts again",
+    "{} tells of no operation", ", not in the settings: state forget removes it",
+    "forgotten", "would be forgotten (add --yes)",
     "{}: {} records {}; its events stay in the messages topic",
     "{}: {} records, {} bytes",
     "{}\n  began at {}, zone {}, covered until {}, cursor {}\n  {} ids in {} windows, {} parked,"
@@ -180,8 +176,7 @@ NO_MESSAGES: Final = {
     "not judged after {}: live has not settled it yet", "nothing before {} was ever asked for",
     "  and {} more: --json shows them all", "would be rebuilt (add --yes)",
     "{}: {} from {} events; live goes on at {}",
-    "{}: no events in {}: nothing to rebuild; if it was renamed and has published nothing since,"
-    " rebuild it under its former name",
+    "{}: no events in {}: nothing to rebuild",
 }  # fmt: skip
 
 
@@ -814,18 +809,7 @@ ELSEWHERE: Final = {
         "test_remembered.py::test_a_removed_operation_is_forgotten"
     ),
     "tells nothing of an operation": "test_remembered.py::test_a_removed_operation_is_forgotten",
-    "is a former name of": "test_rename.py::test_the_old_name_is_nobody_elses",
-    "give it that name in": "test_rename.py::test_the_old_name_is_nobody_elses",
-    "begins anew, and": "test_rename.py::test_the_name_was_changed_in_the_settings_alone",
-    "has a state of its own": "test_rename.py::test_the_name_was_changed_in_the_settings_alone",
-    "NEW must be letters": "test_rename.py::test_what_cannot_be_meant",
-    "NEW must be another": "test_rename.py::test_what_cannot_be_meant",
-    "goes on as": "test_rename.py::test_an_operation_goes_on_under_another_name",
-    "was interrupted: run it again (wolkvox-": (
-        "test_rename.py::test_what_is_being_renamed_is_not_forgotten"
-    ),
-    "was renamed to {} already": "test_renaming.py::test_what_cannot_be_renamed",
-    "is not whole": "test_renaming.py::test_a_state_that_is_not_whole_stays_where_it_is",
+    "starts for the first time, but": "test_label.py::test_another_name_is_another_operation",
     "a service seems to run": "test_replayed_letters.py::test_letters_come_out_once",
     "has no state in the state topic": "test_replayed_letters.py::test_what_is_wrong_is_said",
     "the replay ended early": "test_replayed_letters.py::test_what_is_wrong_is_said",

@@ -619,3 +619,26 @@ def test_operations_of_the_file_take_the_zone_of_the_environment(tmp_path: Path)
     found = load(toml(tmp_path, text) | {"WOLKVOX_TIMEZONE": "America/Santiago"})
     zones = [operation.timezone for operation in found.operations]
     assert zones == ["America/Santiago", "America/Mexico_City"]
+
+
+def test_labels_tell_operations_apart(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    entry = '[[operations]]\nserver = "{}"\ntoken = "{}"\n{}\n'
+    file.write_text(
+        entry.format("0010", "a", 'label = "sales"') + entry.format("0011", "b", ""),
+        encoding="utf-8",
+    )
+    operations = load({"PUBLISHER_CONFIG": str(file)}).operations
+    assert [(operation.name, operation.label) for operation in operations] == [
+        ("wv0010", "sales"),
+        ("wv0011", "wv0011"),
+    ]
+    file.write_text(
+        entry.format("0010", "a", 'label = "wv0011"') + entry.format("0011", "b", ""),
+        encoding="utf-8",
+    )
+    with pytest.raises(SettingsError) as caught:
+        load({"PUBLISHER_CONFIG": str(file)})
+    assert caught.value.problems == [
+        "operations: two of them have equal labels: each needs its own"
+    ]

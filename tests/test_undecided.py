@@ -163,5 +163,5 @@ async def test_the_first_event_that_is_kept_stands_behind_aborted_ones(
             await producer.send_and_wait(topic, b"kept", partition=0, timestamp_ms=5_000)
     async with kafka_tools.administering(kafka.bootstrap) as admin:
         await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=1)})
-    kept = await first_kept(settings_of(topics), "wv0010", [])
+    kept = await first_kept(settings_of(topics), "wv0010")
     assert kept == datetime.fromtimestamp(5, UTC)

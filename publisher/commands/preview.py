@@ -148,6 +148,7 @@ async def _preview(
             clock=clock,
             emit=totals,
             beat=lambda _: None,
+            label=operation.label,
         )
         loop_state = LoopState.starting(context.settings)
         try:

@@ -122,12 +122,12 @@ def prepare(
         REPAIRING.label,
         answer.received_at,
         classification.lenient,
-        checkpoint.formerly,
+        label=limits.label,
     )
     encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
     addition = Addition(state)
     published: set[bytes] = set()
-    for reading in chunks(classification.data, checkpoint.identity, zone):
+    for reading in chunks(classification.data, checkpoint.operation, zone):
         for row, event_id in zip(reading.rows, event_ids(reading.rows), strict=True):
             if event_id not in missing or event_id in published:
                 continue

@@ -59,8 +59,12 @@ def complain_all(problems: Iterable[str]) -> None:
 
 
 def chosen(settings: Settings, name: str | None) -> list[Operation]:
-    """The operation of that name, in a list; all operations for None. Raises SettingsError."""
-    operations = [operation for operation in settings.operations if name in (None, operation.name)]
+    """The operation of that name or label, in a list; all for None. Raises SettingsError."""
+    operations = [
+        operation
+        for operation in settings.operations
+        if name in (None, operation.name, operation.label)
+    ]
     if not operations:
         names = ", ".join(operation.name for operation in settings.operations)
         raise SettingsError([f"--operation: there is no {name}; there are: {names}"])

@@ -5,7 +5,7 @@ elsewhere with the same settings notices nothing.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, cast
 
@@ -16,14 +16,14 @@ from aiokafka import TopicPartition
 from publisher.errors import StepError
 from publisher.kafka.clients import Clients
 from publisher.kafka.cluster import partition_of
-from publisher.kafka.first_start import history_lost, operations_in
+from publisher.kafka.first_start import history_lost
 from publisher.kafka.reader import COMMAND_SECONDS, Reader, hidden_hint, reading
 from publisher.kafka.tail import NEVER
 from publisher.kafka.topics import partitions_of
 from publisher.model import Restored
 from publisher.settings import Settings
 from publisher.state import state
-from publisher.state.checkpoint import checkpoint_key, checkpoint_of, operation_of
+from publisher.state.checkpoint import checkpoint_key, operation_of
 from publisher.state.state import State
 from publisher.telemetry import status_document
 from publisher.telemetry.status_document import Report
@@ -110,8 +110,8 @@ async def _states(settings: Settings) -> tuple[dict[str, State | StepError | Non
             f" topic {topic}: the service has not run with these settings yet, or READ on the topic"
             " is not granted; check KAFKA_BOOTSTRAP_SERVERS and PUBLISHER_STATE_TOPIC"
         )
-    names = [operation.name for operation in settings.operations]
-    wanted = sorted({partition_of(name) for name in names} & there)
+    labels = {operation.name: operation.label for operation in settings.operations}
+    wanted = sorted({partition_of(name) for name in labels} & there)
     async with reading(clients) as reader:
         read = [await reader.decided_records(TopicPartition(topic, number)) for number in wanted]
     live = {number: records for number, (records, _) in zip(wanted, read, strict=True)}
@@ -120,7 +120,9 @@ async def _states(settings: Settings) -> tuple[dict[str, State | StepError | Non
         for number, (_, hidden) in zip(wanted, read, strict=True)
         if hidden
     ]
-    return {name: _state(name, live.get(partition_of(name), {})) for name in names}, hints
+    return {
+        label: _state(name, live.get(partition_of(name), {})) for name, label in labels.items()
+    }, hints
 
 
 async def records_of(
@@ -159,11 +161,10 @@ async def restored_of(
             # A service that runs may have published since the state was read.
             live = await reader.live_records(home, blocked_after)
         records = {key: value for key, value in live.items() if operation_of(key) == operation}
-        lost, goes_on_as = False, ""
+        lost = False
         if checkpoint_key(operation) not in records:
             lost = await history_lost(reader, settings, partitions, homes, blocked_after)
-            goes_on_as, _ = await operations_in(reader, homes, operation)
-    return Restored(records, lost, tail.newest_published, tail.unused, goes_on_as, tail.readable)
+    return Restored(records, lost, tail.newest_published, tail.unused, tail.readable)
 
 
 def _sequence(live: Mapping[bytes, bytes], operation: str) -> int:
@@ -172,20 +173,6 @@ def _sequence(live: Mapping[bytes, bytes], operation: str) -> int:
         return int(orjson.loads(live[checkpoint_key(operation)])["sequence"])
     except (KeyError, TypeError, ValueError):
         return -1
-
-
-async def names_of(
-    settings: Settings, operations: Iterable[str], hidden: set[str] | None = None
-) -> dict[str, str]:
-    """The current name of an operation by every name that it has had, for these operations.
-
-    `operations` holds current names. For `hidden` see `records_of`.
-    """
-    current_names: dict[str, str] = {}
-    for name in operations:
-        checkpoint = checkpoint_of(name, await records_of(settings, name, hidden))
-        current_names |= dict.fromkeys(checkpoint.names if checkpoint else (name,), name)
-    return current_names
 
 
 async def all_records(

@@ -85,23 +85,23 @@ class _Second(NamedTuple):
 class Provenance:
     """What all events of an answer have in common: whose answer it is, and how it was read."""
 
-    source: str
-    """The operation's name."""
+    operation: str
+    """The operation's name. It is the header `ce_source`, and the ids are made of it."""
     pass_label: str
     read_at: Instant
     lenient: bool = False
     """The answer was decoded leniently: characters may be replaced by U+FFFD."""
-    formerly: tuple[str, ...] = ()
-    """Names that the operation has borne, the first one first. Ids are made from the first."""
     sequence: int = 1
     """Number of the transaction that publishes the events."""
+    label: str = ""
+    """The field `source` of the events; empty = the operation's name."""
 
 
 class Encoder:
     """Encodes the rows of one answer."""
 
     def __init__(self, provenance: Provenance, *, max_event_bytes: int) -> None:
-        self._head = b'","source":' + orjson.dumps(provenance.source)
+        self._head = b'","source":' + orjson.dumps(provenance.label or provenance.operation)
         self._max_event_bytes = max_event_bytes
         shared = shared_headers(EVENT_TYPE, DATA_SCHEMA, provenance)
         encoded = b"".join(kafka_record.header(name, content) for name, content in shared)
@@ -208,15 +208,13 @@ def shared_headers(event_type: str, data_schema: str, provenance: Provenance) ->
     headers: list[Header] = [
         ("ce_specversion", b"1.0"),
         ("ce_type", event_type.encode()),
-        ("ce_source", provenance.source.encode()),
+        ("ce_source", provenance.operation.encode()),
         ("content-type", b"application/json"),
         ("ce_dataschema", data_schema.encode()),
         ("wolkvox_read_at", iso(provenance.read_at).encode()),
         ("wolkvox_pass", provenance.pass_label.encode()),
         (SEQUENCE_HEADER, str(provenance.sequence).encode()),
     ]
-    if provenance.formerly:
-        headers.append(("wolkvox_formerly", ",".join(provenance.formerly).encode()))
     if provenance.lenient:
         headers.append(("wolkvox_decoding", b"lenient"))
     return headers

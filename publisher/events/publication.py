@@ -46,13 +46,16 @@ class Limits:
     revisions: bool = False
     """Whether revisions of changed messages are published."""
     confirming: Confirming = field(default_factory=Confirming)
+    label: str = ""
+    """The operation's label, which events carry as `source`; empty = its name."""
 
     @classmethod
-    def of(cls, settings: PublisherSettings) -> "Limits":
+    def of(cls, settings: PublisherSettings, label: str = "") -> "Limits":
         silence, revisions = implausible(settings.poll_every), bool(settings.revisions_topic)
         return cls(
-            settings.horizon, settings.max_event_bytes, silence, revisions, Confirming.of(settings)
-        )
+            settings.horizon, settings.max_event_bytes, silence, revisions,
+            Confirming.of(settings), label,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,8 @@ def prepare(
         step.pass_.label,
         answer.received_at,
         classification.lenient,
-        state.checkpoint.formerly,
         state.checkpoint.sequence + 1,
+        limits.label,
     )
     content = _content(state, step, classification, zone, provenance, limits)
     revisions = content.revised.encode(provenance, max_event_bytes=limits.max_event_bytes)
@@ -213,7 +216,7 @@ def _content(
     limits: Limits,
 ) -> _Content:
     """Look at every row once: identify it, decide whether it is new, and encode it if it is."""
-    identity = state.checkpoint.identity
+    identity = state.checkpoint.operation
     encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
     screen = Screen(_published(state, step))
     reviser = Reviser(identity, state.ledger, state.fingerprints, lenient=classification.lenient)

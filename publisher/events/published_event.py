@@ -16,19 +16,7 @@ class PublishedEvent:
     value: dict[str, Any]
     read_at: Instant
     pass_label: str
-    formerly: tuple[str, ...] = ()
-    """Names that its operation had borne when it was published, the first one first."""
     later: bool = False
     """It was committed after the moment that the reader asked about."""
     sequence: int = -1
     """Number of the transaction that published the event."""
-
-    @property
-    def identity(self) -> str:
-        """The operation name from which its id is made."""
-        return self.names[0]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All names that its operation had borne by then, the first one first."""
-        return tuple(dict.fromkeys((*self.formerly, self.value["source"])))

@@ -127,7 +127,7 @@ def chunks(data: list[Any], identity: str, zone: Zone) -> Iterator[Reading]:
     """Identify every row of an answer, portion by portion.
 
     It replaces the elements of `data` by None as it reads them. `identity` is the operation name
-    from which ids are made (`Checkpoint.identity`).
+    of which ids are made.
 
     A portion that is thrown away before the next one is read fits into the processor's cache. So a
     large answer takes a tenth less time and half the memory.

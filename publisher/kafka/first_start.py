@@ -1,6 +1,6 @@
 """Judges an operation that has no checkpoint.
 
-Either the operation is new, or its state is lost, or it was renamed.
+Either the operation is new, or its state is lost.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -36,26 +36,15 @@ async def history_lost(
     return True
 
 
-async def operations_in(
-    reader: Reader, states: Iterable[TopicPartition], operation: str
-) -> tuple[str, set[str]]:
-    """The name under which a renamed operation goes on, and an empty set.
-
-    If no operation was `operation` formerly: "", and the names of all operations that have a
-    state. `states` are the partitions of the state topic.
-    """
+async def operations_in(reader: Reader, states: Iterable[TopicPartition]) -> set[str]:
+    """The names of all operations that have a state in these partitions of the state topic."""
     names: set[str] = set()
     for state in await reader.with_offsets(states):
         # Reading stops at what is decided: an open transaction in the partition of another
         # operation must not block this operation.
         live, _ = await reader.decided_records(state)
-        for checkpoint in checkpoints(live):
-            if checkpoint.renamed_to:
-                continue
-            if operation in checkpoint.formerly:
-                return checkpoint.operation, set()
-            names.add(checkpoint.operation)
-    return "", names
+        names |= {checkpoint.operation for checkpoint in checkpoints(live)}
+    return names
 
 
 def begins_anew_hint(settings: Settings, operation: str, names: set[str]) -> str | None:
@@ -67,11 +56,10 @@ def begins_anew_hint(settings: Settings, operation: str, names: set[str]) -> str
     if not unconfigured:
         return None
     return (
-        f"{operation} begins anew, and {settings.publisher.state_topic} knows"
-        f" {', '.join(sorted(unconfigured))}, too, of which the"
-        " settings say nothing: if it is the same under a new name, stop, set the old"
-        " name again, and run wolkvox-publisher state rename; if not, wolkvox-publisher"
-        " state forget ends this hint"
+        f"operation {operation} starts for the first time, but {settings.publisher.state_topic}"
+        f" also holds {', '.join(sorted(unconfigured))}, which the settings do not name: if it is"
+        " the same operation, stop now, set its old WOLKVOX_NAME again and give the new name as"
+        " WOLKVOX_LABEL; if not, remove the old state with wolkvox-publisher state forget"
     )
 
 

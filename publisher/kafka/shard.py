@@ -82,13 +82,11 @@ class Shard:
             async with reading(self._clients) as reader:
                 live = await self._read(reader)
                 records = {key: live[key] for key in live if operation_of(key) == operation}
-                lost, goes_on_as = False, ""
+                lost = False
                 if checkpoint_key(operation) not in records:
-                    lost, goes_on_as = await self._first_start(reader, operation)
+                    lost = await self._first_start(reader, operation)
                 tail = await self._tail(reader, operation)
-            return Restored(
-                records, lost, tail.newest_published, tail.unused, goes_on_as, tail.readable
-            )
+            return Restored(records, lost, tail.newest_published, tail.unused, tail.readable)
 
     async def _tail(self, reader: Reader, operation: str) -> Tail:
         """The end of the messages topic, which also shows what a state that was set back lacks."""
@@ -274,20 +272,17 @@ class Shard:
             " PUBLISHER_TRANSACTIONAL_ID"
         )
 
-    async def _first_start(self, reader: Reader, operation: str) -> tuple[bool, str]:
-        """For an operation without a checkpoint: whether its state is lost, and its present name.
-
-        The name is "" if the operation was not renamed.
-        """
+    async def _first_start(self, reader: Reader, operation: str) -> bool:
+        """For an operation without a checkpoint: whether its state is lost."""
         topic = self._settings.publisher.state_topic
         states = [TopicPartition(topic, number) for number in range(STATE_PARTITIONS)]
         messages = await self._partitions(self._settings.messages_topic(operation))
         if await history_lost(reader, self._settings, messages, states, BLOCKED_SECONDS):
-            return True, ""
-        goes_on_as, names = await operations_in(reader, states, operation)
-        if not goes_on_as and (hint := begins_anew_hint(self._settings, operation, names)):
+            return True
+        names = await operations_in(reader, states)
+        if hint := begins_anew_hint(self._settings, operation, names):
             self._emit(HintGiven(hint, operation))
-        return False, goes_on_as
+        return False
 
     def _throw_away(self) -> None:
         """Never use this producer again. It ends in the background, within bounds."""

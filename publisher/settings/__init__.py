@@ -58,6 +58,8 @@ class Operation:
     token: str = field(repr=False)
     timezone: str
     timezone_replaces: str = ""
+    label: str = ""
+    """What people call the operation: `source` in events, and in metrics and logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     # contradictory.
     refused = {problem.partition(" ")[0] for problem in problems}
     if from_file and from_environment.model_dump(
-        exclude={"timezone", "timezone_replaces", "name"}, exclude_none=True
+        exclude={"timezone", "timezone_replaces", "name", "label"}, exclude_none=True
     ):
         problems.append(
             "WOLKVOX_SERVER and the like describe one operation and [[operations]] in the"
@@ -120,8 +122,12 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         _operation(operation, say, refused, problems)
         for operation, say in from_file or [(from_environment, from_environment.variable)]
     ]
-    for field_name in ("name", "token"):
-        in_use = [value for operation in operations if (value := getattr(operation, field_name))]
+    names = [operation.name for operation in operations]
+    # Operations of one name count once: their labels say nothing more.
+    labels = [*{operation.name: operation.label for operation in operations}.values()]
+    tokens = [operation.token for operation in operations]
+    for field_name, contents in (("name", names), ("label", labels), ("token", tokens)):
+        in_use = [value for value in contents if value]
         if len(set(in_use)) < len(in_use):
             problems.append(f"operations: two of them have equal {field_name}s: each needs its own")
     problems += (
@@ -154,16 +160,18 @@ def _operation(
     elif not group.server and not (group.url and group.name):
         name = ""
         problems.append(f"{say('server')} is missing: the four digits of wvNNNN.wolkvox.com")
-    elif not NAME.fullmatch(name):
-        name = ""
-        problems.append(f"{say('name')} must be letters, digits, '.', '_' and '-' only")
+    for field_name, value in (("name", name), ("label", group.label)):
+        if value and not NAME.fullmatch(value):
+            name = ""
+            problems.append(f"{say(field_name)} must be letters, digits, '.', '_' and '-' only")
     token = _secret(group, "token", say, problems)
     if token is None and not refused & {say("token"), say("token_file")}:
         problems.append(f"{say('token')} is missing: set it or {say('token_file')}")
     elif token and not _TOKEN.fullmatch(token):
         problems.append(f"{say('token')} must be printable ASCII without spaces")
     url = group.url or f"https://{server_name}.wolkvox.com"
-    return Operation(name, url, token or "", group.timezone, group.timezone_replaces)
+    label = group.label or name
+    return Operation(name, url, token or "", group.timezone, group.timezone_replaces, label)
 
 
 def _secret(group: Group, name: str, say: Say, problems: list[str]) -> str | None:

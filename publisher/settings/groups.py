@@ -97,8 +97,11 @@ class OperationSettings(Group):
 
     prefix = "wolkvox"
     name: str = ""
-    """Becomes `source` in events, and a part of their ids. The default is `wv` + server. The
-    command `state rename` changes it."""
+    """Names the operation for ever: ids, state and topics are made of it. The default is `wv` +
+    server."""
+    label: str = ""
+    """What people call the operation: `source` in events, and in metrics and logs. It may change at
+    any time. The default is the name."""
     server: Server | None = None
     url: Url | None = None
     token: SecretStr | None = None

@@ -29,9 +29,6 @@ from publisher.model import (
 )
 
 FORMAT: Final = 1
-RENAMED: Final = 2
-"""Format of the checkpoints of renamed operations. A release that would make ids from the present
-name must refuse them."""
 LIVE: Final = "live"
 REPAIR: Final = "repair"
 BACKFILL: Final = "backfill"
@@ -64,20 +61,6 @@ class Checkpoint:
     was published of them, so no pass publishes from within `gaps.NEAR` of them."""
     unconfirmed: tuple[Unconfirmed, ...] = ()
     """Sorted: what was read only once, and too late for every re-read."""
-    formerly: tuple[str, ...] = ()
-    """Names that the operation has borne, the first one first."""
-    renamed_to: str = ""
-    """The operation goes on under this name, and no longer under `operation`."""
-
-    @property
-    def identity(self) -> str:
-        """The name from which ids are made, for ever: the first one."""
-        return self.names[0]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All names that the operation has borne, without repetitions, the first one first."""
-        return tuple(dict.fromkeys((*self.formerly, self.operation)))
 
     @property
     def live(self) -> Progress:
@@ -104,14 +87,6 @@ class Entry:
     parts: int = 1
 
 
-def formerly_of(names: tuple[str, ...], present_name: str) -> tuple[str, ...]:
-    """The former names of an operation that has borne `names` and is now called `present_name`.
-
-    The first name always stays, because ids are made from it.
-    """
-    return tuple(name for name in names if name != present_name or name == names[0])
-
-
 def checkpoint_key(operation: str) -> bytes:
     return f"checkpoint/{operation}".encode()
 
@@ -128,7 +103,7 @@ def operation_of(key: bytes) -> str | None:
 
 def encode_checkpoint(checkpoint: Checkpoint) -> StateRecord:
     value: dict[str, Any] = {
-        "format": RENAMED if checkpoint.formerly or checkpoint.renamed_to else FORMAT,
+        "format": FORMAT,
         "operation": checkpoint.operation,
         "timezone": checkpoint.timezone,
         "start": iso(checkpoint.start),
@@ -172,10 +147,6 @@ def encode_checkpoint(checkpoint: Checkpoint) -> StateRecord:
             }
             for backfill in checkpoint.backfills
         ]
-    if checkpoint.formerly:
-        value["formerly"] = checkpoint.formerly
-    if checkpoint.renamed_to:
-        value["renamed_to"] = checkpoint.renamed_to
     return StateRecord(checkpoint_key(checkpoint.operation), orjson.dumps(value))
 
 
@@ -186,7 +157,7 @@ def checkpoint_of(operation: str, records: Mapping[bytes, bytes]) -> Checkpoint 
 
 
 def decode_checkpoint(value: bytes) -> Checkpoint:
-    fields = known_format(value, (FORMAT, RENAMED))
+    fields = known_format(value)
     return Checkpoint(
         operation=fields["operation"],
         timezone=fields["timezone"],
@@ -221,8 +192,6 @@ def decode_checkpoint(value: bytes) -> Checkpoint:
             )
             for backfill in fields.get("backfills", ())
         ),
-        formerly=tuple(fields.get("formerly", ())),
-        renamed_to=fields.get("renamed_to", ""),
     )
 
 
@@ -236,20 +205,19 @@ def _windows(stretches: Iterable[Mapping[str, str]]) -> tuple[Window, ...]:
     )
 
 
-def known_format(value: bytes, formats: tuple[int, ...] = (FORMAT,)) -> dict[str, Any]:
-    """The JSON object of a record. Raises NeedsOperator if its format is not one of `formats`."""
+def known_format(value: bytes) -> dict[str, Any]:
+    """The JSON object of a record. Raises NeedsOperator for a format that is not ours."""
     try:
         fields = orjson.loads(value)
     except orjson.JSONDecodeError:
         fields = None
     format_ = fields.get("format") if isinstance(fields, dict) else None
-    if not isinstance(fields, dict) or format_ not in formats:
+    if not isinstance(fields, dict) or format_ != FORMAT:
         raise NeedsOperator(
             Stage.RESTORE,
             Reason.STATE_FORMAT,
             f"the state topic is written in format {format_!r}, this version reads"
-            f" format {' and '.join(map(str, formats))}: run the version that wrote it, or a newer"
-            " one",
+            f" format {FORMAT}: run the version that wrote it, or a newer one",
         )
     return fields
 

@@ -67,35 +67,6 @@ def placeholder(operation: str, sequence: int, at: Instant) -> StateRecord:
     return next(journal_parts(operation, entry, {}))
 
 
-def reserved(operation: str, at: Instant, former: str) -> StateRecord:
-    """A placeholder which says that the operation `former` is being renamed to this one."""
-    key, value = placeholder(operation, 0, at)
-    return StateRecord(key, retold(value or b"", {"renaming": former}))
-
-
-def reserved_for(operation: str, records: Mapping[bytes, bytes]) -> str:
-    """The operation that is being renamed to this one, by the records of this one; or ""."""
-    written = records.get(journal_key(operation, 0, 0))
-    if written is None:
-        return ""
-    former: str = known_format(written.partition(b"\n")[0]).get("renaming", "")
-    return former
-
-
-def interrupted(old: str, new: str) -> str:
-    """The text that says what to do about a renaming that has not come to its end."""
-    return (
-        f"the renaming of {old} to {new} was interrupted: run it again (wolkvox-publisher state"
-        f" rename {old} {new} --yes)"
-    )
-
-
-def retold(value: bytes, fields: Mapping[str, str]) -> bytes:
-    """A journal record with these fields in its line. Its ids stay as they are."""
-    line, _, ids = value.partition(b"\n")
-    return orjson.dumps(orjson.loads(line) | fields) + b"\n" + ids
-
-
 def journal_parts(
     operation: str, entry: Entry, ids: Ids, versions: Versions | None = None
 ) -> Iterator[StateRecord]:

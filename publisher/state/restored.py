@@ -6,7 +6,7 @@ A state is believed only if it fits both. Otherwise the operator must decide.
 from publisher.errors import NeedsOperator, Reason, Stage, history_lost
 from publisher.model import Restored
 from publisher.state.checkpoint import Checkpoint, checkpoint_of
-from publisher.state.state import State, goes_on_as, restore
+from publisher.state.state import State, restore
 
 
 def restored_state(operation: str, restored: Restored, *, revisions: bool = False) -> State | None:
@@ -27,8 +27,6 @@ def state_to_go_on_from(
     state = restored_state(operation, restored, revisions=revisions)
     if state is None and restored.history_lost:
         raise history_lost(state_topic)
-    if state is None and restored.goes_on_as:
-        raise goes_on_as(operation, restored.goes_on_as)
     return state
 
 
@@ -56,7 +54,7 @@ def refuse_unconfirmed_zone(operation: str, before: str, zone: str, replaces: st
 
 def refuse_set_back(operation: str, checkpoint: Checkpoint | None, newest_published: int) -> None:
     """Raise NeedsOperator if the messages topic holds later events than the state knows of."""
-    if checkpoint and checkpoint.sequence < newest_published and not checkpoint.renamed_to:
+    if checkpoint and checkpoint.sequence < newest_published:
         raise NeedsOperator(
             Stage.RESTORE,
             Reason.STATE_LOST,

@@ -28,7 +28,7 @@ from publisher.state.checkpoint import (
 from publisher.state.fingerprints import Fingerprints, Run, Versions, unpacked
 from publisher.state.forgetting import forget_before, forgotten_with, outlived, spared
 from publisher.state.gaps import FAR, Gaps, beyond, near
-from publisher.state.journal import decode_journal, interrupted, journal_parts, reserved_for
+from publisher.state.journal import decode_journal, journal_parts
 from publisher.state.ledger import Ids, Ledger
 from publisher.wolkvox.server_clock import RESOLUTION
 
@@ -196,15 +196,11 @@ def restore(
     """Restore the state from the live records of its operation; None if there is no state.
 
     It empties `records` on the way, because two copies of ten million ids would hurt. Without
-    `revisions` it leaves the fingerprints out. Raises NeedsOperator for an unknown format, for an
-    operation that has another name now, for a renaming that was interrupted, and if journal
-    records or the checkpoint have been lost.
+    `revisions` it leaves the fingerprints out. Raises NeedsOperator for an unknown format, and if
+    journal records or the checkpoint have been lost.
     """
     checkpoint = checkpoint_of(operation, records)
     records.pop(checkpoint_key(operation), None)
-    former = reserved_for(operation, records)
-    if former and (checkpoint is None or checkpoint.renamed_to):
-        raise NeedsOperator(Stage.RESTORE, Reason.STATE_RENAMED, interrupted(former, operation))
     if checkpoint is None:
         if records:
             raise NeedsOperator(
@@ -214,14 +210,6 @@ def restore(
                 " it has been tampered with or lost data; restore it from a backup",
             )
         return None
-    if checkpoint.renamed_to:
-        raise NeedsOperator(
-            Stage.RESTORE,
-            Reason.STATE_RENAMED,
-            f"operation {operation} was renamed to {checkpoint.renamed_to}: give it that name in"
-            " the settings; if the renaming was interrupted, run it again (wolkvox-publisher state"
-            f" rename {operation} {checkpoint.renamed_to} --yes)",
-        )
     if len(records) < checkpoint.journal_records:
         raise NeedsOperator(
             Stage.RESTORE,
@@ -258,19 +246,6 @@ def restore(
         # A revision may outlive the message that it revised in the ledger.
         state.fingerprints.forget(state.ledger.holds)
     return state
-
-
-def goes_on_as(operation: str, present_name: str) -> NeedsOperator:
-    """The error for an old name of a renamed operation, if its own checkpoint does not say so.
-
-    That happens when the state was lost and rebuilt.
-    """
-    return NeedsOperator(
-        Stage.RESTORE,
-        Reason.STATE_RENAMED,
-        f"operation {operation} goes on as {present_name}, whose ids are made of its former names:"
-        " set that name instead",
-    )
 
 
 def republishing(checkpoint: Checkpoint) -> Backfill | None:

@@ -22,7 +22,6 @@ import orjson
 from publisher.commands.dead_letters.letter_reader import letters
 from publisher.commands.dead_letters.stored_letter import Key, Letter, Replayed
 from publisher.commands.runner import RefusedError, chosen, complain_all, run
-from publisher.commands.status_reader import names_of
 from publisher.model import Instant, iso
 from publisher.settings import Operation, Settings
 
@@ -115,7 +114,7 @@ async def _all(
 
     The letters that are `wanted` come with their bytes.
     """
-    names = await names_of(settings, [operation.name for operation in operations], hidden)
+    names = [operation.name for operation in operations]
     async with aclosing(letters(settings, names, wanted=wanted, hidden=hidden)) as stream:
         async for letter in stream:
             yield letter

@@ -3,7 +3,7 @@
 Nothing here writes to Kafka or takes over a transactional id.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from datetime import UTC, datetime
 
@@ -15,18 +15,18 @@ from publisher.settings import Settings
 
 async def letters(
     settings: Settings,
-    names: Mapping[str, str],
+    operations: Collection[str],
     *,
     wanted: Callable[[Letter], bool],
     hidden: set[str] | None = None,
 ) -> AsyncGenerator[Letter | Replayed, None]:
     """The letters and replays of these operations, oldest first; incomplete letters come last.
 
-    `names` is that of `Letters`. The letters that are `wanted` come with their bytes. For `hidden`,
+    The letters that are `wanted` come with their bytes. For `hidden`,
     and for the errors raised, see `topic_records`.
     """
-    topics = {settings.dead_letters_topic(name) for name in names}
-    assembler = Letters(names, wanted)
+    topics = {settings.dead_letters_topic(name) for name in operations}
+    assembler = Letters(operations, wanted)
     async with aclosing(topic_records(Clients(settings), topics, hidden=hidden)) as pieces:
         async for records in pieces:
             for record in records:

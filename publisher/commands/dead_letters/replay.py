@@ -6,7 +6,7 @@ committed stays done. So after any failure the command can simply be started aga
 """
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -128,7 +128,7 @@ async def _replay(
             # Read the index again: since the takeover nobody else can write.
             index = await indexed(settings, [operation])
             todo = wanted - index.replayed.keys()
-            await _operation(settings, state, todo, results, cluster)
+            await _operation(settings, operation, state, todo, results, cluster)
 
 
 def _begun(state: State | None, operation: str) -> State:
@@ -143,6 +143,7 @@ def _begun(state: State | None, operation: str) -> State:
 
 async def _operation(
     settings: Settings,
+    operation: Operation,
     state: State,
     todo: set[Key],
     results: list[Result],
@@ -153,10 +154,8 @@ async def _operation(
     Removes what is done from `todo`. Without a `cluster` it only computes the results.
     """
     publisher = settings.publisher
-    operation = state.checkpoint.operation
-    names = dict.fromkeys(state.checkpoint.names, operation)
-    zone, limits = Zone(state.checkpoint.timezone), Limits.of(publisher)
-    async with aclosing(_batches(settings, names, todo)) as batches:
+    zone, limits = Zone(state.checkpoint.timezone), Limits.of(publisher, operation.label)
+    async with aclosing(_batches(settings, operation.name, todo)) as batches:
         async for batch in batches:
             # If a letter is in the topic twice, the first counts.
             fresh = {letter.key: letter for letter in reversed(batch) if letter.key in todo}
@@ -164,7 +163,7 @@ async def _operation(
             replay = replay_batch.prepare(state, fresh_letters, zone, limits, datetime.now(UTC))
             if replay.batch and replay.successor:
                 if cluster:
-                    await cluster.log(operation).commit(replay.batch)
+                    await cluster.log(operation.name).commit(replay.batch)
                 state.apply(replay.successor, publisher.horizon)
             todo -= fresh.keys()
             results += (
@@ -174,12 +173,12 @@ async def _operation(
 
 
 async def _batches(
-    settings: Settings, names: Mapping[str, str], todo: set[Key]
+    settings: Settings, operation: str, todo: set[Key]
 ) -> AsyncGenerator[list[Letter], None]:
     """The letters with their bytes, in the order of the topic. A batch has a single window."""
     batch: list[Letter] = []
     size = 0
-    stream = letters(settings, names, wanted=lambda letter: letter.key in todo)
+    stream = letters(settings, [operation], wanted=lambda letter: letter.key in todo)
     async with aclosing(stream):
         async for letter in stream:
             if not isinstance(letter, Letter) or letter.key not in todo:

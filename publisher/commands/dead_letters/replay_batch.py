@@ -135,7 +135,7 @@ def _replay(
     classification = classify(
         Answer(200, {}, body, letter.read_at, letter.read_at, 0.0), lenient=True
     )
-    reading = read_rows(classification.data, checkpoint.identity, zone)
+    reading = read_rows(classification.data, checkpoint.operation, zone)
     lone = _is_row(letter)
     rows = reading.rows[letter.number - 1 :] if lone else reading.rows
     if lone and event:
@@ -143,8 +143,8 @@ def _replay(
     if not rows:
         return Result(letter, Outcome.STILL_BAD)
     provenance = Provenance(
-        checkpoint.operation, REPLAY, letter.read_at, classification.lenient, checkpoint.formerly,
-        checkpoint.sequence + 1,
+        checkpoint.operation, REPLAY, letter.read_at, classification.lenient,
+        checkpoint.sequence + 1, limits.label,
     )  # fmt: skip
     encoder = Encoder(provenance, max_event_bytes=limits.max_event_bytes)
     before = len(collected.events)

@@ -6,7 +6,7 @@ Rules of this file:
 - Letters of older versions stay readable: without `id` the hash of the bytes identifies them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha1
@@ -95,14 +95,10 @@ class Letters:
     """Assembles the letters of some operations from records, read partition by partition."""
 
     def __init__(
-        self, names: Mapping[str, str], wanted: Callable[[Letter], bool] = lambda _: False
+        self, operations: Collection[str], wanted: Callable[[Letter], bool] = lambda _: False
     ) -> None:
-        """Start without letters.
-
-        `names` holds the current name of an operation by every name that it has had. The letters
-        that are `wanted` keep their bytes.
-        """
-        self._names = names
+        """Start without letters. The letters that are `wanted` keep their bytes."""
+        self._operations = operations
         self._wanted = wanted
         self._open: dict[Key, Letter] = {}
 
@@ -115,7 +111,8 @@ class Letters:
         """
         fields = {name: (content or b"").decode("utf-8", "replace") for name, content in headers}
         try:
-            fields["operation"] = self._names[fields["operation"]]
+            if fields["operation"] not in self._operations:
+                return None
             if value is None:
                 replayed_at = _instant(fields["replayed_at"])
                 return Replayed(fields["operation"], fields["id"], replayed_at, fields["result"])

@@ -3,7 +3,6 @@
 `forget` writes to the state topic like the service, under its transactional id (decision 0020).
 """
 
-from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import click
@@ -16,7 +15,6 @@ from publisher.errors import StepError
 from publisher.model import Batch, StateRecord, iso
 from publisher.settings import Settings
 from publisher.state.checkpoint import checkpoint_of
-from publisher.state.journal import interrupted, reserved_for
 from publisher.state.state import restore
 
 WHAT: Final = "the state"
@@ -61,9 +59,6 @@ def forget(name: str, *, yes: bool, take_over: bool) -> int:
         records = records_of.get(name)
         if records is None:
             raise RefusedError(f"the state topic tells nothing of an operation {name}")
-        refuse_former(name, records_of.keys() - {name}, records_of)
-        if problem := _in_the_middle(name, records_of):
-            raise RefusedError(problem)
         if yes:
             if not take_over:
                 await refuse_while_running(settings)
@@ -73,37 +68,6 @@ def forget(name: str, *, yes: bool, take_over: bool) -> int:
         return 0
 
     return run(doing, WHAT)
-
-
-def refuse_former(
-    name: str, others: Iterable[str], records_of: Mapping[str, Mapping[bytes, bytes]]
-) -> None:
-    """Raise RefusedError if `name` is a former name of another operation.
-
-    `others` are the operations to look at, and `records_of` holds their records by name.
-    """
-    for other in others:
-        checkpoint = checkpoint_of(other, records_of[other])
-        if checkpoint and name in checkpoint.formerly:
-            raise RefusedError(
-                f"{name} is a former name of {other}, whose ids are made of such names: nobody"
-                f" else may have it as long as {other} is remembered"
-            )
-
-
-def _in_the_middle(name: str, records_of: Mapping[str, Mapping[bytes, bytes]]) -> str | None:
-    """Why `name` must not be forgotten while a renaming is unfinished; None = it may be.
-
-    Only the continued renaming can use what the state holds.
-    """
-    for new, records in records_of.items():
-        old = reserved_for(new, records)
-        checkpoint = checkpoint_of(old, records_of.get(old, {}))
-        given_up = checkpoint is not None and checkpoint.renamed_to == new
-        whole = checkpoint is not None and len(records_of[old]) > checkpoint.journal_records
-        if name in (old, new) and given_up and whole:
-            return interrupted(old, new)
-    return None
 
 
 async def _tombstone(settings: Settings, name: str, records: dict[bytes, bytes]) -> None:
@@ -125,9 +89,6 @@ def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> di
         "bytes": sum(map(len, records.values())),
     }
     try:
-        written = checkpoint_of(name, records)
-        if written and written.renamed_to:
-            return description | {"renamed_to": written.renamed_to}
         state = restore(name, records.copy())
     except StepError as error:
         return description | {"problem": str(error)}
@@ -135,7 +96,6 @@ def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> di
         return description
     checkpoint = state.checkpoint
     return description | {
-        "formerly": checkpoint.formerly,
         "timezone": checkpoint.timezone,
         "began_at": iso(checkpoint.start),
         "cursor": iso(checkpoint.live.cursor),
@@ -149,15 +109,9 @@ def _described(settings: Settings, name: str, records: dict[bytes, bytes]) -> di
 
 def _line(row: dict[str, Any]) -> str:
     """The summary of an operation's state, for a person. `row` comes from `_described`."""
-    if "renamed_to" in row:
-        return f"{row['operation']}: renamed to {row['renamed_to']}"
     held = f"{row['operation']}: {row['records']:,} records, {row['bytes']:,} bytes"
-    if formerly := ", ".join(row.get("formerly", ())):
-        held += f", formerly {formerly}"
     if not row["in_settings"]:
-        # After a renaming the settings may still have the old name.
-        held += ", not in the settings: "
-        held += "set its name there" if formerly else "state forget removes it"
+        held += ", not in the settings: state forget removes it"
     if "problem" in row:
         return f"{held}\n  {row['problem']}"
     if "cursor" not in row:

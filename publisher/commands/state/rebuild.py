@@ -111,7 +111,7 @@ async def _refuse_beside(settings: Settings, other: Operation, wanted: list[Oper
     topic = settings.messages_topic(other.name)
     if topic not in {settings.messages_topic(operation.name) for operation in wanted}:
         return
-    async with aclosing(events_of(settings, [other.name])) as events:
+    async with aclosing(events_of(settings, other.name)) as events:
         async for _ in events:
             raise RefusedError(
                 f"{other.name} lost its state, too, and shares the messages topic: it would begin"
@@ -137,22 +137,14 @@ async def _look(
     if _usable(name, restored):
         raise RefusedError(f"{name}: its state is whole, there is nothing to rebuild")
     rebuilt = Rebuilt(name, Zone(operation.timezone))
-    async for published in events_of(settings, [name], once=True):
-        rebuilt.named(published)
-        rebuilt.add(event for event in published if event.value["source"] == name)
-    # Only events with the current name say which other names the operation has had.
-    if formerly := set(rebuilt.formerly) - {name}:
-        async for published in events_of(settings, formerly):
-            rebuilt.add(published)
-    async for published in revisions_of(settings, {name, *rebuilt.formerly}):
+    async for published in events_of(settings, name):
+        rebuilt.add(published)
+    async for published in revisions_of(settings, name):
         rebuilt.revised(published)
-    kept = await first_kept(settings, name, rebuilt.formerly)
+    kept = await first_kept(settings, name)
     cursor = rebuilt.cursor(publisher, kept)
     if cursor is None:
-        complain(
-            f"{name}: no events in {settings.messages_topic(name)}: nothing to rebuild; if it was"
-            " renamed and has published nothing since, rebuild it under its former name"
-        )
+        complain(f"{name}: no events in {settings.messages_topic(name)}: nothing to rebuild")
         return {"operation": name, "events": 0}
     backfill_requests = await KafkaCommands(settings, name).read_if_allowed()
     return _Lost(name, log, records, rebuilt, cursor, kept, backfill_pass.lost(backfill_requests))

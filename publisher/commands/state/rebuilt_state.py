@@ -24,7 +24,7 @@ from publisher.events.rows import read_rows
 from publisher.model import Backfill, Instant, Progress, StateRecord, Window
 from publisher.schedule.passes import passes_of, with_passes
 from publisher.settings import PublisherSettings
-from publisher.state.checkpoint import LIVE, Checkpoint, Entry, encode_checkpoint, formerly_of
+from publisher.state.checkpoint import LIVE, Checkpoint, Entry, encode_checkpoint
 from publisher.state.fingerprints import NO_FINGERPRINT, Version, version
 from publisher.state.forgetting import BEGINNING
 from publisher.state.gaps import NEAR
@@ -46,16 +46,12 @@ class Rebuilt:
 
     operation: str
     zone: Zone
-    formerly: tuple[str, ...] = ()
-    """The former names, as the newest event says that mentions the current name."""
     events: int = 0
     """How many events were added."""
     unrecoverable: int = 0
     """How many of the events are remembered by all sixteen readings of their id."""
     oldest_read: Instant | None = None
     """When the service read the oldest of the events."""
-    newest_read: Instant | None = None
-    """When the service read the event that `formerly` comes from."""
     recent: dict[Instant, Counter[Instant]] = field(default_factory=dict)
     """How many messages live read in its last hour: by minute of the read, and by their hour."""
     newest_sequence: int = -1
@@ -86,18 +82,6 @@ class Rebuilt:
                 self._note(read_at, _instant(occurred_at))
         self.events += len(events)
 
-    def named(self, published: Iterable[PublishedEvent]) -> None:
-        """Learn the former names of the operation from events that mention its current name.
-
-        An operation may have been renamed back and have published nothing since. Then only the
-        events of the name in between say so: they list the current name as a former one.
-        """
-        for event in published:
-            if self.newest_read is None or event.read_at >= self.newest_read:
-                back = event.value["source"] != self.operation
-                formerly = formerly_of(event.names, self.operation) if back else event.formerly
-                self.newest_read, self.formerly = event.read_at, formerly
-
     def revised(self, published: Iterable[PublishedEvent]) -> None:
         """Remember the numbers of these revisions, so that no number is used twice."""
         for event, ids in self._with_ids(list(published)):
@@ -108,12 +92,8 @@ class Rebuilt:
 
     def _with_ids(self, events: list[PublishedEvent]) -> Iterator[tuple[PublishedEvent, list[Id]]]:
         """The events with the ids to remember for them."""
-        by_identity: defaultdict[str, list[PublishedEvent]] = defaultdict(list)
-        for event in events:
-            by_identity[event.identity].append(event)
-        for identity, same in by_identity.items():
-            ids = ids_of(identity, self.zone, [event.value for event in same])
-            yield from zip(same, ids, strict=True)
+        ids = ids_of(self.operation, self.zone, [event.value for event in events])
+        return zip(events, ids, strict=True)
 
     def _note(self, read_at: Instant, occurred: Instant) -> None:
         """Count a message that live read in `recent`, and drop what is no longer recent."""
@@ -202,7 +182,7 @@ class Rebuilt:
         sequence += 1
         checkpoint = Checkpoint(
             self.operation, self.zone.name, start, settings.start, sequence, total, passes,
-            backfills=backfills, forgotten=forgotten, formerly=self.formerly,
+            backfills=backfills, forgotten=forgotten,
         )  # fmt: skip
         yield sequence, [*records, encode_checkpoint(checkpoint)]
 
@@ -215,7 +195,7 @@ READINGS: Final = 16
 """How many ids an event may have if its fields do not lead to its `event_id`."""
 
 
-def ids_of(identity: str, zone: Zone, values: list[dict[str, Any]]) -> list[list[Id]]:
+def ids_of(operation: str, zone: Zone, values: list[dict[str, Any]]) -> list[list[Id]]:
     """The ids for the ledger, for every event in `values`.
 
     The first id of an event is its own; the others are remembered with it. An event whose fields
@@ -227,7 +207,7 @@ def ids_of(identity: str, zone: Zone, values: list[dict[str, Any]]) -> list[list
     while unknown and copies <= MOST_TWINS:
         data = [_element(values[place], copies) for place in unknown]
         digests: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
-        reading = read_rows(data, identity, zone)
+        reading = read_rows(data, operation, zone)
         rows = reading.rows
         for row, id_ in zip(rows, event_ids(rows), strict=True):
             digests[row[4].position][id_] = row[1]

@@ -207,13 +207,13 @@ async def _compare(
     checkpoint, name = state.checkpoint, operation.name
     # Note the ends of the topics before the report is read. They separate what is published
     # meanwhile, and show whether a transaction hides events.
-    until = await published_until(settings, checkpoint.names)
+    until = await published_until(settings, name)
     if settings.messages_topic(name) not in {place.topic for place in until}:
         raise RefusedError(
             f"{name}: its messages topic {settings.messages_topic(name)} is not there: check"
             " PUBLISHER_MESSAGES_TOPIC, and that READ on it is granted"
         )
-    kept = await first_kept(settings, name, checkpoint.formerly)
+    kept = await first_kept(settings, name)
     settled, publisher = checkpoint.live.cursor - PADDING, settings.publisher
     rhythm = publisher.overlap + max(3 * publisher.poll_every, LATE)
     forgotten = not_remembered(checkpoint, publisher.horizon)
@@ -232,15 +232,14 @@ async def _compare(
         context = _job(unrevised, operation, session, reader, start)
         loop_state = LoopState.starting(context.settings)
         blank = await pipeline.begin(context, loop_state)
-        blank.checkpoint = replace(blank.checkpoint, formerly=checkpoint.formerly)
         pass_ = loop_state.passes[0]
         began = datetime.now(UTC)
         outer = Window(start - MARGINS[0], min(end + MARGINS[0], settled))
         await walk(Walker(context, loop_state, blank), pass_, outer, reader.about_to_ask)
-        async for revisions in revisions_of(settings, checkpoint.names, until=until):
+        async for revisions in revisions_of(settings, name, until=until):
             for revision in revisions:
                 comparison.revised(revision.value, later=revision.later)
-        async for events in events_of(settings, checkpoint.names, until=until):
+        async for events in events_of(settings, name, until=until):
             for event in events:
                 comparison.published(event.value, later=event.later)
         if comparison.extra:
@@ -268,6 +267,7 @@ def _job(
         clock=clock,
         emit=lambda _: None,
         beat=lambda _: None,
+        label=operation.label,
     )
 
 

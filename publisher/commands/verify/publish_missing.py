@@ -53,7 +53,7 @@ def _publishing(missing: set[bytes]) -> Publish:
             context, loop_state, step, loop_state.server.now(context.clock.now())
         )
         sent = loop_state.server.now(answer.sent_at)
-        limits = Limits.of(context.settings)
+        limits = Limits.of(context.settings, context.label)
         republication = republish.prepare(
             state, missing, step.window, answer, classification, context.zone, limits, sent
         )
