@@ -40,3 +40,19 @@ def test_a_topic_of_which_somebody_else_tells() -> None:
     ends.reset({PARTITION: 0})
     ends.reached({PARTITION: 1}, ends.now())
     assert signals == []
+
+
+def test_a_topic_is_told_once_whichever_partitions_show_it() -> None:
+    """A transaction touches some of its partitions, the next one touches others."""
+    signals: list[Signal] = []
+    ends = Ends(signals.append)
+    other = TopicPartition(PARTITION.topic, 1)
+    elsewhere = TopicPartition("wolkvox.revisions", 1)
+    ends.reached({PARTITION: 5, other: 5, elsewhere: 5}, ends.now())
+    before = ends.now()
+    ends.reached({PARTITION: 1}, ends.now())
+    ends.reached({other: 1}, ends.now())
+    ends.reached({PARTITION: 2, other: 2}, before)
+    assert signals == [EventsGone("wolkvox.messages")]
+    ends.reached({elsewhere: 1}, ends.now())
+    assert signals[1:] == [EventsGone("wolkvox.revisions")]

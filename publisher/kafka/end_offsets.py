@@ -39,11 +39,18 @@ class Ends:
     ) -> None:
         """Compare the ends that Kafka answered with those seen before it was asked.
 
-        Emits EventsGone for every topic that went back.
+        Emits EventsGone once for every topic that went back. What was seen of its other partitions
+        belongs to the topic as it was, so it is forgotten.
         """
-        back = {partition for partition, end in ends.items() if end < before.get(partition, 0)}
+        back = {
+            partition.topic
+            for partition, end in ends.items()
+            if end < min(before.get(partition, 0), self._ends.get(partition, 0))
+        }
+        self._ends = {
+            partition: end for partition, end in self._ends.items() if partition.topic not in back
+        }
         for partition, end in ends.items():
-            least = 0 if partition in back else self._ends.get(partition, 0)
-            self._ends[partition] = max(end, least)
-        for topic in sorted({partition.topic for partition in back}):
+            self._ends[partition] = max(end, self._ends.get(partition, 0))
+        for topic in sorted(back):
             self._emit(EventsGone(topic))
